@@ -1,0 +1,1 @@
+//! How ranks add gradients: local, ring.

@@ -1,0 +1,1 @@
+//! The nouns: pool, mix, key, score, selection, label, sampler, job.

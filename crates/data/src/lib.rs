@@ -1,0 +1,1 @@
+//! Turns ids into pixels: readers and rendering.

@@ -1,0 +1,1 @@
+//! The only durable truth: permits and labels.

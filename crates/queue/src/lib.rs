@@ -1,0 +1,1 @@
+//! Moves references between processes.

@@ -1,0 +1,1 @@
+//! Process plumbing: signals, supervision, framed links.

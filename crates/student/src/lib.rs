@@ -1,0 +1,1 @@
+//! Models, losses, optimiser, scoring, checkpoints (libtorch).

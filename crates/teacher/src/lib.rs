@@ -1,0 +1,1 @@
+//! Speaks to black boxes and classifies their failures.
