@@ -1,1 +1,40 @@
-//! The nouns: pool, mix, key, score, selection, label, sampler, job.
+//! The nouns of Stillhouse: what a candidate is, how its pixels are made, how it is named, scored
+//! and selected, and what a job says. Pure: no clock, thread, file, socket or random source.
+//!
+//! Modules in reading order, following one candidate from pool index to query:
+//!
+//! | module | noun |
+//! |---|---|
+//! | [`image`] | shape of an image and a set of equal-sized `u8` images |
+//! | [`pool`] | pair of seed images by unranking, lambda grid, candidate |
+//! | [`mix`] | the canonical integer mix of two images |
+//! | [`sample`] | one thing that can be asked and trained on: a seed image, a mix, an evaluation image |
+//! | [`score`] | acquisition functions over logits, order-preserving score bits |
+//! | [`selection`] | the exact k best under a total order, from any number of shards |
+//! | [`key`] | the name of a query: BLAKE3 over exact bytes and teacher fingerprint |
+//! | [`label`] | the teacher's answer |
+//! | [`sampler`] | counter-based randomness |
+//! | [`shards`] | which rank computes which virtual shard of a training step |
+//! | [`job`] | the job file: what was written, and what was meant |
+//! | [`plan`] | the steps of a job and what they cost |
+
+pub mod image;
+pub mod job;
+pub mod key;
+pub mod label;
+pub mod mix;
+pub mod plan;
+pub mod pool;
+pub mod sample;
+pub mod sampler;
+pub mod score;
+pub mod selection;
+pub mod shards;
+
+pub use image::{ImageSet, ImageShape};
+pub use job::{Job, JobSpec};
+pub use key::{Fingerprint, Key};
+pub use label::SoftLabel;
+pub use pool::{Candidate, Lambda, LambdaGrid, PairId, Pairing, Pool};
+pub use sample::Sample;
+pub use score::{Acquisition, ScoreBits};
