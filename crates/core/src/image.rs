@@ -103,10 +103,7 @@ impl ImageSet {
     pub fn subset(&self, indices: &[u32]) -> Self {
         let mut bytes = Vec::with_capacity(indices.len() * self.shape.len());
         for &index in indices {
-            bytes.extend_from_slice(
-                self.get(index as usize)
-                    .expect("index within the image set"),
-            );
+            bytes.extend_from_slice(self.get(index as usize).expect("index within the image set"));
         }
         Self {
             shape: self.shape,

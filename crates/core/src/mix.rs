@@ -13,10 +13,7 @@ use crate::pool::{LAMBDA_DENOMINATOR, Lambda};
 /// # Panics
 /// When the lengths differ.
 pub fn mix_into(a: &[u8], b: &[u8], lambda: Lambda, out: &mut [u8]) {
-    assert!(
-        a.len() == b.len() && a.len() == out.len(),
-        "images of one shape"
-    );
+    assert!(a.len() == b.len() && a.len() == out.len(), "images of one shape");
     let weight_a = u16::from(lambda.hundredths());
     let weight_b = u16::from(LAMBDA_DENOMINATOR) - weight_a;
     for ((out, &a), &b) in out.iter_mut().zip(a).zip(b) {
@@ -38,13 +35,9 @@ mod tests {
                 for b in 0..=255_u8 {
                     let mut out = [0];
                     mix_into(&[a], &[b], lambda, &mut out);
-                    let exact = (f64::from(hundredths) * f64::from(a)
-                        + f64::from(100 - hundredths) * f64::from(b))
-                        / 100.0;
-                    assert!(
-                        (f64::from(out[0]) - exact).abs() <= 0.5,
-                        "{hundredths} {a} {b}"
-                    );
+                    let exact =
+                        (f64::from(hundredths) * f64::from(a) + f64::from(100 - hundredths) * f64::from(b)) / 100.0;
+                    assert!((f64::from(out[0]) - exact).abs() <= 0.5, "{hundredths} {a} {b}");
                 }
             }
         }
@@ -54,12 +47,7 @@ mod tests {
     fn the_ends_are_the_images_themselves() {
         let (a, b) = ([0, 255, 7], [255, 1, 9]);
         let mut out = [0; 3];
-        mix_into(
-            &a,
-            &b,
-            Lambda::from_hundredths(100).expect("valid"),
-            &mut out,
-        );
+        mix_into(&a, &b, Lambda::from_hundredths(100).expect("valid"), &mut out);
         assert_eq!(out, a);
         mix_into(&a, &b, Lambda::from_hundredths(0).expect("valid"), &mut out);
         assert_eq!(out, b);

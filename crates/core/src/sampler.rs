@@ -98,13 +98,7 @@ impl Stream {
     /// `k` uniform candidates with distinct pairs, none of which is in `asked`; fewer when the
     /// pool has fewer left. The order of drawing is the order of the result.
     #[must_use]
-    pub fn candidates(
-        self,
-        pool: Pool,
-        grid: &LambdaGrid,
-        k: usize,
-        asked: &HashSet<PairId>,
-    ) -> Vec<Candidate> {
+    pub fn candidates(self, pool: Pool, grid: &LambdaGrid, k: usize, asked: &HashSet<PairId>) -> Vec<Candidate> {
         let left = pool.pairs().saturating_sub(asked.len() as u64);
         let k = k.min(usize::try_from(left).unwrap_or(usize::MAX));
         let mut taken = HashSet::with_capacity(k);
@@ -147,10 +141,7 @@ mod tests {
             bins[(stream.unit(counter) * 20.0) as usize] += 1;
         }
         // Chi-squared with 19 degrees of freedom: above 50 has probability 1e-4.
-        let chi: f64 = bins
-            .iter()
-            .map(|b| (f64::from(*b) - 10_000.0).powi(2) / 10_000.0)
-            .sum();
+        let chi: f64 = bins.iter().map(|b| (f64::from(*b) - 10_000.0).powi(2) / 10_000.0).sum();
         assert!(chi < 50.0, "chi-squared {chi}");
     }
 

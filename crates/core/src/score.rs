@@ -95,11 +95,7 @@ impl ScoreBits {
         }
         // -0.0 and 0.0 are equal scores.
         let bits = if score == 0.0 { 0 } else { score.to_bits() };
-        let ordered = if bits >> 31 == 1 {
-            !bits
-        } else {
-            bits | 1 << 31
-        };
+        let ordered = if bits >> 31 == 1 { !bits } else { bits | 1 << 31 };
         Some(Self(ordered))
     }
 
@@ -148,11 +144,7 @@ mod tests {
 
     #[test]
     fn a_diverged_student_has_no_score() {
-        for acquisition in [
-            Acquisition::LeastConfidence,
-            Acquisition::Entropy,
-            Acquisition::Margin,
-        ] {
+        for acquisition in [Acquisition::LeastConfidence, Acquisition::Entropy, Acquisition::Margin] {
             let score = acquisition.score(&[f32::NAN, 1.0, 2.0]);
             assert_eq!(ScoreBits::new(score), None, "{acquisition:?}");
         }

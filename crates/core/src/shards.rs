@@ -42,10 +42,7 @@ pub fn blocks(range: Range<usize>) -> Vec<Block> {
 
 /// Adds the values of `blocks` (left to right, together the whole tree or an aligned part of it)
 /// along the tree: `add(left, right)` adds right into left. Returns the root; `None` when empty.
-pub fn reduce<T>(
-    blocks: impl IntoIterator<Item = (Block, T)>,
-    mut add: impl FnMut(&mut T, T),
-) -> Option<T> {
+pub fn reduce<T>(blocks: impl IntoIterator<Item = (Block, T)>, mut add: impl FnMut(&mut T, T)) -> Option<T> {
     let mut stack: Vec<(Block, T)> = Vec::new();
     for (block, value) in blocks {
         stack.push((block, value));

@@ -1,0 +1,498 @@
+//! Every check of a job that needs nothing but its text.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::explain::nearest;
+use super::spec::{
+    Architecture, Control, JobSpec, LambdaSpec, MixupSpec, OnAmbiguous, PoolSource, Spec, StudentSpec, WorkersSpec,
+};
+use crate::plan::Arm;
+use crate::pool::{LambdaGrid, Pairing, Pool};
+
+const API_VERSION: &str = "stillhouse.dev/v1alpha1";
+const KIND: &str = "DistillJob";
+/// A u32 of images times 32 KB each is far past any memory; this keeps arithmetic in range too.
+const MAX_TEACHER_BATCH: u32 = 4096;
+
+/// A job that says something that makes sense.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Job {
+    /// Its name.
+    pub name: String,
+    /// What was written.
+    pub spec: Spec,
+    /// The checked student.
+    pub student: Student,
+    /// The checked lambda grid.
+    pub grid: LambdaGrid,
+    /// Which pairs the pool offers.
+    pub pairing: Pairing,
+}
+
+/// The network to train.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Student {
+    /// A network of the zoo.
+    Zoo(Architecture),
+    /// A TorchScript file.
+    TorchScript(PathBuf),
+}
+
+/// Why a job file is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum JobError {
+    /// Not YAML, a missing or unknown key, a value of the wrong type.
+    #[error("{message}")]
+    Syntax {
+        /// What the parser found and where.
+        message: String,
+        /// The known word nearest to an unknown one.
+        nearest: Option<String>,
+    },
+    /// A value that makes no sense.
+    #[error("{field}: expected {expected}, found {found}")]
+    Value {
+        /// Path of the field.
+        field: &'static str,
+        /// What would be accepted.
+        expected: String,
+        /// What was written.
+        found: String,
+    },
+}
+
+fn value(field: &'static str, expected: impl Into<String>, found: impl std::fmt::Display) -> JobError {
+    let (expected, found) = (expected.into(), found.to_string());
+    JobError::Value { field, expected, found }
+}
+
+fn require(
+    holds: bool,
+    field: &'static str,
+    expected: impl Into<String>,
+    found: impl std::fmt::Display,
+) -> Result<(), JobError> {
+    if holds {
+        Ok(())
+    } else {
+        Err(value(field, expected, found))
+    }
+}
+
+impl JobError {
+    /// How to mend it, where that is known.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            JobError::Syntax { nearest, .. } => nearest.as_ref().map(|known| format!("did you mean `{known}`?")),
+            JobError::Value { .. } => None,
+        }
+    }
+}
+
+impl Job {
+    /// Parses and checks a job file (YAML; JSON is a subset).
+    ///
+    /// # Errors
+    /// [`JobError`] with the first thing that is wrong. Nothing is read, asked or spent.
+    pub fn parse(text: &str) -> Result<Self, JobError> {
+        let spec: JobSpec = serde_saphyr::from_str(text).map_err(|error| {
+            let whole = error.to_string();
+            let message = whole
+                .lines()
+                .next()
+                .unwrap_or_default()
+                .trim_end_matches('.')
+                .to_owned();
+            let nearest = nearest(&whole).map(str::to_owned);
+            JobError::Syntax { message, nearest }
+        })?;
+        Self::check(spec)
+    }
+
+    fn check(job: JobSpec) -> Result<Self, JobError> {
+        require(
+            job.api_version == API_VERSION,
+            "apiVersion",
+            API_VERSION,
+            &job.api_version,
+        )?;
+        require(job.kind == KIND, "kind", KIND, &job.kind)?;
+        let name = job.metadata.name;
+        let expected = "1 to 63 lower-case letters, digits and '-'";
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        require(
+            (1..=63).contains(&name.len()) && name.chars().all(plain),
+            "metadata.name",
+            expected,
+            &name,
+        )?;
+        let spec = job.spec;
+        let student = check_student(&spec.student)?;
+        let (grid, pairing) = check_pool(&spec.pool)?;
+        check_teacher(&spec)?;
+        check_training(&spec)?;
+        check_budget(&spec)?;
+        check_workers(&spec.workers)?;
+        check_evaluation(&spec)?;
+        Ok(Self {
+            name,
+            spec,
+            student,
+            grid,
+            pairing,
+        })
+    }
+
+    /// The students that are trained, in order.
+    #[must_use]
+    pub fn arms(&self) -> &'static [Arm] {
+        match self.spec.control {
+            Control::None => &[Arm::Active],
+            Control::Random => &[Arm::Active, Arm::Control],
+        }
+    }
+
+    /// The pool over `seeds` seed images.
+    #[must_use]
+    pub fn pool(&self, seeds: u32) -> Pool {
+        Pool::new(seeds, self.pairing)
+    }
+
+    /// BLAKE3 over what makes a job this job. Left out is what may change between two runs of one
+    /// job directory: the budget (it may grow), the workers, and where and how fast the teacher is.
+    #[must_use]
+    pub fn digest(&self) -> [u8; 32] {
+        let mut same = self.clone();
+        same.spec.budget.queries = 0;
+        same.spec.workers = WorkersSpec::default();
+        same.spec.images.path = PathBuf::new();
+        same.spec.teacher.url.clear();
+        same.spec.teacher.batch = 0;
+        same.spec.teacher.concurrency = 0;
+        same.spec.teacher.rate_per_second = None;
+        same.spec.teacher.timeout_seconds = 0.0;
+        same.spec.teacher.price_per_query = None;
+        let text = serde_json::to_vec(&same).expect("a job has only text keys");
+        let mut hasher = blake3::Hasher::new_derive_key("stillhouse job v1");
+        hasher.update(&text);
+        *hasher.finalize().as_bytes()
+    }
+}
+
+fn check_student(student: &StudentSpec) -> Result<Student, JobError> {
+    require(
+        student.classes.is_none_or(|c| (2..=100_000).contains(&c)),
+        "spec.student.classes",
+        "2 to 100000",
+        student.classes.unwrap_or(0),
+    )?;
+    match (&student.architecture, &student.torchscript) {
+        (Some(architecture), None) => Ok(Student::Zoo(*architecture)),
+        (None, Some(path)) => Ok(Student::TorchScript(path.clone())),
+        (Some(_), Some(_)) => Err(value("spec.student", "one of architecture and torchscript", "both")),
+        (None, None) => Err(value("spec.student", "one of architecture and torchscript", "neither")),
+    }
+}
+
+fn check_pool(pool: &[PoolSource]) -> Result<(LambdaGrid, Pairing), JobError> {
+    let [PoolSource::Mixup(MixupSpec { lambda, pairs })] = pool else {
+        return Err(value("spec.pool", "one source", format!("{} sources", pool.len())));
+    };
+    let LambdaSpec { from, to, step } = *lambda;
+    let grid = [from, to, step].map(hundredths);
+    let grid = match grid {
+        [Some(from), Some(to), Some(step)] => LambdaGrid::new(from, to, step),
+        _ => None,
+    };
+    let expected = "from <= to within 0..=1 and step > 0, all multiples of 0.01";
+    let found = format!("from {from}, to {to}, step {step}");
+    Ok((
+        grid.ok_or_else(|| value("spec.pool.mixup.lambda", expected, found))?,
+        *pairs,
+    ))
+}
+
+fn hundredths(value: f64) -> Option<u8> {
+    let scaled = value * 100.0;
+    let whole = scaled.round();
+    ((scaled - whole).abs() < 1e-6 && (0.0..=100.0).contains(&whole)).then_some(whole as u8)
+}
+
+fn check_teacher(spec: &Spec) -> Result<(), JobError> {
+    let teacher = &spec.teacher;
+    let http = teacher.url.starts_with("http://") || teacher.url.starts_with("https://");
+    require(
+        http,
+        "spec.teacher.url",
+        "an address that begins with http:// or https://",
+        &teacher.url,
+    )?;
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    let name = |text: &str| !text.is_empty() && text.chars().all(plain) && text != "." && text != "..";
+    require(
+        name(&teacher.model),
+        "spec.teacher.model",
+        "letters, digits, '.', '_' and '-'",
+        &teacher.model,
+    )?;
+    if let Some(version) = &teacher.version {
+        require(
+            name(version),
+            "spec.teacher.version",
+            "letters, digits, '.', '_' and '-'",
+            version,
+        )?;
+    }
+    require(
+        (1..=MAX_TEACHER_BATCH).contains(&teacher.batch),
+        "spec.teacher.batch",
+        "1 to 4096",
+        teacher.batch,
+    )?;
+    require(
+        (1..=256).contains(&teacher.concurrency),
+        "spec.teacher.concurrency",
+        "1 to 256",
+        teacher.concurrency,
+    )?;
+    let seconds = teacher.timeout_seconds;
+    require(
+        (0.01..=3600.0).contains(&seconds),
+        "spec.teacher.timeoutSeconds",
+        "0.01 to 3600",
+        seconds,
+    )?;
+    if let Some(rate) = teacher.rate_per_second {
+        require(
+            rate.is_finite() && rate > 0.0,
+            "spec.teacher.ratePerSecond",
+            "a number above 0",
+            rate,
+        )?;
+    }
+    if let Some(price) = teacher.price_per_query {
+        require(
+            price.is_finite() && price >= 0.0,
+            "spec.teacher.pricePerQuery",
+            "a number of at least 0",
+            price,
+        )?;
+    }
+    Ok(())
+}
+
+fn check_training(spec: &Spec) -> Result<(), JobError> {
+    let training = &spec.training;
+    require(
+        (1..=100_000).contains(&training.epochs),
+        "spec.training.epochs",
+        "1 to 100000",
+        training.epochs,
+    )?;
+    require(
+        (1..=65_536).contains(&training.batch),
+        "spec.training.batch",
+        "1 to 65536",
+        training.batch,
+    )?;
+    let shards = training.shards;
+    require(
+        shards.is_power_of_two() && shards <= 256,
+        "spec.training.shards",
+        "a power of two up to 256",
+        shards,
+    )?;
+    require(
+        training.batch >= shards,
+        "spec.training.batch",
+        format!("at least spec.training.shards ({shards})"),
+        training.batch,
+    )?;
+    let rate = training.learning_rate;
+    require(
+        rate.is_finite() && rate > 0.0,
+        "spec.training.learningRate",
+        "a number above 0",
+        rate,
+    )?;
+    require(
+        (0.0..1.0).contains(&training.momentum),
+        "spec.training.momentum",
+        "0 up to below 1",
+        training.momentum,
+    )?;
+    let decay = training.weight_decay;
+    require(
+        decay.is_finite() && decay >= 0.0,
+        "spec.training.weightDecay",
+        "a number of at least 0",
+        decay,
+    )
+}
+
+fn check_budget(spec: &Spec) -> Result<(), JobError> {
+    require(
+        spec.budget.queries > 0,
+        "spec.budget.queries",
+        "at least 1",
+        spec.budget.queries,
+    )?;
+    let per_round = spec.budget.per_round;
+    require(
+        (1..=100_000_000).contains(&per_round),
+        "spec.budget.perRound",
+        "1 to 100000000",
+        per_round,
+    )?;
+    if let OnAmbiguous::Resend(attempts) = spec.budget.on_ambiguous {
+        require(
+            (1..=10).contains(&attempts),
+            "spec.budget.onAmbiguous.resend",
+            "1 to 10",
+            attempts,
+        )?;
+    }
+    match spec.images.take {
+        Some(take) => require(take >= 2, "spec.images.take", "at least 2", take),
+        None => Ok(()),
+    }
+}
+
+fn check_workers(workers: &WorkersSpec) -> Result<(), JobError> {
+    require(workers.min >= 1, "spec.workers.min", "at least 1", workers.min)?;
+    let expected = format!("spec.workers.min ({}) to 1024", workers.min);
+    require(
+        (workers.min..=1024).contains(&workers.max),
+        "spec.workers.max",
+        expected,
+        workers.max,
+    )
+}
+
+fn check_evaluation(spec: &Spec) -> Result<(), JobError> {
+    let queries = spec.evaluation.as_ref().map_or(0, |e| e.agreement_queries);
+    if let Some(stopping) = spec.stopping {
+        let gain = stopping.agreement_gain;
+        require(
+            gain.is_finite() && gain > 0.0,
+            "spec.stopping.agreementGain",
+            "points above 0",
+            gain,
+        )?;
+        require(
+            stopping.rounds >= 1,
+            "spec.stopping.rounds",
+            "at least 1",
+            stopping.rounds,
+        )?;
+        require(
+            queries > 0,
+            "spec.evaluation.agreementQueries",
+            "above 0, since spec.stopping watches agreement",
+            0,
+        )?;
+    }
+    match &spec.evaluation {
+        Some(e) => require(
+            e.every_epochs >= 1,
+            "spec.evaluation.everyEpochs",
+            "at least 1",
+            e.every_epochs,
+        ),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const JOB: &str = r#"
+apiVersion: stillhouse.dev/v1alpha1
+kind: DistillJob
+metadata: { name: mnist-lenet }
+spec:
+  images:   { source: idx, path: train.gz, take: 2000 }
+  teacher:  { protocol: open-inference, url: "http://127.0.0.1:8080", model: lenet5 }
+  student:  { architecture: lenet5-half }
+  pool:     [ { mixup: { lambda: { from: 0.30, to: 0.70, step: 0.04 } } } ]
+  budget:   { queries: 24000, perRound: 6000 }
+  training: { epochs: 40, learningRate: 0.05 }
+"#;
+
+    fn error_of(from: &str, to: &str) -> JobError {
+        assert!(JOB.contains(from));
+        Job::parse(&JOB.replace(from, to)).expect_err("refused")
+    }
+
+    #[test]
+    fn a_job_says_what_it_says_and_the_papers_say_the_rest() {
+        let job = Job::parse(JOB).expect("valid");
+        assert_eq!(job.student, Student::Zoo(Architecture::Lenet5Half));
+        assert_eq!(job.grid.lambdas().len(), 11);
+        assert_eq!(job.spec.training.weight_decay, 5e-4);
+        assert_eq!(job.spec.training.epochs, 40);
+        assert_eq!(job.arms(), [Arm::Active]);
+        let resend = JOB.replace("perRound: 6000", "perRound: 6000, onAmbiguous: { resend: 2 }");
+        let job = Job::parse(&resend).expect("valid");
+        assert_eq!(job.spec.budget.on_ambiguous, OnAmbiguous::Resend(2));
+        let hold = JOB.replace("perRound: 6000", "perRound: 6000, onAmbiguous: hold");
+        assert_eq!(
+            Job::parse(&hold).expect("valid").spec.budget.on_ambiguous,
+            OnAmbiguous::Hold
+        );
+    }
+
+    #[test]
+    fn an_unknown_key_or_value_names_the_nearest() {
+        let error = error_of("epochs: 40", "epoch: 40");
+        assert_eq!(error.hint().as_deref(), Some("did you mean `epochs`?"), "{error}");
+        let error = error_of("lenet5-half", "lenet-half");
+        assert_eq!(error.hint().as_deref(), Some("did you mean `lenet5-half`?"), "{error}");
+        assert_eq!(error.to_string().lines().count(), 1);
+    }
+
+    #[test]
+    fn values_that_make_no_sense_are_named_with_what_was_expected() {
+        for (from, to, want) in [
+            (
+                "step: 0.04",
+                "step: 0.005",
+                "spec.pool.mixup.lambda: expected from <= to",
+            ),
+            (
+                "epochs: 40",
+                "epochs: 0",
+                "spec.training.epochs: expected 1 to 100000, found 0",
+            ),
+            (
+                "epochs: 40",
+                "shards: 3",
+                "spec.training.shards: expected a power of two",
+            ),
+            ("perRound: 6000", "perRound: 0", "spec.budget.perRound: expected 1 to"),
+            ("http://127", "ftp://127", "spec.teacher.url: expected an address"),
+            ("model: lenet5", "model: ../x", "spec.teacher.model: expected letters"),
+            ("name: mnist-lenet", "name: A", "metadata.name: expected 1 to 63"),
+            (
+                "architecture: lenet5-half",
+                "classes: 10",
+                "spec.student: expected one of",
+            ),
+        ] {
+            let error = error_of(from, to).to_string();
+            assert!(error.starts_with(want), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_larger_budget_is_the_same_job_and_another_student_is_not() {
+        let digest = |text: &str| Job::parse(text).expect("valid").digest();
+        assert_eq!(digest(JOB), digest(&JOB.replace("24000", "30000")));
+        assert_eq!(digest(JOB), digest(&JOB.replace("8080", "9090")));
+        assert_ne!(digest(JOB), digest(&JOB.replace("lenet5-half", "lenet5")));
+    }
+}

@@ -1,0 +1,536 @@
+//! What a job file says, field by field, with the defaults of the papers.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::pool::Pairing;
+use crate::score::Acquisition;
+
+/// A whole job file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct JobSpec {
+    /// `stillhouse.dev/v1alpha1`.
+    pub api_version: String,
+    /// `DistillJob`.
+    pub kind: String,
+    /// Name of the job.
+    pub metadata: Metadata,
+    /// What to do.
+    pub spec: Spec,
+}
+
+/// Name of a job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Metadata {
+    /// Lower-case letters, digits and `-`, at most 63.
+    pub name: String,
+}
+
+/// What a job does.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Spec {
+    /// The unlabelled seed images.
+    pub images: ImagesSpec,
+    /// The black box.
+    pub teacher: TeacherSpec,
+    /// The network to train.
+    pub student: StudentSpec,
+    /// Where candidates come from.
+    #[serde(default = "default_pool")]
+    pub pool: Vec<PoolSource>,
+    /// How candidates are chosen.
+    #[serde(default)]
+    pub acquisition: AcquisitionSpec,
+    /// What may be spent.
+    pub budget: BudgetSpec,
+    /// A control arm at equal queries.
+    #[serde(default)]
+    pub control: Control,
+    /// How students are trained.
+    #[serde(default)]
+    pub training: TrainingSpec,
+    /// When to stop before the budget is spent.
+    #[serde(default)]
+    pub stopping: Option<StoppingSpec>,
+    /// Who computes.
+    #[serde(default)]
+    pub workers: WorkersSpec,
+    /// What accuracy and agreement are measured on.
+    #[serde(default)]
+    pub evaluation: Option<EvaluationSpec>,
+}
+
+/// The seed images.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ImagesSpec {
+    /// Format of `path`.
+    pub source: ImageFormat,
+    /// A file or folder, relative to the job file.
+    pub path: PathBuf,
+    /// How many images to draw uniformly; all when absent.
+    #[serde(default)]
+    pub take: Option<u32>,
+    /// Seed of that draw.
+    #[serde(default)]
+    pub seed: u64,
+    /// Resizes every image; without it all images must have one size.
+    #[serde(default)]
+    pub size: Option<Size>,
+}
+
+/// Rows and columns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Size {
+    /// Rows.
+    pub height: u32,
+    /// Columns.
+    pub width: u32,
+}
+
+/// How images are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ImageFormat {
+    /// IDX of `u8`, optionally gzipped (MNIST's format).
+    Idx,
+    /// CIFAR-10 binary: records of 1 label byte and 3,072 pixels; a file or a folder of `*.bin`.
+    CifarBinary,
+    /// A folder tree of PNG and JPEG files.
+    Folder,
+    /// A tar, optionally gzipped, of PNG and JPEG files.
+    Tar,
+}
+
+/// The teacher endpoint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TeacherSpec {
+    /// How it is spoken to.
+    pub protocol: Protocol,
+    /// Base address, for example `http://127.0.0.1:8080`.
+    pub url: String,
+    /// Model name at that address.
+    pub model: String,
+    /// Model version; the server's default when absent.
+    #[serde(default)]
+    pub version: Option<String>,
+    /// What it answers.
+    #[serde(default)]
+    pub response: Response,
+    /// Images a request.
+    #[serde(default = "default_teacher_batch")]
+    pub batch: u32,
+    /// Requests in flight.
+    #[serde(default = "default_concurrency")]
+    pub concurrency: u32,
+    /// Images a second, at most; unlimited when absent.
+    #[serde(default)]
+    pub rate_per_second: Option<f64>,
+    /// Deadline of one request.
+    #[serde(default = "default_timeout")]
+    pub timeout_seconds: f64,
+    /// What one query costs, for `--dry-run` and reports, in any currency.
+    #[serde(default)]
+    pub price_per_query: Option<f64>,
+}
+
+/// Teacher protocols.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Protocol {
+    /// Open Inference Protocol v2 over HTTP.
+    OpenInference,
+}
+
+/// What a teacher answers for one image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Response {
+    /// Class probabilities.
+    #[default]
+    Probabilities,
+    /// Logits; their softmax is the label.
+    Logits,
+}
+
+/// The student: one of the zoo or a TorchScript file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct StudentSpec {
+    /// A network of the zoo.
+    #[serde(default)]
+    pub architecture: Option<Architecture>,
+    /// A TorchScript file, relative to the job file, with its initial weights.
+    #[serde(default)]
+    pub torchscript: Option<PathBuf>,
+    /// Number of classes; the teacher's when absent.
+    #[serde(default)]
+    pub classes: Option<u32>,
+}
+
+/// Networks of the zoo, as ALGORITHMS of the papers give them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Architecture {
+    /// LeNet-5 as FS-BBT gives it: 82.8K parameters at 28x28.
+    Lenet5,
+    /// LeNet-5 with 3 and 8 channels: 46.4K parameters.
+    Lenet5Half,
+    /// AlexNet for CIFAR: 1.66M parameters.
+    Alexnet,
+    /// AlexNet with all widths halved: 417K parameters.
+    AlexnetHalf,
+    /// ResNet-20 for CIFAR.
+    Resnet20,
+    /// ResNet-32 for CIFAR.
+    Resnet32,
+    /// VGG-16 with batch normalisation for CIFAR: 14.73M parameters.
+    Vgg16Bn,
+}
+
+impl Architecture {
+    /// Every network of the zoo.
+    pub const ALL: [Self; 7] = [
+        Self::Lenet5,
+        Self::Lenet5Half,
+        Self::Alexnet,
+        Self::AlexnetHalf,
+        Self::Resnet20,
+        Self::Resnet32,
+        Self::Vgg16Bn,
+    ];
+
+    /// Its name in a job file.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Lenet5 => "lenet5",
+            Self::Lenet5Half => "lenet5-half",
+            Self::Alexnet => "alexnet",
+            Self::AlexnetHalf => "alexnet-half",
+            Self::Resnet20 => "resnet20",
+            Self::Resnet32 => "resnet32",
+            Self::Vgg16Bn => "vgg16-bn",
+        }
+    }
+}
+
+/// One source of candidates.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum PoolSource {
+    /// Every pair of seed images at every weight of a grid.
+    Mixup(MixupSpec),
+}
+
+/// A mixup pool.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct MixupSpec {
+    /// The weights tried for each pair.
+    #[serde(default)]
+    pub lambda: LambdaSpec,
+    /// Which pairs.
+    #[serde(default = "default_pairing")]
+    pub pairs: Pairing,
+}
+
+/// A grid of mixing weights, in multiples of 0.01.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LambdaSpec {
+    /// First weight.
+    pub from: f64,
+    /// Last weight.
+    pub to: f64,
+    /// Distance between weights.
+    pub step: f64,
+}
+
+impl Default for LambdaSpec {
+    fn default() -> Self {
+        Self {
+            from: 0.30,
+            to: 0.70,
+            step: 0.04,
+        }
+    }
+}
+
+/// How candidates are chosen.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AcquisitionSpec {
+    /// The score.
+    #[serde(default = "default_acquisition")]
+    pub score: Acquisition,
+    /// How the pool is scanned; the query batch is the same.
+    #[serde(default)]
+    pub scan: Scan,
+}
+
+impl Default for AcquisitionSpec {
+    fn default() -> Self {
+        Self {
+            score: default_acquisition(),
+            scan: Scan::default(),
+        }
+    }
+}
+
+/// How the pool is scanned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scan {
+    /// Fast approximate scan, then an exact rescore of a guard band around the cut.
+    #[default]
+    Guarded,
+    /// Every candidate on its exact bytes.
+    Exact,
+}
+
+/// What may be spent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct BudgetSpec {
+    /// Queries that may be billed in all: seed images, evaluation slice, every arm's candidates.
+    pub queries: u64,
+    /// Candidates an arm buys each round.
+    pub per_round: u64,
+    /// What happens to a query whose fate is unknown.
+    #[serde(default)]
+    pub on_ambiguous: OnAmbiguous,
+}
+
+/// What happens to a query that may or may not have been billed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum OnAmbiguous {
+    /// It counts as billed and is never sent again.
+    #[default]
+    Hold,
+    /// It counts as billed and is sent again, up to so many times, each on a new permit.
+    Resend(u32),
+}
+
+/// A second student at equal queries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Control {
+    /// No control.
+    #[default]
+    None,
+    /// Random pairs at random weights.
+    Random,
+}
+
+/// How students are trained.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct TrainingSpec {
+    /// Passes over the transfer set.
+    pub epochs: u32,
+    /// Samples a step.
+    pub batch: u32,
+    /// Optimiser.
+    pub optimizer: Optimizer,
+    /// Initial learning rate.
+    pub learning_rate: f64,
+    /// Momentum of SGD.
+    pub momentum: f64,
+    /// L2 penalty.
+    pub weight_decay: f64,
+    /// How the learning rate falls.
+    pub schedule: Schedule,
+    /// Steps over which the learning rate rises from 0 first.
+    pub warmup_steps: u32,
+    /// What happens to the student between rounds.
+    pub restart: Restart,
+    /// Random changes of the training images (never of the queries).
+    pub augmentation: Augmentation,
+    /// Whether the student is bit-identical for any number of workers.
+    pub determinism: Determinism,
+    /// Virtual shards of a step: a power of two.
+    pub shards: u32,
+    /// Seed of initial weights, order, augmentation and random acquisition.
+    pub seed: u64,
+}
+
+impl Default for TrainingSpec {
+    /// Active Mixup's recipe for AlexNet (arXiv 2003.13960; 0.1 by the author's reply).
+    fn default() -> Self {
+        Self {
+            epochs: 200,
+            batch: 128,
+            optimizer: Optimizer::Sgd,
+            learning_rate: 0.1,
+            momentum: 0.9,
+            weight_decay: 5e-4,
+            schedule: Schedule::Blocks,
+            warmup_steps: 0,
+            restart: Restart::Fresh,
+            augmentation: Augmentation::None,
+            determinism: Determinism::Strict,
+            shards: 4,
+            seed: 0,
+        }
+    }
+}
+
+/// Optimisers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Optimizer {
+    /// Stochastic gradient descent with momentum.
+    Sgd,
+    /// Adam with betas 0.9 and 0.999.
+    Adam,
+}
+
+/// Learning-rate schedules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Schedule {
+    /// Four blocks of 40, 30, 20 and 10 % of the epochs, a tenth of the rate each, momentum reset
+    /// (Active Mixup's released code: 80/60/40/20 of 200).
+    Blocks,
+    /// Half a cosine down to zero.
+    Cosine,
+}
+
+/// What happens to the student between rounds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Restart {
+    /// New initial weights each round.
+    Fresh,
+    /// Goes on from the last round's weights.
+    Warm,
+}
+
+/// Random changes of training images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Augmentation {
+    /// None.
+    None,
+    /// Rotation within 10 degrees and shift within 10 %.
+    Jitter,
+    /// Crop after padding by 4, and horizontal flip.
+    CropFlip,
+}
+
+/// How far training depends on who computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Determinism {
+    /// Bit-identical students for any number of workers and any failures.
+    Strict,
+}
+
+/// When to stop early.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct StoppingSpec {
+    /// Agreement, in percentage points, that `rounds` rounds must gain together.
+    #[serde(default = "default_gain")]
+    pub agreement_gain: f64,
+    /// Rounds to look back.
+    #[serde(default = "default_stopping_rounds")]
+    pub rounds: u32,
+}
+
+/// Who computes.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct WorkersSpec {
+    /// Workers needed to begin.
+    pub min: u32,
+    /// Workers used.
+    pub max: u32,
+    /// Where they compute.
+    pub device: Device,
+}
+
+impl Default for WorkersSpec {
+    fn default() -> Self {
+        Self {
+            min: 1,
+            max: 2,
+            device: Device::Auto,
+        }
+    }
+}
+
+/// Where a worker computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Device {
+    /// The best there is.
+    Auto,
+    /// The processor.
+    Cpu,
+}
+
+/// What accuracy and agreement are measured on: never trained on, never used to choose.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EvaluationSpec {
+    /// Images, in the format of the seed images.
+    pub images: PathBuf,
+    /// True labels as IDX; without them (and without labels in the format) there is no accuracy.
+    #[serde(default)]
+    pub labels: Option<PathBuf>,
+    /// How many of them the teacher labels, to measure agreement. These are queries: they are
+    /// billed and count against the budget.
+    #[serde(default)]
+    pub agreement_queries: u32,
+    /// Accuracy is measured every so many epochs and after the last, for the best epoch.
+    #[serde(default = "default_every_epochs")]
+    pub every_epochs: u32,
+}
+
+fn default_pool() -> Vec<PoolSource> {
+    vec![PoolSource::Mixup(MixupSpec {
+        lambda: LambdaSpec::default(),
+        pairs: default_pairing(),
+    })]
+}
+
+fn default_pairing() -> Pairing {
+    Pairing::All
+}
+
+fn default_acquisition() -> Acquisition {
+    Acquisition::LeastConfidence
+}
+
+fn default_teacher_batch() -> u32 {
+    64
+}
+
+fn default_concurrency() -> u32 {
+    4
+}
+
+fn default_timeout() -> f64 {
+    30.0
+}
+
+fn default_gain() -> f64 {
+    0.2
+}
+
+fn default_stopping_rounds() -> u32 {
+    2
+}
+
+fn default_every_epochs() -> u32 {
+    5
+}
