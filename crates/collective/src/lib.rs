@@ -1,1 +1,22 @@
 //! How ranks add gradients: local, ring.
+//!
+//! A *world* is a fixed set of ranks `0..world_size`. Every rank calls the same operations in the
+//! same order with the same sizes; each call returns once this rank holds the result. Losing any
+//! member ends the world: the survivors get an error at once, and a new world (with a new group
+//! number) is built from those that are left.
+//!
+//! Modules in reading order:
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`collective`] | the trait: all-gather, all-reduce, barrier |
+//! | [`local`] | a world of one |
+//! | [`error`] | what can go wrong, and with whom |
+
+pub mod collective;
+pub mod error;
+pub mod local;
+
+pub use collective::Collective;
+pub use error::{CollectiveError, Operation};
+pub use local::Local;

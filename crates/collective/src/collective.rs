@@ -1,0 +1,74 @@
+//! The trait that all worlds implement.
+
+use crate::error::{CollectiveError, Operation};
+
+/// One rank's place in a world of ranks that compute together.
+///
+/// Every rank makes the same calls in the same order. After any error except
+/// [`CollectiveError::Counts`] the world is finished: each later call fails too, and the caller
+/// builds a new one.
+pub trait Collective: Send {
+    /// Returns this rank, in `0..world_size`.
+    fn rank(&self) -> usize;
+
+    /// Returns the number of ranks, at least 1.
+    fn world_size(&self) -> usize;
+
+    /// Concatenates the floats of all ranks in rank order, bit for bit.
+    ///
+    /// `counts[r]` is how many floats rank `r` brings (zero allowed), the same on every rank;
+    /// `mine` holds `counts[rank]` floats. The result holds `counts.iter().sum()` floats, and is
+    /// the same on every rank.
+    ///
+    /// # Errors
+    /// [`CollectiveError::Counts`] before anything is sent when `counts` does not fit the world or
+    /// `mine`; otherwise what became of the peers.
+    fn all_gather(&mut self, mine: &[f32], counts: &[usize]) -> Result<Vec<f32>, CollectiveError>;
+
+    /// Replaces `data` by its elementwise sum over all ranks.
+    ///
+    /// The length is the same on every rank. The result has the same bits on every rank, and the
+    /// same bits in every run with the same world size: each element is added in a fixed order of
+    /// ranks. That order depends on the world size; a sum that may not depend on it (determinism
+    /// `strict`) gathers instead and adds in its own order.
+    ///
+    /// # Errors
+    /// What became of the peers. The content of `data` is then unspecified.
+    fn all_reduce(&mut self, data: &mut [f32]) -> Result<(), CollectiveError>;
+
+    /// Returns when every rank has called it.
+    ///
+    /// # Errors
+    /// What became of the peers.
+    fn barrier(&mut self) -> Result<(), CollectiveError>;
+}
+
+/// Checks the arguments of an all-gather, and returns the length of its result.
+///
+/// # Errors
+/// [`CollectiveError::Counts`] with the number that was expected and the one that was found.
+pub(crate) fn gathered_len(
+    rank: usize,
+    world_size: usize,
+    mine: &[f32],
+    counts: &[usize],
+) -> Result<usize, CollectiveError> {
+    let wrong = |what, expected, found| CollectiveError::Counts {
+        rank,
+        operation: Operation::AllGather,
+        what,
+        expected,
+        found,
+    };
+    if counts.len() != world_size {
+        return Err(wrong("counts, one for each rank", world_size, counts.len()));
+    }
+    if counts[rank] != mine.len() {
+        return Err(wrong("floats of this rank", counts[rank], mine.len()));
+    }
+    counts
+        .iter()
+        .try_fold(0_usize, |sum, &count| sum.checked_add(count))
+        .filter(|&sum| sum <= isize::MAX as usize / size_of::<f32>())
+        .ok_or_else(|| wrong("floats that fit in memory", isize::MAX as usize / 4, usize::MAX))
+}
