@@ -1,1 +1,23 @@
-//! The verbs: who does what next, as a pure state machine; wire messages and codec.
+//! The verbs of Stillhouse: who does what next. Pure: no clock, thread, file or socket; time is an
+//! argument, effects are returned.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`history`] | what a job has durably done, and the one step that follows from it |
+//! | [`coordinator`] | the state machine that gets that step done by workers that come and go |
+//! | [`selecting`] | one exact query batch from scored shards |
+//! | [`message`] | what coordinator and workers say to each other |
+//! | [`codec`] | how messages become bytes |
+
+pub mod codec;
+pub mod coordinator;
+pub mod history;
+pub mod message;
+pub mod selecting;
+
+pub use coordinator::{Action, Coordinator, Durable, Effects, Event, JobFailure, Settings};
+pub use history::{AskOutcome, History, Measurement, Selection, Step, StopReason, Student, TrainOutcome, Transition};
+pub use message::{Fence, FromWorker, Report, ToWorker, WorkerId};
+
+#[cfg(test)]
+mod random_schedules;

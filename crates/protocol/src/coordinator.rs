@@ -1,0 +1,737 @@
+//! The state machine that gets the next step done by workers that come and go.
+//!
+//! `handle(now, event)` returns [`Effects`]: first what must become durable, then what to do. The
+//! shell writes the durable part to disk before it does anything else; if it cannot, it stops.
+//! Progress (the history) and membership (the workers) are separate: losing every worker forgets
+//! nothing that was paid for.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use stillhouse_core::plan::{Arm, Plan};
+use stillhouse_core::pool::{LambdaGrid, PairId, Pool};
+use stillhouse_core::sample::Sample;
+use stillhouse_core::sampler::{Purpose, Stream};
+use stillhouse_core::score::Acquisition;
+
+use crate::history::{
+    AskOutcome, History, Measurement, Selection, Step, StoppingRule, Student, TrainOutcome, Transition,
+};
+use crate::message::{Command, Fence, Report, WorkerId};
+use crate::selecting::{Advance, Problem, Selecting, Work, calibration_size};
+
+/// Failures of one stage after which the job is given up: a worker that always dies is not noise.
+const MAX_RETRIES: u32 = 20;
+/// Fresh starts of a student whose loss stays near that of knowing nothing.
+const MAX_ATTEMPTS: u32 = 3;
+/// A loss above this part of `ln(classes)`, the loss of a uniform guess, is not learning.
+const DEAD_LOSS: f32 = 0.95;
+
+/// What a coordinator needs to know of its job.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Queries and rounds.
+    pub plan: Plan,
+    /// Students that are trained.
+    pub arms: Vec<Arm>,
+    /// The pool.
+    pub pool: Pool,
+    /// Weights tried a pair.
+    pub grid: LambdaGrid,
+    /// How the active arm chooses.
+    pub acquisition: Acquisition,
+    /// Whether scans score exact bytes.
+    pub exact_scan: bool,
+    /// Whether students go on from the last round's weights.
+    pub warm: bool,
+    /// Seed of random acquisition and calibration.
+    pub seed: u64,
+    /// Number of classes.
+    pub classes: usize,
+    /// Workers needed to train.
+    pub min_workers: usize,
+    /// Workers used.
+    pub max_workers: usize,
+    /// Evaluation images that the teacher labels.
+    pub evaluation: Vec<u32>,
+    /// When agreement has converged.
+    pub stopping: Option<StoppingRule>,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The coordinator's process is up.
+    Started,
+    /// A worker said hello and was welcomed.
+    Joined {
+        /// Who.
+        worker: WorkerId,
+        /// Where its ring listens.
+        ring: SocketAddr,
+    },
+    /// A worker's link closed, or it was silent for too long.
+    Lost {
+        /// Who.
+        worker: WorkerId,
+    },
+    /// A worker reported.
+    Reported {
+        /// Who.
+        worker: WorkerId,
+        /// On which command.
+        fence: Fence,
+        /// What.
+        report: Report,
+    },
+    /// A query batch is through.
+    Asked {
+        /// Whose.
+        student: Student,
+        /// How it went.
+        outcome: AskOutcome,
+    },
+}
+
+/// Something that must be on disk before any action is taken.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Durable {
+    /// Weights of a student, as safetensors.
+    Weights {
+        /// Whose.
+        student: Student,
+        /// The file.
+        weights: Vec<u8>,
+    },
+    /// A step of the history.
+    Transition(Transition),
+    /// A TorchScript file.
+    Module {
+        /// Whose.
+        student: Student,
+        /// The file.
+        module: Vec<u8>,
+    },
+}
+
+/// Something to do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Put these to the teacher; answer with [`Event::Asked`].
+    Ask {
+        /// For whom.
+        student: Student,
+        /// What.
+        samples: Vec<Sample>,
+    },
+    /// Send a student's weights to a worker.
+    Load {
+        /// To whom.
+        worker: WorkerId,
+        /// Command number.
+        fence: Fence,
+        /// Which.
+        student: Student,
+    },
+    /// Send a scoring or export command.
+    Command {
+        /// To whom.
+        worker: WorkerId,
+        /// Command number.
+        fence: Fence,
+        /// What.
+        command: Box<CommandBody>,
+    },
+    /// Send a training command, filled in with samples, labels and weights.
+    Train {
+        /// To whom.
+        worker: WorkerId,
+        /// The same for all ranks.
+        fence: Fence,
+        /// Which student.
+        student: Student,
+        /// Fresh starts so far.
+        attempt: u32,
+        /// Rank of this worker.
+        rank: u32,
+        /// Rings of all ranks, in order.
+        peers: Vec<SocketAddr>,
+        /// Weights to go on from.
+        initial: Option<Student>,
+    },
+    /// The job is done.
+    Finish,
+    /// The job cannot go on.
+    Fail(JobFailure),
+}
+
+/// A [`Command`] that compares, for tests and logs.
+#[derive(Clone, Debug)]
+pub struct CommandBody(pub Command);
+
+impl PartialEq for CommandBody {
+    fn eq(&self, other: &Self) -> bool {
+        format!("{:?}", self.0) == format!("{:?}", other.0)
+    }
+}
+
+/// Why a job cannot go on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum JobFailure {
+    /// Something no retry mends.
+    #[error("{0}")]
+    Work(String),
+    /// A stage failed again and again.
+    #[error("{stage} failed {MAX_RETRIES} times; the last time: {cause}")]
+    Retries {
+        /// Which stage.
+        stage: &'static str,
+        /// Last cause.
+        cause: String,
+    },
+    /// The student does not learn.
+    #[error("student {student} does not learn: after {MAX_ATTEMPTS} fresh starts its loss is still {loss}")]
+    Dead {
+        /// Which.
+        student: Student,
+        /// Its loss, as text.
+        loss: String,
+    },
+}
+
+/// What must be durable, and then what to do, in order.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Effects {
+    /// First these, on disk.
+    pub durable: Vec<Durable>,
+    /// Then these.
+    pub actions: Vec<Action>,
+}
+
+#[derive(Clone, Debug)]
+struct Worker {
+    ring: SocketAddr,
+    loaded: Option<Student>,
+    busy: Option<(Fence, Task)>,
+}
+
+#[derive(Clone, Debug)]
+enum Task {
+    Select(Work),
+    Train { rank: u32 },
+    Export(Student),
+}
+
+#[derive(Clone, Debug)]
+enum Stage {
+    Between,
+    Asking(Student),
+    Selecting(Box<Selecting>),
+    Training(Wave),
+    Exporting { left: Vec<Student>, given: usize },
+    Over,
+}
+
+/// One attempt of all ranks at one training.
+#[derive(Clone, Debug)]
+struct Wave {
+    student: Student,
+    attempt: u32,
+    since: Duration,
+    /// `None` while there are too few workers.
+    fence: Option<Fence>,
+    ranks: usize,
+    reports: BTreeMap<u32, RankReport>,
+    weights: Option<Vec<u8>>,
+}
+
+#[derive(Clone, Debug)]
+struct RankReport {
+    digest: String,
+    loss: f32,
+    measurements: Vec<Measurement>,
+    steps: u64,
+}
+
+/// The state machine of a job.
+#[derive(Clone, Debug)]
+pub struct Coordinator {
+    settings: Settings,
+    history: History,
+    workers: BTreeMap<WorkerId, Worker>,
+    stage: Stage,
+    retries: u32,
+    last_fence: u64,
+    #[cfg(test)]
+    pub(crate) fault: Option<Fault>,
+}
+
+impl Coordinator {
+    /// A coordinator that goes on after `history`. `epoch` must grow with every start of the job,
+    /// so that no fence of an earlier life is ever used again.
+    #[must_use]
+    pub fn new(settings: Settings, history: History, epoch: u32) -> Self {
+        Self {
+            settings,
+            history,
+            workers: BTreeMap::new(),
+            stage: Stage::Between,
+            retries: 0,
+            last_fence: u64::from(epoch) << 32,
+            #[cfg(test)]
+            fault: None,
+        }
+    }
+
+    /// What was done so far.
+    #[must_use]
+    pub fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// Connected workers.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        self.workers.len()
+    }
+
+    /// Takes in an event at `now`, the time since some fixed moment.
+    #[must_use]
+    pub fn handle(&mut self, now: Duration, event: Event) -> Effects {
+        let mut effects = Effects::default();
+        if matches!(self.stage, Stage::Over) {
+            return effects;
+        }
+        match event {
+            Event::Started => {}
+            Event::Joined { worker, ring } => {
+                let (loaded, busy) = (None, None);
+                self.workers.insert(worker, Worker { ring, loaded, busy });
+            }
+            Event::Lost { worker } => self.lose(worker, &mut effects),
+            Event::Reported { worker, fence, report } => self.report(now, worker, fence, report, &mut effects),
+            Event::Asked { student, outcome } => {
+                if matches!(self.stage, Stage::Asking(asking) if asking == student) {
+                    self.record(Transition::Asked { student, outcome }, &mut effects);
+                    self.stage = Stage::Between;
+                }
+            }
+        }
+        self.advance(now, &mut effects);
+        effects
+    }
+
+    fn record(&mut self, transition: Transition, effects: &mut Effects) {
+        self.history.push(transition.clone());
+        effects.durable.push(Durable::Transition(transition));
+        self.retries = 0;
+    }
+
+    fn fence(&mut self) -> Fence {
+        self.last_fence += 1;
+        Fence(self.last_fence)
+    }
+
+    /// Begins stages until one needs something from outside, then gives idle workers work.
+    fn advance(&mut self, now: Duration, effects: &mut Effects) {
+        while matches!(self.stage, Stage::Between) {
+            self.begin(now, effects);
+        }
+        match self.stage {
+            Stage::Selecting(_) | Stage::Exporting { .. } => self.hand_out(effects),
+            Stage::Training(_) => self.begin_wave(effects),
+            Stage::Between | Stage::Asking(_) | Stage::Over => {}
+        }
+    }
+
+    fn begin(&mut self, now: Duration, effects: &mut Effects) {
+        let Settings {
+            plan,
+            arms,
+            evaluation,
+            stopping,
+            ..
+        } = &self.settings;
+        self.stage = match self.history.next_step(plan, arms, evaluation, *stopping) {
+            Step::Ask { student, samples } => {
+                effects.actions.push(Action::Ask { student, samples });
+                Stage::Asking(student)
+            }
+            Step::Select { student, size } => match self.random_batch(student, size) {
+                Some(selection) => {
+                    self.record(Transition::Selected { student, selection }, effects);
+                    Stage::Between
+                }
+                None => Stage::Selecting(Box::new(Selecting::new(self.problem(student, size), now))),
+            },
+            Step::Train { student } => Stage::Training(Wave::new(student, 0, now)),
+            Step::Stop { reason } => {
+                self.record(Transition::Stopped { reason }, effects);
+                Stage::Between
+            }
+            Step::Done => Stage::Exporting {
+                left: self.last_students(),
+                given: 0,
+            },
+        };
+    }
+
+    /// The batch of the control, and of the active arm under random acquisition.
+    fn random_batch(&self, student: Student, size: u64) -> Option<Selection> {
+        let random = student.arm == Arm::Control || self.settings.acquisition == Acquisition::Random;
+        random.then(|| {
+            let asked = self.history.asked_pairs(student.arm, student.round);
+            let stream = Stream::new(self.settings.seed, Purpose::RandomPairs, u64::from(student.round));
+            let size = usize::try_from(size).unwrap_or(usize::MAX);
+            Selection {
+                batch: stream.candidates(self.settings.pool, &self.settings.grid, size, &asked),
+                scores: Vec::new(),
+                scan: None,
+            }
+        })
+    }
+
+    fn problem(&self, student: Student, size: u64) -> Problem {
+        let pairs = self.settings.pool.pairs();
+        let stream = Stream::new(self.settings.seed, Purpose::Calibration, u64::from(student.round));
+        let calibration = (0..calibration_size(pairs)).map(|at| PairId(stream.below(at, pairs)));
+        Problem {
+            student,
+            scorer: Student::new(student.arm, student.round - 1),
+            k: size,
+            pairs,
+            asked: if self.planted(Fault::ForgetAsked) {
+                Default::default()
+            } else {
+                self.history.asked_pairs(student.arm, student.round)
+            },
+            exact: self.settings.exact_scan,
+            acquisition: self.settings.acquisition,
+            classes: self.settings.classes,
+            workers: self.workers.len().clamp(1, self.settings.max_workers) as u64,
+            calibration: calibration.collect(),
+        }
+    }
+
+    fn last_students(&self) -> Vec<Student> {
+        let rounds = |arm: Arm| {
+            (0..)
+                .take_while(|round| self.history.trained(Student::new(arm, *round)).is_some())
+                .last()
+                .unwrap_or(0)
+        };
+        let mut students: Vec<Student> = self
+            .settings
+            .arms
+            .iter()
+            .map(|arm| Student::new(*arm, rounds(*arm)))
+            .collect();
+        students.dedup();
+        students
+    }
+
+    fn hand_out(&mut self, effects: &mut Effects) {
+        let idle: Vec<WorkerId> = self
+            .workers
+            .iter()
+            .filter(|(_, worker)| worker.busy.is_none())
+            .map(|(id, _)| *id)
+            .take(self.settings.max_workers)
+            .collect();
+        for id in idle {
+            let Some((task, student, command)) = self.next_task() else {
+                break;
+            };
+            self.load(id, student, effects);
+            let fence = self.fence();
+            let worker = self.workers.get_mut(&id).expect("listed above");
+            worker.busy = Some((fence, task));
+            let command = Box::new(CommandBody(command));
+            effects.actions.push(Action::Command {
+                worker: id,
+                fence,
+                command,
+            });
+        }
+        if matches!(&self.stage, Stage::Exporting { left, given: 0 } if left.is_empty()) {
+            self.stage = Stage::Over;
+            effects.actions.push(Action::Finish);
+        }
+    }
+
+    fn next_task(&mut self) -> Option<(Task, Student, Command)> {
+        match &mut self.stage {
+            Stage::Selecting(selecting) => {
+                let work = selecting.next_work()?;
+                let command = selecting.command(&work);
+                Some((Task::Select(work), selecting.problem().scorer, command))
+            }
+            Stage::Exporting { left, given } => {
+                let student = left.pop()?;
+                *given += 1;
+                Some((Task::Export(student), student, Command::Export { student }))
+            }
+            Stage::Between | Stage::Asking(_) | Stage::Training(_) | Stage::Over => None,
+        }
+    }
+
+    fn load(&mut self, id: WorkerId, student: Student, effects: &mut Effects) {
+        let fence = self.fence();
+        let worker = self.workers.get_mut(&id).expect("the caller has it from the map");
+        if worker.loaded != Some(student) {
+            worker.loaded = Some(student);
+            effects.actions.push(Action::Load {
+                worker: id,
+                fence,
+                student,
+            });
+        }
+    }
+
+    fn begin_wave(&mut self, effects: &mut Effects) {
+        let Stage::Training(wave) = &self.stage else { return };
+        if wave.fence.is_some() || self.workers.len() < self.settings.min_workers.max(1) {
+            return;
+        }
+        let (student, attempt) = (wave.student, wave.attempt);
+        let initial = (self.settings.warm && student.round > 0).then(|| Student::new(student.arm, student.round - 1));
+        let fence = self.fence();
+        let ids: Vec<WorkerId> = self.workers.keys().copied().take(self.settings.max_workers).collect();
+        let peers: Vec<SocketAddr> = ids.iter().map(|id| self.workers[id].ring).collect();
+        for (rank, id) in (0..).zip(&ids) {
+            let worker = self.workers.get_mut(id).expect("from the map");
+            worker.busy = Some((fence, Task::Train { rank }));
+            worker.loaded = None;
+            let (worker, peers) = (*id, peers.clone());
+            effects.actions.push(Action::Train {
+                worker,
+                fence,
+                student,
+                attempt,
+                rank,
+                peers,
+                initial,
+            });
+        }
+        if let Stage::Training(wave) = &mut self.stage {
+            wave.fence = Some(fence);
+            wave.ranks = ids.len();
+        }
+    }
+
+    fn lose(&mut self, id: WorkerId, effects: &mut Effects) {
+        if let Some((_, task)) = self.workers.remove(&id).and_then(|worker| worker.busy) {
+            self.undo(task, "a worker was lost", effects);
+        }
+    }
+
+    /// Gives work back that a worker did not finish. Training begins anew: it is the same
+    /// computation for any membership, so nothing is lost but time.
+    fn undo(&mut self, task: Task, cause: &str, effects: &mut Effects) {
+        let drop_shard = self.planted(Fault::DropLostShard);
+        let stage = match (&mut self.stage, task) {
+            (Stage::Selecting(selecting), Task::Select(work)) => {
+                selecting.give_back(work);
+                if drop_shard {
+                    selecting.forget_one_scan();
+                }
+                "scoring"
+            }
+            (Stage::Exporting { left, given }, Task::Export(student)) => {
+                left.push(student);
+                *given -= 1;
+                "export"
+            }
+            (Stage::Training(wave), Task::Train { .. }) => {
+                wave.restart();
+                self.release_ranks();
+                "training"
+            }
+            _ => return,
+        };
+        self.retries += 1;
+        if self.retries >= MAX_RETRIES {
+            let cause = cause.to_owned();
+            self.fail(JobFailure::Retries { stage, cause }, effects);
+        }
+    }
+
+    fn release_ranks(&mut self) {
+        for worker in self.workers.values_mut() {
+            if matches!(worker.busy, Some((_, Task::Train { .. }))) {
+                worker.busy = None;
+            }
+        }
+    }
+
+    fn fail(&mut self, failure: JobFailure, effects: &mut Effects) {
+        self.stage = Stage::Over;
+        effects.actions.push(Action::Fail(failure));
+    }
+
+    fn report(&mut self, now: Duration, id: WorkerId, fence: Fence, report: Report, effects: &mut Effects) {
+        let any_fence = self.planted(Fault::IgnoreFence);
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        // An older fence: the command was withdrawn, and its report changes nothing (I5).
+        let Some((_, task)) = worker.busy.take_if(|(current, _)| *current == fence || any_fence) else {
+            return;
+        };
+        if !matches!(report, Report::Failed { .. }) {
+            self.retries = 0;
+        }
+        match (report, task) {
+            (Report::Failed { retry: true, cause }, task) => self.undo(task, &cause, effects),
+            (Report::Failed { retry: false, cause }, _) => self.fail(JobFailure::Work(cause), effects),
+            (report, Task::Select(work)) => self.accept_scores(now, &work, report, effects),
+            (report, Task::Train { rank }) => self.accept_training(now, id, rank, report, effects),
+            (Report::Exported { module }, Task::Export(student)) => {
+                effects.durable.push(Durable::Module { student, module });
+                if let Stage::Exporting { given, .. } = &mut self.stage {
+                    *given -= 1;
+                }
+            }
+            (_, Task::Export(_)) => self.fail(
+                JobFailure::Work("a worker answered something else than an export".into()),
+                effects,
+            ),
+        }
+    }
+
+    fn accept_scores(&mut self, now: Duration, work: &Work, report: Report, effects: &mut Effects) {
+        let Stage::Selecting(selecting) = &mut self.stage else {
+            return;
+        };
+        let student = selecting.problem().student;
+        match selecting.accept(work, report, now) {
+            Ok(Advance::More) => {}
+            Ok(Advance::Selected(selection)) => {
+                self.stage = Stage::Between;
+                let selection = *selection;
+                self.record(Transition::Selected { student, selection }, effects);
+            }
+            Err(cause) => self.fail(JobFailure::Work(cause), effects),
+        }
+    }
+
+    fn accept_training(&mut self, now: Duration, id: WorkerId, rank: u32, report: Report, effects: &mut Effects) {
+        let early = self.planted(Fault::EndEarly);
+        let Stage::Training(wave) = &mut self.stage else { return };
+        let Report::Trained {
+            digest,
+            weights,
+            loss,
+            measurements,
+            steps,
+        } = report
+        else {
+            let cause = "a worker answered something else than a training".to_owned();
+            return self.fail(JobFailure::Work(cause), effects);
+        };
+        wave.weights = weights.or(wave.weights.take());
+        let report = RankReport {
+            digest,
+            loss,
+            measurements,
+            steps,
+        };
+        wave.reports.insert(rank, report);
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.loaded = Some(wave.student);
+        }
+        // A round ends only when every rank trained it (I6).
+        if wave.reports.len() == wave.ranks || (early && wave.weights.is_some()) {
+            self.end_training(now, effects);
+        }
+    }
+
+    fn end_training(&mut self, now: Duration, effects: &mut Effects) {
+        let Stage::Training(wave) = &mut self.stage else { return };
+        let student = wave.student;
+        let outcome = match wave.outcome(now) {
+            Ok(outcome) => outcome,
+            Err(cause) => return self.fail(JobFailure::Work(cause), effects),
+        };
+        let fresh = !self.settings.warm || student.round == 0;
+        if fresh && outcome.loss > DEAD_LOSS * (self.settings.classes as f32).ln() {
+            if wave.attempt + 1 >= MAX_ATTEMPTS {
+                let loss = outcome.loss.to_string();
+                return self.fail(JobFailure::Dead { student, loss }, effects);
+            }
+            *wave = Wave::new(student, wave.attempt + 1, now);
+            return;
+        }
+        let Some(weights) = wave.weights.take() else {
+            return self.fail(JobFailure::Work("rank 0 sent no weights".into()), effects);
+        };
+        effects.durable.push(Durable::Weights { student, weights });
+        self.record(Transition::Trained { student, outcome }, effects);
+        self.stage = Stage::Between;
+    }
+
+    /// Whether a fault is planted; never outside this crate's own tests.
+    fn planted(&self, fault: Fault) -> bool {
+        #[cfg(test)]
+        return self.fault == Some(fault);
+        #[cfg(not(test))]
+        {
+            let _ = fault;
+            false
+        }
+    }
+}
+
+/// Rules that the random schedules break on purpose, one at a time, to see that they notice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// Reports count whatever fence they quote (I5).
+    IgnoreFence,
+    /// A training ends when rank 0 did (I6).
+    EndEarly,
+    /// Pairs may be chosen again.
+    ForgetAsked,
+    /// The shard of a lost worker counts as scanned (I4).
+    DropLostShard,
+}
+
+impl Wave {
+    fn new(student: Student, attempt: u32, since: Duration) -> Self {
+        Self {
+            student,
+            attempt,
+            since,
+            fence: None,
+            ranks: 0,
+            reports: BTreeMap::new(),
+            weights: None,
+        }
+    }
+
+    fn restart(&mut self) {
+        *self = Self::new(self.student, self.attempt, self.since);
+    }
+
+    /// The training as a whole, once every rank reported.
+    fn outcome(&self, now: Duration) -> Result<TrainOutcome, String> {
+        let first = self.reports.get(&0).ok_or("rank 0 did not report")?;
+        if let Some((rank, other)) = self.reports.iter().find(|(_, r)| r.digest != first.digest) {
+            let (a, b) = (&first.digest, &other.digest);
+            return Err(format!("ranks 0 and {rank} trained different students: {a} and {b}"));
+        }
+        let mut measurements = first.measurements.clone();
+        for report in self.reports.values().skip(1) {
+            for (sum, slice) in measurements.iter_mut().zip(&report.measurements) {
+                sum.add(slice);
+            }
+        }
+        Ok(TrainOutcome {
+            weights: first.digest.clone(),
+            loss: first.loss,
+            measurements,
+            steps: first.steps,
+            millis: u64::try_from(now.saturating_sub(self.since).as_millis()).unwrap_or(u64::MAX),
+        })
+    }
+}

@@ -1,0 +1,401 @@
+//! Whole jobs under random schedules: workers join, vanish and come late; reports are duplicated,
+//! reordered and stale; the coordinator dies and comes back from its history. Named invariants
+//! must hold, and every planted fault must break one.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use stillhouse_core::plan::{Arm, Plan};
+use stillhouse_core::pool::{Candidate, LambdaGrid, PairId, Pairing, Pool};
+use stillhouse_core::sampler::{Purpose, Stream};
+use stillhouse_core::score::{Acquisition, ScoreBits};
+use stillhouse_core::selection::{Band, Entry, Histogram, select};
+
+use crate::coordinator::{Action, Coordinator, Durable, Effects, Event, Fault, Settings};
+use crate::history::{AskOutcome, History, Measurement, Step, Student, Transition};
+use crate::message::{Command, Fence, Report, WorkerId};
+
+const SEEDS: u32 = 90;
+const CLASSES: usize = 10;
+
+fn settings() -> Settings {
+    let pool = Pool::new(SEEDS, Pairing::All);
+    let grid = LambdaGrid::new(40, 60, 10).expect("valid");
+    let plan = Plan {
+        budget: u64::from(SEEDS) + 200,
+        seeds: SEEDS,
+        evaluation: 0,
+        arms: 2,
+        per_round: 40,
+        pairs: pool.pairs(),
+        lambdas: 3,
+    };
+    Settings {
+        plan,
+        arms: vec![Arm::Active, Arm::Control],
+        pool,
+        grid,
+        acquisition: Acquisition::LeastConfidence,
+        exact_scan: false,
+        warm: false,
+        seed: 5,
+        classes: CLASSES,
+        min_workers: 1,
+        max_workers: 4,
+        evaluation: Vec::new(),
+        stopping: None,
+    }
+}
+
+/// Exact score of a pair under a student, and its best lambda: coarse, so that ties occur. Low
+/// pairs stay low under every student, so that a chosen pair would be chosen again if it could.
+fn exact(student: Student, pair: PairId) -> Entry {
+    let stream = Stream::new(u64::from(student.round), Purpose::Shuffle, 0);
+    let grid = settings().grid;
+    let own = (pair.0 * 7 % 400) as f32 / 500.0;
+    let score = 0.1 + own + (stream.at(pair.0) % 40) as f32 / 1_000.0;
+    let lambda = grid.lambdas()[(stream.at(pair.0 + 1) % 3) as usize];
+    let score = ScoreBits::new(score).expect("a number");
+    Entry { score, pair, lambda }
+}
+
+fn approximate(student: Student, pair: PairId) -> Entry {
+    let entry = exact(student, pair);
+    let noise = Stream::new(9, Purpose::Shuffle, 0).unit(pair.0) * 0.01 - 0.005;
+    let score = ScoreBits::new(entry.score.score() + noise).expect("a number");
+    Entry { score, ..entry }
+}
+
+/// What a worker answers to a scoring command.
+fn answer(command: &Command) -> Option<Report> {
+    Some(match command {
+        Command::Calibrate { student, pairs } => {
+            let stray =
+                |p: &PairId| (approximate(*student, *p).score.score() - exact(*student, *p).score.score()).abs();
+            let deviation = pairs.iter().map(stray).fold(0.0, f32::max);
+            Report::Calibrated { deviation }
+        }
+        Command::Scan {
+            student,
+            start,
+            end,
+            k,
+            width,
+            ceiling,
+        } => {
+            let mut band = Band::new(*k as usize, *width, *ceiling);
+            let mut histogram = Histogram::new(Acquisition::LeastConfidence.range(CLASSES));
+            for pair in (*start..*end).map(PairId) {
+                let entry = approximate(*student, pair);
+                histogram.add(entry.score.score());
+                band.insert(entry);
+            }
+            let entries = band.into_sorted();
+            Report::Scanned { entries, histogram }
+        }
+        Command::Rescore { student, pairs } => {
+            let entries = pairs.iter().map(|pair| exact(*student, *pair)).collect();
+            Report::Rescored { entries }
+        }
+        Command::Export { .. } => Report::Exported { module: vec![1] },
+        Command::Load { .. } | Command::Train(_) => return None,
+    })
+}
+
+fn trained(rank: u32) -> Report {
+    Report::Trained {
+        digest: "same".into(),
+        weights: (rank == 0).then(|| vec![7]),
+        loss: 0.3,
+        measurements: vec![Measurement::default()],
+        steps: 3,
+    }
+}
+
+/// A cluster: what is on its way, and what is on disk.
+struct World {
+    coordinator: Coordinator,
+    fault: Option<Fault>,
+    epoch: u32,
+    now: Duration,
+    next_worker: u64,
+    alive: BTreeSet<WorkerId>,
+    /// Reports that may be delivered, in any order, any number of times.
+    reports: Vec<(WorkerId, Fence, Report)>,
+    /// Ranks of each training wave that have not trained yet.
+    waves: BTreeMap<Fence, BTreeSet<WorkerId>>,
+    asks: Vec<(Student, u64)>,
+    disk: Vec<Transition>,
+    finished: bool,
+}
+
+impl World {
+    fn new(fault: Option<Fault>) -> Self {
+        let mut world = Self {
+            coordinator: Coordinator::new(settings(), History::default(), 1),
+            fault,
+            epoch: 1,
+            now: Duration::ZERO,
+            next_worker: 0,
+            alive: BTreeSet::new(),
+            reports: Vec::new(),
+            waves: BTreeMap::new(),
+            asks: Vec::new(),
+            disk: Vec::new(),
+            finished: false,
+        };
+        world.coordinator.fault = fault;
+        world.event(Event::Started).expect("nothing to break yet");
+        world
+    }
+
+    fn event(&mut self, event: Event) -> Result<(), String> {
+        self.now += Duration::from_millis(1);
+        let Effects { durable, actions } = self.coordinator.handle(self.now, event);
+        for item in durable {
+            if let Durable::Transition(transition) = item {
+                self.invariant_transitions_follow_from_history(&transition)?;
+                self.invariant_batch_is_the_exact_best(&transition)?;
+                self.invariant_all_ranks_trained(&transition)?;
+                self.disk.push(transition);
+            }
+        }
+        actions.into_iter().try_for_each(|action| self.perform(action))
+    }
+
+    fn perform(&mut self, action: Action) -> Result<(), String> {
+        match action {
+            Action::Ask { student, samples } => self.asks.push((student, samples.len() as u64)),
+            Action::Load { .. } => {}
+            Action::Command { worker, fence, command } => {
+                let report = answer(&command.0).ok_or("not a scoring command")?;
+                self.reports.push((worker, fence, report));
+            }
+            Action::Train {
+                worker, fence, rank, ..
+            } => {
+                // A newer command makes its ranks abandon the older wave.
+                self.waves
+                    .retain(|old, ranks| *old == fence || !ranks.contains(&worker));
+                self.waves.entry(fence).or_default().insert(worker);
+                self.reports.push((worker, fence, trained(rank)));
+            }
+            Action::Finish => self.finished = true,
+            Action::Fail(failure) => return Err(format!("the job failed: {failure}")),
+        }
+        Ok(())
+    }
+
+    fn deliver(&mut self, at: usize, keep: bool) -> Result<(), String> {
+        if self.reports.is_empty() {
+            return Ok(());
+        }
+        let at = at % self.reports.len();
+        let (worker, fence, report) = if keep {
+            self.reports[at].clone()
+        } else {
+            self.reports.swap_remove(at)
+        };
+        if let (Report::Trained { .. }, Some(ranks)) = (&report, self.waves.get_mut(&fence)) {
+            ranks.remove(&worker);
+        }
+        self.event(Event::Reported { worker, fence, report })
+    }
+
+    fn join(&mut self) -> Result<(), String> {
+        let worker = WorkerId(self.next_worker);
+        self.next_worker += 1;
+        self.alive.insert(worker);
+        let ring = SocketAddr::from(([127, 0, 0, 1], 1 + self.next_worker as u16));
+        self.event(Event::Joined { worker, ring })
+    }
+
+    fn lose(&mut self, at: usize) -> Result<(), String> {
+        let Some(worker) = self.alive.iter().nth(at % self.alive.len().max(1)).copied() else {
+            return Ok(());
+        };
+        self.alive.remove(&worker);
+        self.event(Event::Lost { worker })
+    }
+
+    fn finish_ask(&mut self, at: usize) -> Result<(), String> {
+        if self.asks.is_empty() {
+            return Ok(());
+        }
+        let (student, labelled) = self.asks.swap_remove(at % self.asks.len());
+        let outcome = AskOutcome {
+            labelled,
+            held: 0,
+            millis: 1,
+        };
+        self.event(Event::Asked { student, outcome })
+    }
+
+    fn restart(&mut self) -> Result<(), String> {
+        self.epoch += 1;
+        self.coordinator = Coordinator::new(settings(), History::new(self.disk.clone()), self.epoch);
+        self.coordinator.fault = self.fault;
+        self.alive.clear();
+        self.asks.clear();
+        self.finished = false;
+        self.event(Event::Started)
+    }
+
+    /// A restarted coordinator does exactly what the dead one would have done.
+    fn invariant_transitions_follow_from_history(&self, transition: &Transition) -> Result<(), String> {
+        let Settings {
+            plan, arms, evaluation, ..
+        } = settings();
+        let step = History::new(self.disk.clone()).next_step(&plan, &arms, &evaluation, None);
+        let follows = match (&step, transition) {
+            (Step::Select { student: a, size }, Transition::Selected { student: b, selection }) => {
+                a == b && *size == selection.batch.len() as u64
+            }
+            (Step::Ask { student: a, .. }, Transition::Asked { student: b, .. })
+            | (Step::Train { student: a }, Transition::Trained { student: b, .. }) => a == b,
+            (Step::Stop { reason: a }, Transition::Stopped { reason: b }) => a == b,
+            _ => false,
+        };
+        if follows {
+            Ok(())
+        } else {
+            Err(format!("{transition:?} does not follow: {step:?}"))
+        }
+    }
+
+    /// I4: whatever the schedule, the batch is what one exact scan of everything would choose.
+    fn invariant_batch_is_the_exact_best(&self, transition: &Transition) -> Result<(), String> {
+        let Transition::Selected { student, selection } = transition else {
+            return Ok(());
+        };
+        let asked: HashSet<PairId> = History::new(self.disk.clone()).asked_pairs(student.arm, student.round);
+        if student.arm == Arm::Control {
+            let repeats = selection.batch.iter().any(|c| asked.contains(&c.pair));
+            return if repeats {
+                Err("a pair was chosen twice".into())
+            } else {
+                Ok(())
+            };
+        }
+        let scorer = Student::new(student.arm, student.round - 1);
+        let new = (0..settings().pool.pairs())
+            .map(PairId)
+            .filter(|pair| !asked.contains(pair));
+        let want = select(new.map(|pair| exact(scorer, pair)).collect(), selection.batch.len());
+        let want: Vec<Candidate> = want
+            .iter()
+            .map(|e| Candidate {
+                pair: e.pair,
+                lambda: e.lambda,
+            })
+            .collect();
+        if selection.batch == want {
+            Ok(())
+        } else {
+            Err(format!("round {} chose another batch", student.round))
+        }
+    }
+
+    /// I6: a training counts only when every rank of the newest wave finished it.
+    fn invariant_all_ranks_trained(&self, transition: &Transition) -> Result<(), String> {
+        if !matches!(transition, Transition::Trained { .. }) {
+            return Ok(());
+        }
+        match self.waves.last_key_value() {
+            Some((_, left)) if left.is_empty() => Ok(()),
+            _ => Err("a training ended before all ranks did".into()),
+        }
+    }
+
+    /// Liveness: with one worker that stays, the job gets done.
+    fn run_to_the_end(&mut self) -> Result<(), String> {
+        self.join()?;
+        for _ in 0..2_000 {
+            if self.finished {
+                return Ok(());
+            }
+            self.finish_ask(0)?;
+            self.deliver(self.reports.len().wrapping_sub(1), false)?;
+        }
+        Err("the job hangs".into())
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Happening {
+    Join,
+    Lose(usize),
+    Deliver(usize),
+    Duplicate(usize),
+    Answer(usize),
+    Restart,
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    prop_oneof![
+        2 => Just(Happening::Join),
+        1 => any::<usize>().prop_map(Happening::Lose),
+        12 => any::<usize>().prop_map(Happening::Deliver),
+        3 => any::<usize>().prop_map(Happening::Duplicate),
+        3 => any::<usize>().prop_map(Happening::Answer),
+        1 => Just(Happening::Restart),
+    ]
+}
+
+fn play(happenings: &[Happening], fault: Option<Fault>) -> Result<Vec<Transition>, String> {
+    let mut world = World::new(fault);
+    for happening in happenings {
+        match happening {
+            Happening::Join => world.join()?,
+            Happening::Lose(at) => world.lose(*at)?,
+            Happening::Deliver(at) => world.deliver(*at, false)?,
+            Happening::Duplicate(at) => world.deliver(*at, true)?,
+            Happening::Answer(at) => world.finish_ask(*at)?,
+            Happening::Restart => world.restart()?,
+        }
+    }
+    world.run_to_the_end()?;
+    Ok(world.disk)
+}
+
+fn batches(disk: &[Transition]) -> Vec<Vec<Candidate>> {
+    let batch = |t: &Transition| match t {
+        Transition::Selected { selection, .. } => Some(selection.batch.clone()),
+        _ => None,
+    };
+    disk.iter().filter_map(batch).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_schedule_ends_with_the_same_batches(happenings in prop::collection::vec(happening(), 0..250)) {
+        let calm = play(&[Happening::Join], None).expect("a calm job ends");
+        let rough = play(&happenings, None);
+        prop_assert!(rough.is_ok(), "{:?}", rough);
+        prop_assert_eq!(batches(&rough.expect("checked")), batches(&calm));
+    }
+}
+
+#[test]
+fn every_planted_fault_is_noticed() {
+    use proptest::strategy::ValueTree;
+    use proptest::test_runner::TestRunner;
+    for fault in [
+        Fault::IgnoreFence,
+        Fault::EndEarly,
+        Fault::ForgetAsked,
+        Fault::DropLostShard,
+    ] {
+        let mut runner = TestRunner::deterministic();
+        let schedules = prop::collection::vec(happening(), 0..250);
+        let noticed = (0..300).any(|_| {
+            let happenings = schedules.new_tree(&mut runner).expect("no filter").current();
+            play(&happenings, Some(fault)).is_err()
+        });
+        assert!(noticed, "{fault:?} went unnoticed");
+    }
+}
