@@ -1,0 +1,30 @@
+# Each recipe is one line; scripts hold what is longer. One target directory, one profile (release), so libtorch's
+# C++ binding is compiled once.
+export CARGO_BUILD_JOBS ?= $(shell nproc)
+CARGO ?= cargo
+
+.PHONY: demo build test lint libtorch python-torch bench clean-demo
+
+demo: build ## train a teacher, serve it over HTTP, distil a student from it, on real images
+	scripts/demo.sh
+
+build: libtorch ## both binaries in target/release
+	$(CARGO) build --release --locked -p stillhouse -p stillhouse-worker
+
+test: build ## every test
+	$(CARGO) test --release --locked --workspace
+
+lint: libtorch ## formatting, clippy, licences and sources of dependencies
+	scripts/lint.sh
+
+libtorch: ## libtorch 2.11.0 in .libtorch, unless LIBTORCH names one
+	scripts/libtorch.sh
+
+python-torch: ## what `import torch` needs: the benchmarks' peers and the TorchScript test use it
+	scripts/libtorch.sh python
+
+bench: build python-torch ## the figures of docs/benchmarks.md (hours); see that page for single ones
+	$(CARGO) run --release --locked -p stillhouse-benchmarks -- all
+
+clean-demo:
+	rm -rf demo-out
