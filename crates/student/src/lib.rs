@@ -1,1 +1,29 @@
-//! Models, losses, optimiser, scoring, checkpoints (libtorch).
+//! Students: networks, training and export, over libtorch.
+//!
+//! Modules in reading order:
+//!
+//! | module | what |
+//! |---|---|
+//! | [`zoo`] | the networks of the papers |
+//! | [`network`] | a student: architecture or TorchScript module, weights in one flat buffer |
+//! | [`train`] | data-parallel training, bit-identical for any number of ranks and threads |
+//! | [`scoring`] | acquisition scores of candidates |
+//! | [`export`] | TorchScript for use elsewhere |
+//! | [`error`] | what can go wrong |
+//!
+//! All `unsafe` code is in `ffi`, over a C++ shim for what tch leaves out of libtorch.
+
+pub mod error;
+pub mod export;
+mod ffi;
+mod graph;
+pub mod network;
+pub mod scoring;
+mod script;
+pub mod train;
+mod weights;
+pub mod zoo;
+
+pub use error::StudentError;
+pub use ffi::{InferenceMode, flush_denormal, open_cuda, tune_allocator};
+pub use network::{Mode, Network, NetworkSpec, unit_pixels};

@@ -1,0 +1,1 @@
+//! Scores candidates of the pool.
