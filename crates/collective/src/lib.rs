@@ -11,12 +11,20 @@
 //! |---|---|
 //! | [`collective`] | the trait: all-gather, all-reduce, barrier |
 //! | [`local`] | a world of one |
+//! | [`ring`] | a world of processes joined by TCP, each to the next |
+//! | [`abort`] | ends a ring from another thread |
 //! | [`error`] | what can go wrong, and with whom |
+//! | [`conformance`] | the suite that every implementation passes |
 
+pub mod abort;
 pub mod collective;
+pub mod conformance;
 pub mod error;
 pub mod local;
+pub mod ring;
 
+pub use abort::AbortHandle;
 pub use collective::Collective;
 pub use error::{CollectiveError, Operation};
 pub use local::Local;
+pub use ring::{GroupId, Membership, Ring, RingListener};

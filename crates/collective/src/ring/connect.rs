@@ -1,0 +1,280 @@
+//! Finds both neighbours: connects to the next rank while accepting the previous one.
+
+use std::{
+    io::{
+        self,
+        ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, WouldBlock},
+    },
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs},
+    sync::{Arc, mpsc},
+    thread::{self, ScopedJoinHandle},
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    net::sockopt::{set_socket_recv_buffer_size, set_socket_send_buffer_size},
+};
+
+use super::{
+    Membership, after,
+    handshake::{self, Refusal, Terms},
+};
+use crate::{
+    abort::AbortHandle,
+    error::{CollectiveError, Operation},
+};
+
+/// What is asked for each socket, either way. The system may grant less: Linux caps it at
+/// `net.core.wmem_max` and `rmem_max`.
+const SOCKET_BUFFER_BYTES: usize = 4 << 20;
+/// How long one attempt to reach the next rank may take; it cannot be interrupted.
+const ATTEMPT: Duration = Duration::from_secs(1);
+/// Pause before the next rank is tried again: it may not have come to this group yet.
+const RETRY: Duration = Duration::from_millis(10);
+/// How often waiting for a connection looks at the abort handle.
+const LOOK: Duration = Duration::from_millis(10);
+/// How long a stranger may take to prove that it is the previous rank.
+const STRANGER: Duration = Duration::from_secs(5);
+/// Strangers that may be under proof at once; each costs a thread and two sockets.
+const MAX_STRANGERS: usize = 32;
+
+/// The socket on which a process awaits its previous rank, made once and used by every ring.
+#[derive(Debug)]
+pub struct RingListener {
+    listener: TcpListener,
+}
+
+impl RingListener {
+    /// Listens at `address`; port 0 lets the system choose.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn bind(address: impl ToSocketAddrs) -> io::Result<RingListener> {
+        let listener = TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        Ok(RingListener { listener })
+    }
+
+    /// Returns the address with the port that was chosen.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+/// Returns the proved connections to the next rank and from the previous one.
+pub(super) fn neighbours(
+    listener: &RingListener,
+    membership: &Membership<'_>,
+    abort: &AbortHandle,
+) -> Result<(Arc<TcpStream>, Arc<TcpStream>), CollectiveError> {
+    let Membership { rank, peers, .. } = *membership;
+    if rank >= peers.len() {
+        return Err(CollectiveError::Counts {
+            rank,
+            operation: Operation::Connect,
+            what: "peers or more",
+            expected: rank + 1,
+            found: peers.len(),
+        });
+    }
+    let until = after(membership.deadline);
+    let joined = thread::scope(|scope| {
+        let previous = scope.spawn(|| accept_previous(&listener.listener, membership, abort, until));
+        let next = connect_next(membership, abort, until);
+        let previous = previous.join().expect("accepting does not panic");
+        Ok((next?, previous?))
+    });
+    if abort.is_aborted() {
+        abort.close();
+        return Err(CollectiveError::Aborted {
+            rank,
+            operation: Operation::Connect,
+        });
+    }
+    joined
+}
+
+/// Tries the next rank until it welcomes this one.
+fn connect_next(
+    membership: &Membership<'_>,
+    abort: &AbortHandle,
+    until: Instant,
+) -> Result<Arc<TcpStream>, CollectiveError> {
+    let peer = membership.next();
+    let terms = terms(membership, membership.rank, peer);
+    loop {
+        let refusal = match attempt(membership.peers[peer], &terms, membership.secret, abort, until) {
+            Ok(stream) => return Ok(stream),
+            Err(refusal) => refusal,
+        };
+        if abort.is_aborted() || until.saturating_duration_since(Instant::now()) <= RETRY {
+            return Err(give_up(membership, peer, refusal));
+        }
+        tracing::debug!(rank = membership.rank, peer, error = %refusal, "next rank is not ready yet");
+        thread::sleep(RETRY);
+    }
+}
+
+fn attempt(
+    address: SocketAddr,
+    terms: &Terms,
+    secret: &[u8; 32],
+    abort: &AbortHandle,
+    until: Instant,
+) -> Result<Arc<TcpStream>, Refusal> {
+    let left = until.saturating_duration_since(Instant::now());
+    let stream = Arc::new(TcpStream::connect_timeout(&address, left.clamp(RETRY, ATTEMPT))?);
+    abort.watch(&stream);
+    prepare(&stream)?;
+    handshake::greet(&stream, terms, secret, until)?;
+    Ok(stream)
+}
+
+fn give_up(membership: &Membership<'_>, peer: usize, refusal: Refusal) -> CollectiveError {
+    let Membership { rank, deadline, .. } = *membership;
+    let operation = Operation::Connect;
+    match refusal {
+        Refusal::Wrong(reason) => CollectiveError::Handshake { rank, peer, reason },
+        Refusal::Io(error) if error.kind() == io::ErrorKind::TimedOut => CollectiveError::Deadline {
+            rank,
+            operation,
+            peer,
+            deadline,
+        },
+        Refusal::Io(source) => CollectiveError::PeerLost {
+            rank,
+            operation,
+            peer,
+            source,
+        },
+    }
+}
+
+/// Accepts connections until one proves to be the previous rank.
+///
+/// Each is examined on a thread of its own, so that a silent stranger holds nobody up.
+fn accept_previous(
+    listener: &TcpListener,
+    membership: &Membership<'_>,
+    abort: &AbortHandle,
+    until: Instant,
+) -> Result<Arc<TcpStream>, CollectiveError> {
+    let Membership { rank, deadline, .. } = *membership;
+    let operation = Operation::Connect;
+    let (welcome, welcomed) = mpsc::channel();
+    thread::scope(|scope| {
+        let mut unproved: Vec<(Arc<TcpStream>, ScopedJoinHandle<'_, ()>)> = Vec::new();
+        let found = loop {
+            if let Ok(stream) = welcomed.try_recv() {
+                break Ok(stream);
+            }
+            if abort.is_aborted() || until <= Instant::now() {
+                break Err(CollectiveError::Deadline {
+                    rank,
+                    operation,
+                    peer: membership.previous(),
+                    deadline,
+                });
+            }
+            unproved.retain(|(_, thread)| !thread.is_finished());
+            let (stream, address) = match accept(listener, until) {
+                Ok(Some(accepted)) => accepted,
+                Ok(None) => continue,
+                Err(source) => {
+                    break Err(CollectiveError::System {
+                        rank,
+                        operation,
+                        source,
+                    });
+                }
+            };
+            if unproved.len() == MAX_STRANGERS {
+                tracing::warn!(rank, %address, "dropped a ring connection: too many are unproved");
+                continue;
+            }
+            let (stream, welcome) = (Arc::new(stream), welcome.clone());
+            let examined = Arc::clone(&stream);
+            let thread = scope.spawn(move || examine(examined, address, membership, until, &welcome));
+            unproved.push((stream, thread));
+        };
+        for (stream, _) in &unproved {
+            if !found.as_ref().is_ok_and(|found| Arc::ptr_eq(found, stream)) {
+                // Ends its thread; one that is closed already needs nothing more.
+                let _ = stream.shutdown(Shutdown::Both);
+            }
+        }
+        found.inspect(|stream| abort.watch(stream))
+    })
+}
+
+/// Waits a moment for a connection.
+fn accept(listener: &TcpListener, until: Instant) -> io::Result<Option<(TcpStream, SocketAddr)>> {
+    let left = until.saturating_duration_since(Instant::now()).min(LOOK);
+    let timeout = Timespec {
+        tv_sec: 0,
+        tv_nsec: left.subsec_nanos().into(),
+    };
+    match poll(&mut [PollFd::new(listener, PollFlags::IN)], Some(&timeout)) {
+        Ok(0) | Err(rustix::io::Errno::INTR) => return Ok(None),
+        Ok(_) => {}
+        Err(error) => return Err(error.into()),
+    }
+    match listener.accept() {
+        Ok(accepted) => Ok(Some(accepted)),
+        // It was gone before it was accepted; that is nobody's failure here.
+        Err(error)
+            if matches!(
+                error.kind(),
+                WouldBlock | Interrupted | ConnectionAborted | ConnectionReset
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Hands the connection on when it proves to be the previous rank, and drops it otherwise.
+fn examine(
+    stream: Arc<TcpStream>,
+    address: SocketAddr,
+    membership: &Membership<'_>,
+    until: Instant,
+    welcome: &mpsc::Sender<Arc<TcpStream>>,
+) {
+    let terms = terms(membership, membership.previous(), membership.rank);
+    let until = until.min(after(STRANGER));
+    let proved = prepare(&stream)
+        .map_err(Refusal::from)
+        .and_then(|()| handshake::receive(&stream, &terms, membership.secret, until));
+    match proved {
+        // The receiver is gone only when this ring has its previous rank already.
+        Ok(()) => drop(welcome.send(stream)),
+        Err(refusal) => {
+            let source = std::error::Error::source(&refusal).map(ToString::to_string);
+            tracing::warn!(rank = membership.rank, %address, reason = %refusal, source, "dropped a ring connection");
+        }
+    }
+}
+
+fn terms(membership: &Membership<'_>, sender: usize, receiver: usize) -> Terms {
+    Terms {
+        group: membership.group,
+        sender,
+        receiver,
+        world_size: membership.peers.len(),
+    }
+}
+
+/// Sets what both ends of a ring connection need; blocking until the handshake is over.
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nonblocking(false)?;
+    stream.set_nodelay(true)?;
+    set_socket_send_buffer_size(stream, SOCKET_BUFFER_BYTES)?;
+    set_socket_recv_buffer_size(stream, SOCKET_BUFFER_BYTES)?;
+    Ok(())
+}

@@ -1,0 +1,76 @@
+//! The conformance suite over every implementation.
+
+use std::{net::SocketAddr, thread, time::Duration};
+
+use stillhouse_collective::{
+    GroupId, Local, Ring, RingListener,
+    conformance::{self, Member},
+};
+
+/// Long enough that reaching it means a hang, and fails the check.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+fn local(_world_size: usize) -> Vec<Member> {
+    vec![Member {
+        collective: Box::new(Local),
+        abort: None,
+    }]
+}
+
+fn ring(world_size: usize) -> Vec<Member> {
+    let listeners: Vec<_> = (0..world_size)
+        .map(|_| RingListener::bind("127.0.0.1:0").unwrap())
+        .collect();
+    let peers: Vec<SocketAddr> = listeners
+        .iter()
+        .map(|listener| listener.local_addr().unwrap())
+        .collect();
+    thread::scope(|scope| {
+        let join = |rank: usize| {
+            let (listener, peers) = (&listeners[rank], &peers);
+            scope.spawn(move || Ring::connect(listener, rank, peers, GroupId(1), &[7; 32], DEADLINE).unwrap())
+        };
+        let members: Vec<_> = (0..world_size).map(join).collect();
+        members
+            .into_iter()
+            .map(|member| member.join().unwrap())
+            .map(member)
+            .collect()
+    })
+}
+
+fn member(ring: Ring) -> Member {
+    let abort = ring.abort_handle();
+    Member {
+        collective: Box::new(ring),
+        abort: Some(Box::new(move || abort.abort())),
+    }
+}
+
+#[test]
+fn a_world_of_one_conforms() {
+    conformance::check(&local, &[1]);
+}
+
+#[test]
+fn a_ring_of_one_or_two_conforms() {
+    conformance::check(&ring, &[1, 2]);
+}
+
+#[test]
+fn a_ring_of_three_to_five_conforms() {
+    conformance::check(&ring, &[3, 4, 5]);
+}
+
+#[test]
+fn a_ring_of_six_to_eight_conforms() {
+    conformance::check(&ring, &[6, 7, 8]);
+}
+
+#[test]
+#[ignore = "moves 25 million floats among up to four ranks: 1 GB of memory"]
+fn a_ring_adds_the_gradient_of_a_large_student() {
+    for world_size in [2, 3, 4] {
+        conformance::all_reduce_sums(&ring, world_size, 25_000_000);
+    }
+}
