@@ -252,6 +252,7 @@ struct RankReport {
     loss: f32,
     measurements: Vec<Measurement>,
     steps: u64,
+    parameters: u64,
 }
 
 /// The state machine of a job.
@@ -625,6 +626,7 @@ impl Coordinator {
             loss,
             measurements,
             steps,
+            parameters,
         } = report
         else {
             let cause = "a worker answered something else than a training".to_owned();
@@ -636,6 +638,7 @@ impl Coordinator {
             loss,
             measurements,
             steps,
+            parameters,
         };
         wave.reports.insert(rank, report);
         if let Some(worker) = self.workers.get_mut(&id) {
@@ -731,6 +734,7 @@ impl Wave {
             loss: first.loss,
             measurements,
             steps: first.steps,
+            parameters: first.parameters,
             millis: u64::try_from(now.saturating_sub(self.since).as_millis()).unwrap_or(u64::MAX),
         })
     }

@@ -124,6 +124,8 @@ pub struct TrainOutcome {
     pub measurements: Vec<Measurement>,
     /// Optimiser steps.
     pub steps: u64,
+    /// Trainable values of the student.
+    pub parameters: u64,
     /// Milliseconds it took.
     pub millis: u64,
 }
@@ -419,6 +421,7 @@ mod tests {
                 loss: 0.1,
                 measurements: vec![measurement],
                 steps: 1,
+                parameters: 1,
                 millis: 1,
             },
         }

@@ -199,6 +199,8 @@ pub enum Report {
         measurements: Vec<Measurement>,
         /// Optimiser steps.
         steps: u64,
+        /// Trainable values of the student.
+        parameters: u64,
     },
     /// Approximate against exact scores.
     Calibrated {

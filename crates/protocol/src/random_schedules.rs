@@ -111,6 +111,7 @@ fn trained(rank: u32) -> Report {
         loss: 0.3,
         measurements: vec![Measurement::default()],
         steps: 3,
+        parameters: 1,
     }
 }
 
