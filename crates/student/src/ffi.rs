@@ -23,6 +23,23 @@ unsafe extern "C" {
     fn stillhouse_inference_leave(guard: *mut c_void);
     fn stillhouse_flush_denormal(on: c_int) -> c_int;
     fn stillhouse_set_gradient(parameter: *const C_tensor, gradient: *const C_tensor) -> Text;
+    fn stillhouse_sgd(
+        weights: *const C_tensor,
+        gradients: *const C_tensor,
+        velocities: *const C_tensor,
+        rate: f64,
+        momentum: f64,
+        decay: f64,
+    ) -> Text;
+    fn stillhouse_adam(
+        weights: *const C_tensor,
+        gradients: *const C_tensor,
+        means: *const C_tensor,
+        squares: *const C_tensor,
+        step: *const C_tensor,
+        rate: f64,
+        decay: f64,
+    ) -> Text;
     fn stillhouse_module_free(module: *mut Raw);
     fn stillhouse_module_load(data: *const c_char, size: usize, device: c_int, out: *mut *mut Raw) -> Text;
     fn stillhouse_module_forward(
@@ -242,6 +259,64 @@ pub fn flush_denormal(on: bool) -> bool {
 pub(crate) fn set_gradient(parameter: &Tensor, gradient: &Tensor) -> Result<(), String> {
     // SAFETY: both tensors are live; the parameter takes its own reference to the gradient.
     check(unsafe { stillhouse_set_gradient(parameter.as_ptr(), gradient.as_ptr()) })
+}
+
+/// Numbers of one step of stochastic gradient descent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sgd {
+    pub(crate) rate: f64,
+    pub(crate) momentum: f64,
+    pub(crate) weight_decay: f64,
+}
+
+impl Sgd {
+    /// `g += decay w; v = momentum v + g; w -= rate v` on flat tensors of one length, in one pass.
+    pub(crate) fn step(self, weights: &Tensor, gradients: &Tensor, velocities: &Tensor) -> Result<(), String> {
+        let (weights, gradients, velocities) = (weights.as_ptr(), gradients.as_ptr(), velocities.as_ptr());
+        // SAFETY: three live tensors, checked against each other by libtorch.
+        check(unsafe {
+            stillhouse_sgd(
+                weights,
+                gradients,
+                velocities,
+                self.rate,
+                self.momentum,
+                self.weight_decay,
+            )
+        })
+    }
+}
+
+/// Adam's memory: flat first and second moments, and the number of the step as one float.
+#[derive(Debug)]
+pub(crate) struct AdamState {
+    pub(crate) means: Tensor,
+    pub(crate) squares: Tensor,
+    pub(crate) step: Tensor,
+}
+
+/// One step of Adam (betas 0.9 and 0.999, epsilon 1e-8, L2 penalty) on flat tensors of one length.
+pub(crate) fn adam_step(
+    weights: &Tensor,
+    gradients: &Tensor,
+    state: &AdamState,
+    rate: f64,
+    weight_decay: f64,
+) -> Result<(), String> {
+    let AdamState { means, squares, step } = state;
+    let (means, squares, step) = (means.as_ptr(), squares.as_ptr(), step.as_ptr());
+    // SAFETY: five live tensors, checked against each other by libtorch.
+    check(unsafe {
+        stillhouse_adam(
+            weights.as_ptr(),
+            gradients.as_ptr(),
+            means,
+            squares,
+            step,
+            rate,
+            weight_decay,
+        )
+    })
 }
 
 fn is_plain(tensor: &Tensor) -> bool {

@@ -8,6 +8,8 @@
 #include <string>
 
 #include <ATen/Context.h>
+#include <ATen/ops/_fused_adam.h>
+#include <ATen/ops/_fused_sgd.h>
 #include <c10/core/InferenceMode.h>
 #include <torch/csrc/jit/api/module.h>
 #include <torch/csrc/jit/frontend/tracer.h>
@@ -64,6 +66,29 @@ int stillhouse_flush_denormal(int on) {
 
 char *stillhouse_set_gradient(const at::Tensor *parameter, const at::Tensor *gradient) {
   return guarded([&] { parameter->mutable_grad() = *gradient; });
+}
+
+// PyTorch's fused SGD: one pass over weights, gradients and velocities.
+char *stillhouse_sgd(const at::Tensor *weights, const at::Tensor *gradients,
+                     const at::Tensor *velocities, double rate, double momentum, double decay) {
+  return guarded([&] {
+    at::NoGradGuard no_grad;
+    std::vector<at::Tensor> buffers;
+    if (momentum != 0) buffers.push_back(*velocities);
+    at::_fused_sgd_({*weights}, {*gradients}, buffers, decay, momentum, rate, 0.0, false, false,
+                    false);
+  });
+}
+
+// PyTorch's fused Adam; `step` holds the number of this step, from 1, as one float.
+char *stillhouse_adam(const at::Tensor *weights, const at::Tensor *gradients,
+                      const at::Tensor *means, const at::Tensor *squares, const at::Tensor *step,
+                      double rate, double decay) {
+  return guarded([&] {
+    at::NoGradGuard no_grad;
+    at::_fused_adam_({*weights}, {*gradients}, {*means}, {*squares}, {}, {*step}, rate, 0.9, 0.999,
+                     decay, 1e-8, false, false);
+  });
 }
 
 void stillhouse_module_free(Module *module) { delete module; }

@@ -1,0 +1,125 @@
+//! The threads that compute shards: they live as long as a training, each owns some shards and one
+//! core.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::{Builder, Scope, ScopedJoinHandle};
+
+use super::shard::{Material, Shard, Step};
+use crate::error::StudentError;
+use crate::ffi::flush_denormal;
+
+/// A step as it travels to a thread.
+#[derive(Clone)]
+struct Task {
+    index: u64,
+    epoch: u32,
+    samples: Arc<[u32]>,
+}
+
+/// One thread and the two ends of its channels. Both hold one message: a step begins only when the
+/// one before it has been answered.
+struct Hand<'scope> {
+    tasks: Option<SyncSender<Task>>,
+    answers: Receiver<Result<(), StudentError>>,
+    thread: Option<ScopedJoinHandle<'scope, ()>>,
+}
+
+/// Threads that compute steps together.
+pub(crate) struct Crew<'scope> {
+    hands: Vec<Hand<'scope>>,
+}
+
+impl<'scope> Crew<'scope> {
+    /// Starts at most `threads` threads and deals them the shards.
+    pub(crate) fn start<'env: 'scope>(
+        scope: &'scope Scope<'scope, 'env>,
+        material: Material<'env>,
+        shards: Vec<Shard>,
+        threads: usize,
+    ) -> Result<Self, StudentError> {
+        let mut dealt: Vec<Vec<Shard>> = (0..threads.clamp(1, shards.len().max(1))).map(|_| Vec::new()).collect();
+        let threads = dealt.len();
+        for shard in shards {
+            dealt[shard.index() % threads].push(shard);
+        }
+        let hands: Result<Vec<_>, _> = dealt
+            .into_iter()
+            .map(|shards| Hand::start(scope, material, shards))
+            .collect();
+        Ok(Self { hands: hands? })
+    }
+
+    /// Has all shards computed for `step`, and waits for all of them.
+    pub(crate) fn compute(&mut self, step: &Step<'_>) -> Result<(), StudentError> {
+        let task = Task {
+            index: step.index,
+            epoch: step.epoch,
+            samples: step.samples.into(),
+        };
+        for hand in &self.hands {
+            if let Some(tasks) = &hand.tasks {
+                // A thread that is gone shows when its answer is read.
+                let _gone = tasks.send(task.clone());
+            }
+        }
+        let answers: Vec<_> = self.hands.iter().map(|hand| hand.answers.recv()).collect();
+        answers.into_iter().try_for_each(|answer| {
+            answer.unwrap_or_else(|_| Err(StudentError::Thread("ended in the middle of a step".to_owned())))
+        })
+    }
+}
+
+impl Drop for Crew<'_> {
+    fn drop(&mut self) {
+        for hand in &mut self.hands {
+            hand.tasks = None;
+            if let Some(thread) = hand.thread.take() {
+                // Its panic was reported as an unanswered step.
+                let _panic = thread.join();
+            }
+        }
+    }
+}
+
+impl<'scope> Hand<'scope> {
+    fn start<'env: 'scope>(
+        scope: &'scope Scope<'scope, 'env>,
+        material: Material<'env>,
+        shards: Vec<Shard>,
+    ) -> Result<Self, StudentError> {
+        let (tasks, inbox) = sync_channel::<Task>(1);
+        let (outbox, answers) = sync_channel(1);
+        let thread = Builder::new()
+            .name("student-shard".to_owned())
+            .spawn_scoped(scope, move || work(&material, shards, &inbox, &outbox))
+            .map_err(|error| StudentError::Thread(error.to_string()))?;
+        Ok(Self {
+            tasks: Some(tasks),
+            answers,
+            thread: Some(thread),
+        })
+    }
+}
+
+/// Computes the shards of each step until the crew is dropped.
+fn work(
+    material: &Material<'_>,
+    mut shards: Vec<Shard>,
+    inbox: &Receiver<Task>,
+    outbox: &SyncSender<Result<(), StudentError>>,
+) {
+    tch::set_num_threads(1);
+    flush_denormal(true);
+    while let Ok(Task { index, epoch, samples }) = inbox.recv() {
+        let step = Step {
+            index,
+            epoch,
+            samples: &samples,
+        };
+        let answer = shards.iter_mut().try_for_each(|shard| shard.compute(material, &step));
+        if outbox.send(answer).is_err() {
+            return;
+        }
+    }
+}
