@@ -1,0 +1,47 @@
+//! What every teacher can do.
+
+use async_trait::async_trait;
+use stillhouse_core::label::LabelError;
+use stillhouse_core::{Fingerprint, SoftLabel};
+
+use crate::failure::TeacherFailure;
+use crate::tensor::InputTensor;
+
+/// The labels of one request, one an image, in the order asked. An image whose answer is not a
+/// probability vector was billed all the same.
+pub type Answer = Vec<Result<SoftLabel, LabelError>>;
+
+/// What is known of a teacher before anything is spent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TeacherInfo {
+    /// Number of classes; `None` when the teacher does not say before its first answer.
+    pub classes: Option<usize>,
+    /// The tensor that carries the images.
+    pub input: InputTensor,
+    /// Name of the tensor that carries the answers.
+    pub output: String,
+    /// Version of the model that answers; `None` when the teacher has no versions.
+    pub version: Option<String>,
+    /// What makes this teacher's answers its own; part of every query key.
+    pub fingerprint: Fingerprint,
+    /// Most images a request may hold; `None` when the teacher does not say.
+    pub max_batch: Option<u32>,
+}
+
+/// A black box that labels images.
+#[async_trait]
+pub trait Teacher: Send + Sync {
+    /// Asks for the labels of `n` images (`images` is `[n, channels, height, width]` of `u8`) in
+    /// one request, with one attempt and one deadline.
+    ///
+    /// # Errors
+    /// A [`TeacherFailure`] whose [`billing`](TeacherFailure::billing) says whether the `n`
+    /// queries were spent. Dropping the future leaves that unknown.
+    ///
+    /// # Panics
+    /// When `images` does not hold exactly `n` images, or `n` is zero: a bug of the caller.
+    async fn infer(&self, images: &[u8], n: usize) -> Result<Answer, TeacherFailure>;
+
+    /// What was learnt when the connection was made.
+    fn info(&self) -> &TeacherInfo;
+}
