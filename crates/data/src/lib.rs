@@ -12,6 +12,8 @@
 //!   one is stored in colour, all become RGB, grey ones with three equal channels. A PNG with a
 //!   palette and a JPEG of three components count as colour whatever their colours are. Only the
 //!   images read decide: with `take`, those drawn.
+//! - One decoder reads JPEG on every machine, so that all see the same pixels. Other decoders differ
+//!   from it by a level or so.
 //! - Transparency is composited on black; 16-bit samples are reduced to 8, rounded to nearest.
 //! - EXIF orientation, gamma and colour profiles are not applied, as in the usual training
 //!   pipelines.

@@ -91,3 +91,56 @@ fn only_folder(name: &[u8]) -> Option<&[u8]> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::{MAX_IMAGES, MAX_NAME_BYTES};
+
+    #[test]
+    fn hidden_paths_and_other_extensions_are_told_apart() {
+        assert!(is_hidden(b".a.png") && is_hidden(b"b/.c/a.png") && !is_hidden(b"b.c/a.png"));
+        for name in ["a.png", "b/A.JPG", "c.Jpeg"] {
+            assert!(has_image_extension(name.as_bytes()), "{name}");
+        }
+        for name in ["png", "a.webp", "a.png.txt", ""] {
+            assert!(!has_image_extension(name.as_bytes()), "{name}");
+        }
+    }
+
+    #[test]
+    fn classes_are_numbered_by_the_bytes_of_their_names() {
+        let names = ["b/1", "a/2", "B/3", "a/4"].map(str::as_bytes);
+        let classes = classes(names.into_iter(), Path::new("x")).unwrap().unwrap();
+        assert_eq!(classes.names, ["B", "a", "b"]);
+        assert_eq!(classes.labels, [2, 1, 0, 1]);
+    }
+
+    #[test]
+    fn more_classes_than_labels_can_number_are_refused() {
+        let names: Vec<String> = (0..=65_536).map(|folder| format!("{folder}/a.png")).collect();
+        let read = |count| classes(names[..count].iter().map(String::as_bytes), Path::new("x"));
+        assert_eq!(read(65_536).unwrap().unwrap().names.len(), 65_536);
+        let error = read(65_537).err().unwrap();
+        assert_eq!(error.to_string(), "x has 65537 class folders, expected at most 65536");
+        assert!(error.hint().is_some());
+    }
+
+    #[test]
+    fn paths_and_images_are_counted_before_memory_runs_out() {
+        let name = vec![b'x'; 1 << 20];
+        let mut tally = Tally::default();
+        (0..MAX_NAME_BYTES >> 20).for_each(|_| tally.add(&name, Path::new("x")).unwrap());
+        let error = tally.add(b"y", Path::new("x")).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "x: found 1073741825 bytes of paths, expected at most 1073741824"
+        );
+        let mut tally = Tally {
+            images: MAX_IMAGES,
+            name_bytes: 0,
+        };
+        let error = tally.add(b"y", Path::new("x")).unwrap_err();
+        assert_eq!(error.to_string(), "x: found 16777217 images, expected at most 16777216");
+    }
+}

@@ -92,3 +92,43 @@ impl Source {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn tar(name: &str) -> Vec<u8> {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(0);
+        let mut builder = tar::Builder::new(Vec::new());
+        builder
+            .append_data(&mut header, name, &[][..])
+            .expect("memory can be written");
+        builder.into_inner().expect("memory can be written")
+    }
+
+    #[test]
+    fn files_that_change_between_counting_and_reading_are_refused() {
+        let idx = |images| [&[0, 0, 8, 3, 0, 0, 0, images, 0, 0, 0, 1, 0, 0, 0, 1][..], &[7; 2]].concat();
+        let cases = [
+            (ImageFormat::Idx, idx(2), idx(1)),
+            (ImageFormat::CifarBinary, vec![0; 2 * 3073], vec![0; 3073]),
+            (ImageFormat::Tar, tar("a.png"), tar("b.png")),
+            (ImageFormat::Tar, tar("a.png"), vec![0; 1024]),
+        ];
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        for (format, before, after) in cases {
+            fs::write(&path, before).unwrap();
+            let source = Source::open(format, &path).unwrap();
+            fs::write(&path, after).unwrap();
+            let error = source.read(&Picks::All, None).unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                format!("{} changed while it was read", path.display())
+            );
+        }
+    }
+}
