@@ -2,7 +2,7 @@
 //! leaves. What a test compares with the ledger's budget.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Write};
 use std::path::Path;
 
 use stillhouse_core::key::hex;
@@ -23,15 +23,9 @@ impl BillFile {
     /// # Errors
     /// When the file cannot be opened, read or cut.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let mut file = OpenOptions::new()
-            .create(true)
-            .read(true)
-            .write(true)
-            .truncate(false)
-            .open(path)?;
+        let file = OpenOptions::new().create(true).append(true).open(path)?;
         let length = file.metadata()?.len();
         file.set_len(length - length % LINE_BYTES)?;
-        file.seek(SeekFrom::End(0))?;
         file.sync_all()?;
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
             File::open(folder)?.sync_all()?;

@@ -51,7 +51,7 @@ impl RawTeacher {
     {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let questions = Arc::default();
+        let questions = Arc::new(Mutex::new(Vec::new()));
         let (on_infer, heard) = (Arc::new(on_infer), Arc::clone(&questions));
         let accepting = tokio::spawn(async move {
             loop {
