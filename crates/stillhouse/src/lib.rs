@@ -1,0 +1,3 @@
+//! The roles without libtorch, and what the command line is made of.
+
+pub mod report;

@@ -1,0 +1,114 @@
+//! The contact sheet: the hardest candidates as pictures, with what the teacher said.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use maud::{Markup, html};
+use stillhouse_core::plan::Arm;
+
+use super::Report;
+use crate::report::number::score;
+use crate::report::picture::Tile;
+use crate::report::summary::{ClassProbability, Hardest, RoundSummary, StudentSummary};
+
+/// The sheet of one student's round; nothing when there are no candidates to show. The control's
+/// is folded away: it is there to compare with.
+pub(super) fn sheet(report: &Report<'_>, arm: Arm, round: &RoundSummary) -> Markup {
+    let tiles = report.sheet(arm, round.round).map(|sheet| sheet.tiles.as_slice());
+    if round.hardest.is_empty() {
+        return html! {};
+    }
+    let student = &report.summary.student;
+    let grid = html! {
+        ul.sheet {
+            @for (at, hard) in round.hardest.iter().enumerate() {
+                li { (tile(student, hard, tiles.and_then(|tiles| tiles.get(at)))) }
+            }
+        }
+    };
+    match arm {
+        Arm::Active => html! {
+            div.sheet-head {
+                h3 { "The hardest of round " (round.round) }
+                p.note { "Each with the student\u{2019}s score and the teacher\u{2019}s answer. Point at one to see what it was mixed from." }
+            }
+            (grid)
+        },
+        Arm::Control => html! {
+            details.sheet-control {
+                summary { "What random selection drew instead" }
+                (grid)
+            }
+        },
+    }
+}
+
+fn tile(student: &StudentSummary, hard: &Hardest, pictures: Option<&Tile>) -> Markup {
+    html! {
+        figure.tile tabindex="0" aria-label=(describe(student, hard)) {
+            div.picture {
+                @if let Some(pictures) = pictures { (drawn(hard, pictures)) }
+            }
+            figcaption aria-hidden="true" {
+                p.mix {
+                    span { "\u{3bb}\u{2009}" (weight(hard.lambda)) }
+                    @if let Some(value) = hard.score { span { (score(value)) } }
+                }
+                @if hard.teacher_top.is_empty() {
+                    p.none { "no answer" }
+                } @else {
+                    ol.answer { @for class in &hard.teacher_top { (bar(student, *class)) } }
+                }
+            }
+        }
+    }
+}
+
+fn drawn(hard: &Hardest, pictures: &Tile) -> Markup {
+    html! {
+        img.mixed src=(data(&pictures.mixed)) alt="" decoding="async";
+        div.parents {
+            div { img src=(data(&pictures.a)) alt="" decoding="async"; span { "\u{d7}\u{2009}" (weight(hard.lambda)) } }
+            div { img src=(data(&pictures.b)) alt="" decoding="async"; span { "\u{d7}\u{2009}" (weight(1.0 - hard.lambda)) } }
+        }
+    }
+}
+
+fn weight(lambda: f32) -> String {
+    format!("{lambda:.2}")
+}
+
+fn data(png: &[u8]) -> String {
+    format!("data:image/png;base64,{}", STANDARD.encode(png))
+}
+
+/// One class of the teacher's answer: its name, a bar, whole percents.
+fn bar(student: &StudentSummary, class: ClassProbability) -> Markup {
+    let share = whole_percent(class.probability);
+    let name = student.class_name(class.class);
+    html! {
+        li style={ "--share:" (share) "%" } { span.class title=(name) { (name) } i {} span.share { (share) } }
+    }
+}
+
+fn whole_percent(probability: f32) -> u8 {
+    // A float cast saturates; NaN gives 0.
+    ((probability * 100.0).round() as u8).min(100)
+}
+
+fn describe(student: &StudentSummary, hard: &Hardest) -> String {
+    let answers = hard.teacher_top.iter().map(|class| {
+        let name = student.class_name(class.class);
+        format!("{name} {} %", whole_percent(class.probability))
+    });
+    let answers = answers.collect::<Vec<_>>().join(", ");
+    let answers = if answers.is_empty() { "no answer" } else { &answers };
+    let score = hard.score.map(|value| format!(", score {}", score(value)));
+    format!(
+        "{} of image {} and {} of image {}{}. Teacher: {answers}",
+        weight(hard.lambda),
+        hard.a,
+        weight(1.0 - hard.lambda),
+        hard.b,
+        score.unwrap_or_default()
+    )
+}
