@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use stillhouse_core::ImageSet;
 use stillhouse_core::job::Size;
-use tar::{Archive, Entry, EntryType, PaxExtensions};
+use tar::{Archive, Entry, EntryType};
 
 use crate::assemble::{Assembler, Picks};
 use crate::error::DataError;
@@ -186,11 +186,12 @@ fn gnu_name(entry: &mut Entry<'_, Stream>) -> io::Result<Vec<u8>> {
 /// The `path` of a PAX header. A `size` there is needed by files of 8 GiB and more only.
 fn pax_name(entry: &mut Entry<'_, Stream>) -> io::Result<Option<Vec<u8>>> {
     let header = read_header(entry)?;
+    let mut rest = header.as_slice();
     let mut name = None;
-    for extension in PaxExtensions::new(&header) {
-        let extension = extension?;
-        match extension.key_bytes() {
-            b"path" => name = Some(extension.value_bytes().to_vec()),
+    while !rest.is_empty() {
+        let (key, value, after) = pax_record(rest).ok_or_else(|| invalid("found a malformed PAX header"))?;
+        match key {
+            b"path" => name = Some(value.to_vec()),
             b"size" => {
                 return Err(invalid(
                     "found an entry with its size in a PAX header, expected below 8 GiB",
@@ -198,8 +199,20 @@ fn pax_name(entry: &mut Entry<'_, Stream>) -> io::Result<Option<Vec<u8>>> {
             }
             _ => {}
         }
+        rest = after;
     }
     Ok(name)
+}
+
+/// Key and value of the first record, `LENGTH KEY=VALUE\n`, and what follows it. The length counts the
+/// whole record, so that a value (an extended attribute, say) may hold any byte.
+fn pax_record(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    let digits = bytes.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let length: usize = std::str::from_utf8(&bytes[..digits]).ok()?.parse().ok()?;
+    let (record, after) = bytes.split_at_checked(length)?;
+    let record = record.get(digits..)?.strip_prefix(b" ")?.strip_suffix(b"\n")?;
+    let equals = record.iter().position(|&byte| byte == b'=')?;
+    Some((&record[..equals], &record[equals + 1..], after))
 }
 
 fn read_header(entry: &mut Entry<'_, Stream>) -> io::Result<Vec<u8>> {

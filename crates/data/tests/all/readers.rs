@@ -142,7 +142,12 @@ fn long_tar_names_are_read_from_gnu_and_pax_headers() {
     let long = format!("{}/1.png", "c".repeat(150));
     let gnu = write(&folder, "gnu.tar", &tar(&[(&long, &image), ("d/2.png", &image)]));
     let mut builder = tar::Builder::new(Vec::new());
-    builder.append_pax_extensions([("path", long.as_bytes())]).unwrap();
+    builder
+        .append_pax_extensions([
+            ("SCHILY.xattr.user.x", &b"any\n=\0bytes"[..]),
+            ("path", long.as_bytes()),
+        ])
+        .unwrap();
     for name in ["short.png", "d/2.png"] {
         let mut header = tar::Header::new_ustar();
         header.set_size(image.len() as u64);

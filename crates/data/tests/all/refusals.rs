@@ -361,6 +361,34 @@ fn tar_headers_that_claim_too_much_are_refused() {
 }
 
 #[test]
+fn tar_entries_with_unsound_pax_headers_are_refused() {
+    let with_header = |contents: &[u8]| {
+        let mut header = tar::Header::new_ustar();
+        header.set_entry_type(tar::EntryType::XHeader);
+        header.set_size(contents.len() as u64);
+        header.set_cksum();
+        let mut bytes = [header.as_bytes().as_slice(), contents].concat();
+        bytes.resize(1024, 0);
+        [bytes, tar(&[("a.png", &png(1, 1, 1))])].concat()
+    };
+    let cases: [(&[u8], &str); 5] = [
+        (
+            b"13 size=1234\n",
+            "found an entry with its size in a PAX header, expected below 8 GiB",
+        ),
+        (b"99 path=a\n", "found a malformed PAX header"),
+        (b"1 path=a\n", "found a malformed PAX header"),
+        (b"10 patha.p", "found a malformed PAX header"),
+        (b"path=a\n", "found a malformed PAX header"),
+    ];
+    for (contents, problem) in cases {
+        let message = "the tar file is damaged or incomplete";
+        let error = expect(ImageFormat::Tar, &with_header(contents), message, "again");
+        assert_eq!(std::error::Error::source(&error).unwrap().to_string(), problem);
+    }
+}
+
+#[test]
 fn files_folders_and_devices_are_not_confused() {
     let folder = tempfile::tempdir().unwrap();
     let file = write(&folder, "file", b"");
