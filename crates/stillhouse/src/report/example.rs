@@ -52,7 +52,7 @@ pub(crate) fn summary() -> Summary {
             class_names: Vec::new(),
         },
         pool: PoolSummary {
-            seeds: 1_297,
+            seeds: 2_000,
             pairs: 1_999_000,
             lambdas: 11,
             acquisition: Acquisition::LeastConfidence,

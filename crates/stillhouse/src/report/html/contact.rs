@@ -29,7 +29,7 @@ pub(super) fn sheet(report: &Report<'_>, arm: Arm, round: &RoundSummary) -> Mark
         Arm::Active => html! {
             div.sheet-head {
                 h3 { "The hardest of round " (round.round) }
-                p.note { "Each with the student\u{2019}s score and the teacher\u{2019}s answer. Point at one to see what it was mixed from." }
+                p.note { "Each with the student\u{2019}s score and the teacher\u{2019}s answer. Point at one, or tap it, to see what it was mixed from." }
             }
             (grid)
         },

@@ -11,7 +11,7 @@ const WIDE: Frame = Frame {
     width: 520.0,
     height: 320.0,
     left: 52.0,
-    right: 96.0,
+    right: 100.0,
     top: 14.0,
     bottom: 44.0,
     ticks: 6,

@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 use stillhouse_core::Acquisition;
 
-use crate::report::number::{compact, count, counted, money, percent, points, price};
+use crate::report::number::{count, counted, money, percent, points, price};
 use crate::report::summary::{State, Summary};
 use crate::report::verdict::{half_width, verdict};
 
@@ -40,29 +40,29 @@ fn when(summary: &Summary) -> Markup {
     }
 }
 
-/// One sentence about what was done and one about what it was worth.
+/// What was done, and what it was worth.
 fn lede(summary: &Summary) -> Markup {
     let Summary {
         student, teacher, pool, ..
     } = summary;
     html! {
-        strong { (student.architecture) } " (" (compact(student.parameters as f64)) " parameters) "
+        strong { (student.architecture) } " (" (counted(student.parameters, "parameter", "parameters")) ") "
         @if summary.state == State::Running { "is learning from " } @else { "learnt from " }
         (counted(summary.active.queries, "answer", "answers")) " of "
-        strong { (teacher.model) } ", "
-        (chosen_by(pool.acquisition)) " from " (counted(pool.pairs, "pair", "pairs"))
-        " of " (counted(u64::from(pool.seeds), "image", "images"))
-        ", each at " (counted(u64::from(pool.lambdas), "mixing weight", "mixing weights")) ". "
-        (worth(summary))
+        strong { (teacher.model) } ". The questions are mixes of two of "
+        (counted(u64::from(pool.seeds), "image", "images")) ", picked from "
+        (counted(pool.pairs, "pair", "pairs")) " at "
+        (counted(u64::from(pool.lambdas), "weight", "weights")) " each, "
+        (picked_by(pool.acquisition)) ". " (worth(summary))
     }
 }
 
-fn chosen_by(acquisition: Acquisition) -> &'static str {
+fn picked_by(acquisition: Acquisition) -> &'static str {
     match acquisition {
-        Acquisition::LeastConfidence => "chosen where it was least confident",
-        Acquisition::Margin => "chosen where its two best classes were closest",
-        Acquisition::Entropy => "chosen where its answer had the highest entropy",
-        Acquisition::Random => "drawn at random",
+        Acquisition::LeastConfidence => "where the student was least confident",
+        Acquisition::Margin => "where the student\u{2019}s two best classes were closest",
+        Acquisition::Entropy => "where the student\u{2019}s answer had the highest entropy",
+        Acquisition::Random => "at random",
     }
 }
 
@@ -156,10 +156,13 @@ fn agreement(summary: &Summary) -> Option<Figure> {
     let agreement = summary.active.agreement?;
     let images = summary.evaluation.as_ref().map(|e| e.agreement_images);
     Some(Figure {
-        name: "Agreement with the teacher",
+        name: "Agreement",
         value: bare_percent(agreement),
         unit: "%",
-        note: interval(agreement, images),
+        note: match interval(agreement, images) {
+            spread if spread.is_empty() => "with the teacher".to_owned(),
+            spread => format!("with the teacher, {spread}"),
+        },
         class: "",
     })
 }

@@ -30,7 +30,7 @@ fn head(control: bool) -> Markup {
     html! {
         thead { tr {
             th scope="col" { "Round" }
-            @for name in ["Queries", "Batch", "Cut", "Accuracy", "Best", "Agreement", "Loss"] { th scope="col" { (name) } }
+            @for name in ["Queries", "Batch", "Cut", "Accuracy", "Best (epoch)", "Agreement", "Loss"] { th scope="col" { (name) } }
             @if control { @for name in ["Random", "Difference"] { th scope="col" { (name) } } }
             @for name in ["Held", "Time", "Digest"] { th scope="col" { (name) } }
         } }
@@ -45,7 +45,9 @@ fn or_dash(value: Option<String>) -> String {
 
 fn row(summary: &Summary, round: &RoundSummary) -> Markup {
     let accuracy = round.accuracy.map(|a| percent(a.last));
-    let best = round.accuracy.map(|a| format!("{} @{}", percent(a.best), a.best_epoch));
+    let best = round
+        .accuracy
+        .map(|a| format!("{} ({})", percent(a.best), a.best_epoch));
     let digest = short(&round.digest);
     html! {
         tr {

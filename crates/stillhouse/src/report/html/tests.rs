@@ -192,6 +192,43 @@ fn long_logs_and_job_files_are_cut() {
     assert!(page.len() < 500_000, "{} bytes", page.len());
 }
 
+/// Colours of a style sheet: `--name: #rrggbb`.
+fn color(style: &str, name: &str) -> [f64; 3] {
+    let mark = format!("--{name}: #");
+    let at = style.find(&mark).expect("a colour of that name") + mark.len();
+    let channel = |n: usize| u8::from_str_radix(&style[at + 2 * n..at + 2 * n + 2], 16).expect("two digits");
+    [channel(0), channel(1), channel(2)].map(f64::from)
+}
+
+/// Relative luminance and contrast as WCAG 2.1 defines them.
+fn contrast(one: [f64; 3], other: [f64; 3]) -> f64 {
+    let luminance = |color: [f64; 3]| {
+        let linear = color.map(|c| c / 255.0).map(|c| match c <= 0.04045 {
+            true => c / 12.92,
+            false => ((c + 0.055) / 1.055).powf(2.4),
+        });
+        0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] + 0.05
+    };
+    let (one, other) = (luminance(one), luminance(other));
+    one.max(other) / one.min(other)
+}
+
+#[test]
+fn every_text_can_be_read_in_light_and_in_dark() {
+    for style in [STYLE, DARK] {
+        for text in ["ink", "soft", "active", "control", "good", "bad"] {
+            for ground in ["paper", "card"] {
+                let found = contrast(color(style, text), color(style, ground));
+                assert!(found >= 4.5, "{text} on {ground}: {found:.2}");
+            }
+        }
+        for part in ["real", "evaluation", "ambiguous", "scan", "query", "train", "rest"] {
+            let found = contrast(color(style, part), color(style, "paper"));
+            assert!(found >= 1.7, "{part}: {found:.2}");
+        }
+    }
+}
+
 /// Leaves the page where a person or a browser can open it.
 #[test]
 fn the_example_page_is_kept_as_test_output() {
