@@ -8,6 +8,7 @@
 //! | [`network`] | a student: architecture or TorchScript module, weights in one flat buffer |
 //! | [`train`] | data-parallel training, bit-identical for any number of ranks and threads |
 //! | [`scoring`] | acquisition scores of candidates |
+//! | [`frozen`] | a student compiled for inference |
 //! | [`export`] | TorchScript for use elsewhere |
 //! | [`error`] | what can go wrong |
 //!
@@ -16,6 +17,7 @@
 pub mod error;
 pub mod export;
 mod ffi;
+pub mod frozen;
 mod graph;
 pub mod network;
 pub mod scoring;
@@ -26,4 +28,5 @@ pub mod zoo;
 
 pub use error::StudentError;
 pub use ffi::{InferenceMode, flush_denormal, open_cuda, tune_allocator};
+pub use frozen::Frozen;
 pub use network::{Mode, Network, NetworkSpec, unit_pixels};

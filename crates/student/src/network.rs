@@ -409,17 +409,17 @@ fn flatten(tensors: &[(Slot, Tensor)], device: Device) -> Result<Tensor, TchErro
     Tensor::f_cat(&flat?, 0)
 }
 
-/// Views of `flat`, one a slot.
+/// Tensors over the memory of `flat`, one a slot. Autograd counts the changes of each on its own: a
+/// batch normalisation that updates its statistics does not invalidate what another has saved.
 fn views(flat: &Tensor, slots: &[Slot]) -> Result<Vec<Tensor>, TchError> {
     let mut start = 0;
     let view = |slot: &Slot| {
         let length = slot.numel() as i64;
-        let view = flat
-            .f_narrow(0, start, length)?
-            .f_view(slot.shape.as_slice())?
-            .f_detach();
+        let memory = flat.f_narrow(0, start, length)?.f_view(slot.shape.as_slice())?;
         start += length;
-        view
+        let mut tensor = Tensor::f_empty([0], (Kind::Float, flat.device()))?;
+        tensor.f_set_data(&memory)?;
+        Ok(tensor)
     };
     slots.iter().map(view).collect()
 }

@@ -9,6 +9,26 @@ use super::shard::{Material, Shard, Step};
 use crate::error::StudentError;
 use crate::ffi::flush_denormal;
 
+/// Keeps libtorch's own threads out of the way of ours: while it lives, the calling thread and
+/// threads that start use one each.
+pub(crate) struct SingleThreaded {
+    before: i32,
+}
+
+impl SingleThreaded {
+    pub(crate) fn enter() -> Self {
+        let before = tch::get_num_threads();
+        tch::set_num_threads(1);
+        Self { before }
+    }
+}
+
+impl Drop for SingleThreaded {
+    fn drop(&mut self) {
+        tch::set_num_threads(self.before);
+    }
+}
+
 /// A step as it travels to a thread.
 #[derive(Clone)]
 struct Task {

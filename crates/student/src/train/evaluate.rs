@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use stillhouse_core::ImageShape;
 use tch::{Device, Kind, Tensor};
 
+use super::crew::SingleThreaded;
 use crate::error::StudentError;
 use crate::ffi::{InferenceMode, flush_denormal};
 use crate::network::{Mode, Network, unit_pixels};
@@ -90,6 +91,7 @@ pub fn evaluate(
     if wanted.is_empty() {
         return Ok(Evaluation::default());
     }
+    let _calm = SingleThreaded::enter();
     let share = wanted.len().div_ceil(threads.max(1));
     let predicted = std::thread::scope(|scope| -> Result<Vec<u16>, StudentError> {
         let mut threads = Vec::new();

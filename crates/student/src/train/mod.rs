@@ -31,7 +31,7 @@ use crate::error::StudentError;
 use crate::ffi::flush_denormal;
 use crate::network::{Network, NetworkSpec};
 use batches::{Steps, shards_used};
-use crew::Crew;
+use crew::{Crew, SingleThreaded};
 use exchange::Exchange;
 use optimizer::OptimizerState;
 use shard::{BucketLayout, Material, Shard, Step};
@@ -179,25 +179,6 @@ fn initial_network(training: &Training<'_>) -> Result<Network, StudentError> {
         Init::Weights(bytes) => network.load_weights(bytes)?,
     }
     Ok(network)
-}
-
-/// Keeps libtorch's own threads out of the way of ours, for the calling thread.
-struct SingleThreaded {
-    before: i32,
-}
-
-impl SingleThreaded {
-    fn enter() -> Self {
-        let before = tch::get_num_threads();
-        tch::set_num_threads(1);
-        Self { before }
-    }
-}
-
-impl Drop for SingleThreaded {
-    fn drop(&mut self) {
-        tch::set_num_threads(self.before);
-    }
 }
 
 /// One training under way.

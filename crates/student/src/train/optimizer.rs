@@ -69,3 +69,86 @@ impl OptimizerState {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::Augmentation;
+    use stillhouse_core::job::Schedule;
+    use tch::Device;
+    use tch::nn::{self, OptimizerConfig};
+
+    fn config(optimizer: Optimizer) -> TrainConfig {
+        TrainConfig {
+            epochs: 1,
+            batch: 2,
+            learning_rate: 0.05,
+            momentum: 0.9,
+            weight_decay: 0.01,
+            schedule: Schedule::Cosine,
+            warmup_steps: 0,
+            optimizer,
+            augmentation: Augmentation::None,
+            shards: 1,
+            seed: 0,
+            round: 0,
+            evaluate_every: 0,
+        }
+    }
+
+    /// Runs ours beside PyTorch's on the same gradients.
+    fn compare(optimizer: Optimizer, theirs: impl FnOnce(&nn::VarStore) -> nn::Optimizer) {
+        let store = nn::VarStore::new(Device::Cpu);
+        let weights = store
+            .root()
+            .var("w", &[1_003], nn::Init::Randn { mean: 0.0, stdev: 1.0 });
+        let ours = weights.detach().copy();
+        let mut theirs = theirs(&store);
+        let mut state = OptimizerState::new(optimizer, &ours).expect("floats");
+        for step in 1..=6 {
+            let loss = (&weights * f64::from(step)).sin().sum(Kind::Float);
+            theirs.backward_step(&loss);
+            let gradients = weights.grad().copy();
+            state
+                .step(&config(optimizer), 0.05, &ours, &gradients)
+                .expect("same shapes");
+            let difference = (&ours - &weights).abs().max().double_value(&[]);
+            assert!(difference < 2e-6, "step {step}: {difference}");
+        }
+    }
+
+    #[test]
+    fn sgd_is_pytorchs() {
+        let settings = nn::Sgd {
+            momentum: 0.9,
+            dampening: 0.0,
+            wd: 0.01,
+            nesterov: false,
+        };
+        compare(Optimizer::Sgd, |store| settings.build(store, 0.05).expect("builds"));
+    }
+
+    #[test]
+    fn adam_is_pytorchs() {
+        let settings = nn::Adam {
+            wd: 0.01,
+            ..Default::default()
+        };
+        compare(Optimizer::Adam, |store| settings.build(store, 0.05).expect("builds"));
+    }
+
+    #[test]
+    fn a_reset_forgets_the_velocity() {
+        let ones = || Tensor::ones([3], (Kind::Float, Device::Cpu));
+        let (weights, gradients) = (ones(), ones());
+        let mut state = OptimizerState::new(Optimizer::Sgd, &weights).expect("floats");
+        let quiet = TrainConfig {
+            weight_decay: 0.0,
+            ..config(Optimizer::Sgd)
+        };
+        state.step(&quiet, 0.5, &weights, &gradients).expect("same shapes");
+        state.reset().expect("zeros");
+        state.step(&quiet, 0.5, &weights, &gradients).expect("same shapes");
+        assert_eq!(Vec::<f32>::try_from(&weights).expect("floats"), [0.0; 3]);
+    }
+}
