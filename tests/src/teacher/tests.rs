@@ -50,7 +50,7 @@ fn answers_are_varied_confident_and_always_the_same() {
 async fn every_fault_does_what_it_says_and_the_bill_tells() {
     let folder = tempfile::tempdir().unwrap();
     let teacher = TestTeacher::start(SHAPE, 10, Some(&folder.path().join("bill"))).unwrap();
-    let client = OpenInference::connect(&spec(teacher.url(), 0.5), SHAPE).await.unwrap();
+    let (client, _) = OpenInference::connect(&spec(teacher.url(), 0.5), SHAPE).await.unwrap();
     let images = noise(2);
     let infer = async || client.infer(&images, 2).await;
     let billing = async || infer().await.map_err(|failure| failure.billing());

@@ -58,10 +58,10 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
-    /// Whether trying again later may help without anybody changing the job.
+    /// Whether the same attempt would fail again: somebody has to mend the job or the teacher.
     #[must_use]
-    pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::NotReady { .. })
+    pub fn is_fatal(&self) -> bool {
+        matches!(self, Self::Refused { .. } | Self::Mismatch { .. })
     }
 }
 

@@ -49,11 +49,12 @@ pub struct OpenInference {
 }
 
 impl OpenInference {
-    /// Asks the free endpoints of the teacher whether it can label images of `shape`.
+    /// Asks the free endpoints of the teacher whether it can label images of `shape`, and says
+    /// what is known of it.
     ///
     /// # Errors
     /// One [`ConnectError`] that names what was expected and what was found. Nothing was spent.
-    pub async fn connect(spec: &TeacherSpec, shape: ImageShape) -> Result<Self, ConnectError> {
+    pub async fn connect(spec: &TeacherSpec, shape: ImageShape) -> Result<(Self, TeacherInfo), ConnectError> {
         Self::connect_with(spec, shape, None).await
     }
 
@@ -65,7 +66,7 @@ impl OpenInference {
         spec: &TeacherSpec,
         shape: ImageShape,
         token: Option<BearerToken>,
-    ) -> Result<Self, ConnectError> {
+    ) -> Result<(Self, TeacherInfo), ConnectError> {
         let address = Address::new(spec, token.as_ref())?;
         let deadline = Duration::from_secs_f64(spec.timeout_seconds);
         let client = http::client(&address, deadline).map_err(|error| ConnectError::Unreachable {
@@ -80,7 +81,7 @@ impl OpenInference {
         };
         let info = inquiry.run(spec, shape).await?;
         let encoder = Encoder::new(&info.input, shape).expect("the layout was chosen for this shape");
-        Ok(Self {
+        let client = Self {
             infer: address.model(&["infer"]),
             classes: info.classes.map(OnceLock::from).unwrap_or_default(),
             response: spec.response,
@@ -90,8 +91,9 @@ impl OpenInference {
             deadline,
             encoder,
             shape,
-            info,
-        })
+            info: info.clone(),
+        };
+        Ok((client, info))
     }
 
     /// Sends `body`; 200 and everything after it is left to the caller.

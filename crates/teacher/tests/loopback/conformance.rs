@@ -59,7 +59,7 @@ async fn images_go_out_and_labels_come_back_in_either_datatype() {
         let folder = tempfile::tempdir().unwrap();
         let bill = folder.path().join("bill");
         let (spec, _guard) = start(config(datatype), brightness(), Some(&bill)).await;
-        let client = OpenInference::connect(&spec, SHAPE).await.expect("connected");
+        let (client, _) = OpenInference::connect(&spec, SHAPE).await.expect("connected");
         let info = client.info();
         assert_eq!((info.classes, info.max_batch), (Some(2), Some(8)));
         assert_eq!((info.input.datatype, info.input.layout), (datatype, Layout::Nchw));
@@ -96,7 +96,7 @@ async fn logits_become_probabilities() {
         "the model's output: expected probabilities (spec.teacher.response), found logits"
     );
     spec.response = Response::Logits;
-    let client = OpenInference::connect(&spec, SHAPE).await.expect("connected");
+    let (client, _) = OpenInference::connect(&spec, SHAPE).await.expect("connected");
     let labels = client.infer(&[0; 6], 1).await.expect("labels");
     assert!((labels[0].as_ref().expect("sound").probabilities()[1] - 0.75).abs() < 1e-6);
 }
@@ -126,7 +126,7 @@ async fn a_teacher_that_does_not_fit_is_refused_before_anything_is_spent() {
         "the shape of the model's input: expected batches of 1x2x4 images, such as [-1, 1, 2, 4], \
          found [-1, 1, 2, 3]"
     );
-    assert!(!error.is_transient());
+    assert!(error.is_fatal());
     assert!(BillFile::read(&bill).unwrap().is_empty());
 }
 
@@ -141,8 +141,8 @@ async fn a_fingerprint_names_the_model_and_not_its_address() {
     let (newer, _guard) = start(other, brightness(), None).await;
     let (float, _guard) = start(config(Datatype::Fp32), brightness(), None).await;
     let fingerprint = async |spec: &TeacherSpec| {
-        let client = OpenInference::connect(spec, SHAPE).await.expect("connected");
-        client.info().fingerprint
+        let (_, info) = OpenInference::connect(spec, SHAPE).await.expect("connected");
+        info.fingerprint
     };
     let first = fingerprint(&here).await;
     assert_eq!(first, fingerprint(&there).await);
@@ -170,7 +170,7 @@ async fn a_failing_model_is_a_server_error_that_is_not_billed() {
         _ => Ok([1.0, 0.0].repeat(n)),
     });
     let (spec, _guard) = start(config(Datatype::Uint8), predict, Some(&bill)).await;
-    let client = OpenInference::connect(&spec, SHAPE).await.expect("connected");
+    let (client, _) = OpenInference::connect(&spec, SHAPE).await.expect("connected");
     for (pixel, cause) in [
         (0, "out of memory"),
         (1, "panicked"),
@@ -252,7 +252,7 @@ async fn a_full_server_refuses_at_no_cost() {
         ..config(Datatype::Uint8)
     };
     let (spec, _guard) = start(server, slow, None).await;
-    let client = Arc::new(OpenInference::connect(&spec, SHAPE).await.expect("connected"));
+    let client = Arc::new(OpenInference::connect(&spec, SHAPE).await.expect("connected").0);
     let ask = || {
         let client = client.clone();
         tokio::spawn(async move { client.infer(&[0; 6], 1).await })
