@@ -7,10 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use tracing_subscriber::fmt::MakeWriter;
 
-use super::number::{compact, seconds};
+use super::number::{compact, count, seconds};
 use super::terminal::Stage;
 
-const TEMPLATE: &str = "{prefix:>9} {bar:28.cyan/dim} {percent:>3} %  {human_pos} of {human_len} {msg}  {rate}  {left}";
+/// At most 80 columns, the narrowest terminal that is still common.
+const TEMPLATE: &str = "{prefix:>9} {bar:20.cyan/dim} {percent:>3} %  {counts}  {rate}  {left}";
 
 /// One bar each for scoring, querying and training, drawn below everything else that is written.
 /// Cheap to clone; every clone is the same bars.
@@ -116,7 +117,10 @@ impl Default for ProgressBars {
 }
 
 fn bar(stage: Stage) -> ProgressBar {
-    let (name, unit) = stage.words();
+    let (name, _) = stage.words();
+    let counts = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+        write!(out, "{} of {}", brief(state.pos()), brief(state.len().unwrap_or(0))).ok();
+    };
     let rate = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
         write!(out, "{}/s", compact(state.per_sec())).ok();
     };
@@ -125,12 +129,22 @@ fn bar(stage: Stage) -> ProgressBar {
     };
     let style = ProgressStyle::with_template(TEMPLATE)
         .expect("the template is fixed and valid")
+        .with_key("counts", counts)
         .with_key("rate", rate)
         .with_key("left", left)
         .progress_chars("\u{2501}\u{2578}\u{2500}");
     // Hidden until it is added: an unattached bar would draw itself.
     let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::hidden());
-    bar.with_style(style).with_prefix(name).with_message(unit)
+    bar.with_style(style).with_prefix(name)
+}
+
+/// A count in at most six characters.
+fn brief(value: u64) -> String {
+    if value < 100_000 {
+        count(value)
+    } else {
+        compact(value as f64)
+    }
 }
 
 /// Writes whole lines above the bars; what follows the last line end waits for more.
@@ -185,11 +199,15 @@ mod tests {
     #[test]
     fn a_bar_shows_how_far_a_stage_is_and_goes_when_it_is_done() {
         let (bars, term) = bars();
-        bars.scoring(250, 1_000);
+        bars.scoring(5_500, 21_989_000);
         let shown = term.contents();
         assert!(shown.contains("scoring"), "{shown}");
-        assert!(shown.contains("25 %  250 of 1,000 candidates"), "{shown}");
-        bars.scoring(1_000, 1_000);
+        assert!(shown.contains("  0 %  5,500 of 22.0 M  "), "{shown}");
+        assert!(
+            shown.trim_end().ends_with(" left") && shown.chars().count() <= 80,
+            "{shown}"
+        );
+        bars.scoring(21_989_000, 21_989_000);
         assert_eq!(term.contents(), "");
         bars.scoring(1_000, 1_000);
         bars.training(0, 0);
