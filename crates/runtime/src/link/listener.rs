@@ -1,0 +1,94 @@
+//! Accepts links, many handshakes at a time.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use tokio::{
+    net::{TcpListener, TcpStream, ToSocketAddrs},
+    task::JoinSet,
+    time::sleep,
+};
+
+use super::{Connection, HANDSHAKE_DEADLINE, LinkError, handshake, prepare};
+use crate::secret::Secret;
+
+/// Handshakes under way at once: strangers that stay silent cost this much memory and no more,
+/// and hold the others up for at most one handshake deadline.
+const MAX_UNPROVED: usize = 256;
+/// Pause when the system has no socket to spare.
+const OUT_OF_SOCKETS: Duration = Duration::from_millis(100);
+
+/// Awaits links from those who know the job's secret.
+#[derive(Debug)]
+pub struct Listener {
+    listener: TcpListener,
+    secret: Secret,
+    max_frame_bytes: usize,
+    unproved: JoinSet<Result<Connection, LinkError>>,
+}
+
+impl Listener {
+    /// Listens at `address`; port 0 lets the system choose.
+    ///
+    /// # Errors
+    /// [`LinkError::Open`].
+    pub async fn bind(
+        address: impl ToSocketAddrs,
+        secret: Secret,
+        max_frame_bytes: usize,
+    ) -> Result<Listener, LinkError> {
+        let listener = TcpListener::bind(address)
+            .await
+            .map_err(|source| LinkError::Open { source })?;
+        Ok(Listener {
+            listener,
+            secret,
+            max_frame_bytes,
+            unproved: JoinSet::new(),
+        })
+    }
+
+    /// Returns the address with the port that was chosen.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Returns the next link whose other end has proved itself; others cost one log line each.
+    ///
+    /// Cancel safe: a call that is dropped loses nothing.
+    pub async fn accept(&mut self) -> Connection {
+        loop {
+            let room = self.unproved.len() < MAX_UNPROVED;
+            tokio::select! {
+                Some(proved) = self.unproved.join_next() => match proved {
+                    Ok(Ok(connection)) => return connection,
+                    Ok(Err(error)) => log_refused(&error),
+                    Err(error) => tracing::error!(%error, "a handshake ended unexpectedly"),
+                },
+                accepted = self.listener.accept(), if room => match accepted {
+                    Ok((stream, peer)) => self.examine(stream, peer),
+                    Err(error) => {
+                        tracing::warn!(%error, "failed to accept a link");
+                        sleep(OUT_OF_SOCKETS).await;
+                    }
+                },
+            }
+        }
+    }
+
+    fn examine(&mut self, mut stream: TcpStream, peer: SocketAddr) {
+        let (secret, max_frame_bytes) = (self.secret.clone(), self.max_frame_bytes);
+        self.unproved.spawn(async move {
+            prepare(&mut stream).map_err(|source| LinkError::Lost { peer, source })?;
+            handshake::admit(&mut stream, peer, &secret, HANDSHAKE_DEADLINE).await?;
+            Ok(Connection::new(stream, peer, max_frame_bytes))
+        });
+    }
+}
+
+fn log_refused(error: &LinkError) {
+    let source = std::error::Error::source(error).map(ToString::to_string);
+    tracing::warn!(reason = %error, source, "dropped a link");
+}

@@ -1,0 +1,167 @@
+//! Authenticated TCP links that carry bounded frames.
+//!
+//! A link begins with a handshake in which both ends prove that they know the job's [`Secret`]
+//! (see the table below); nothing else is read before. Then each direction is a sequence of
+//! frames, whose content is the callers' affair:
+//!
+//! | offset | bytes | content |
+//! |---|---|---|
+//! | 0 | 4 | length of the payload, `u32` little endian, at most the link's `max_frame_bytes` |
+//! | 4 | length | payload |
+//!
+//! The handshake's messages are frames too, of these lengths and no other (so at most 128):
+//!
+//! | message | from | payload bytes | content |
+//! |---|---|---|---|
+//! | hello | connector | 40 | `SHLINK01`, nonce `[32]` |
+//! | challenge | acceptor | 64 | nonce `[32]`, proof `[32]` as `A` |
+//! | response | connector | 32 | proof `[32]` as `C` |
+//! | welcome | acceptor | 1 | `1` |
+//!
+//! A proof is BLAKE3, keyed with a key derived from the secret for this use alone, over the role's
+//! letter, the connector's nonce and the acceptor's nonce. The letter defeats reflection, the
+//! fresh nonces replay. Frames are neither encrypted nor signed: a job whose network is not
+//! trusted runs inside a tunnel or a mesh that does so.
+
+mod frame;
+mod handshake;
+mod listener;
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use rustix::net::sockopt;
+use tokio::net::{TcpStream, ToSocketAddrs};
+
+pub use self::{
+    frame::{FrameReceiver, FrameSender},
+    listener::Listener,
+};
+use crate::secret::Secret;
+
+/// How long the handshake may take.
+pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
+/// How long a peer may leave sent data unacknowledged, or an idle link unanswered, before the
+/// system ends the link.
+pub const SILENCE: Duration = Duration::from_secs(30);
+
+/// Why a link could not be made or has ended.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// Nobody answers there, or the system refuses.
+    #[error("failed to open a link")]
+    Open {
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The other end does not know the job's secret, or does not speak this protocol.
+    #[error("{peer} was refused: {reason}")]
+    Refused {
+        /// The other end.
+        peer: SocketAddr,
+        /// What it did wrong.
+        reason: &'static str,
+    },
+    /// The handshake took longer than [`HANDSHAKE_DEADLINE`].
+    #[error("expected {peer} to finish the handshake within {deadline:?}, found it unfinished")]
+    HandshakeDeadline {
+        /// The other end.
+        peer: SocketAddr,
+        /// What it had.
+        deadline: Duration,
+    },
+    /// A frame is longer than agreed, one to send or one announced by the other end.
+    #[error("expected a frame of at most {max_frame_bytes} bytes to or from {peer}, found a longer one")]
+    FrameTooLong {
+        /// The other end.
+        peer: SocketAddr,
+        /// The bound of this link.
+        max_frame_bytes: usize,
+    },
+    /// The link broke, possibly in the middle of a frame.
+    #[error("lost the link to {peer}")]
+    Lost {
+        /// The other end.
+        peer: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The link has ended, and nothing more can be sent.
+    #[error("the link to {peer} is closed")]
+    Closed {
+        /// The other end.
+        peer: SocketAddr,
+    },
+}
+
+/// A link whose two ends know each other.
+#[derive(Debug)]
+pub struct Connection {
+    peer: SocketAddr,
+    sender: FrameSender,
+    receiver: FrameReceiver,
+}
+
+impl Connection {
+    fn new(stream: TcpStream, peer: SocketAddr, max_frame_bytes: usize) -> Connection {
+        let (reader, writer) = stream.into_split();
+        Connection {
+            peer,
+            sender: FrameSender::new(writer, peer, max_frame_bytes),
+            receiver: FrameReceiver::new(reader, peer, max_frame_bytes),
+        }
+    }
+
+    /// Returns the address of the other end.
+    #[must_use]
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// Parts the two directions, for two tasks.
+    #[must_use]
+    pub fn split(self) -> (FrameSender, FrameReceiver) {
+        (self.sender, self.receiver)
+    }
+}
+
+/// Opens a link to `address`, whose listener must know `secret`.
+///
+/// Tries once; whoever wants to try again decides when.
+///
+/// # Errors
+/// Any of [`LinkError`] but `Closed`.
+pub async fn connect(
+    address: impl ToSocketAddrs,
+    secret: &Secret,
+    max_frame_bytes: usize,
+) -> Result<Connection, LinkError> {
+    let opened = async {
+        let mut stream = TcpStream::connect(address).await?;
+        let peer = stream.peer_addr()?;
+        prepare(&mut stream)?;
+        Ok((stream, peer))
+    };
+    let (mut stream, peer) = match tokio::time::timeout(HANDSHAKE_DEADLINE, opened).await {
+        Ok(opened) => opened,
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+    }
+    .map_err(|source| LinkError::Open { source })?;
+    handshake::greet(&mut stream, peer, secret, HANDSHAKE_DEADLINE).await?;
+    Ok(Connection::new(stream, peer, max_frame_bytes))
+}
+
+/// Sends small frames at once, and notices a peer that has vanished.
+fn prepare(stream: &mut TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let third = SILENCE / 3;
+    sockopt::set_socket_keepalive(&*stream, true)?;
+    sockopt::set_tcp_keepidle(&*stream, third)?;
+    sockopt::set_tcp_keepintvl(&*stream, third)?;
+    sockopt::set_tcp_keepcnt(&*stream, 2)?;
+    #[cfg(target_os = "linux")]
+    sockopt::set_tcp_user_timeout(&*stream, SILENCE.as_millis() as u32)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,269 @@
+use bytes::Bytes;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
+
+use super::*;
+
+const MAX: usize = 1 << 20;
+
+fn secret(byte: u8) -> Secret {
+    Secret::from_hex(&format!("{byte:02x}").repeat(32)).unwrap()
+}
+
+async fn listener() -> (Listener, SocketAddr) {
+    let listener = Listener::bind("127.0.0.1:0", secret(1), MAX).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}
+
+async fn pair() -> (Connection, Connection) {
+    let (mut listener, address) = listener().await;
+    let secret = secret(1);
+    let (accepted, connected) = tokio::join!(listener.accept(), connect(address, &secret, MAX));
+    (connected.unwrap(), accepted)
+}
+
+/// A raw connection and the stream that the acceptor's handshake is to run on.
+async fn raw_pair() -> (TcpStream, TcpStream, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let raw = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (stream, peer) = listener.accept().await.unwrap();
+    (raw, stream, peer)
+}
+
+fn framed(payload: &[u8]) -> Vec<u8> {
+    [&(payload.len() as u32).to_le_bytes(), payload].concat()
+}
+
+fn hello() -> Vec<u8> {
+    framed(&[&handshake::MAGIC[..], &[9; 32]].concat())
+}
+
+#[tokio::test]
+async fn many_frames_of_every_size_arrive_in_order() {
+    let (near, far) = pair().await;
+    let (sender, _keep) = near.split();
+    let (echo, mut received) = far.split();
+    let sizes: Vec<usize> = (0..2000)
+        .map(|i| (i * i * 31) % 5000)
+        .chain([0, MAX, 1, MAX - 1, 0])
+        .collect();
+    let payload = |i: usize, size: usize| vec![(i % 251) as u8; size];
+    let sent = sizes.clone();
+    let sending = tokio::spawn(async move {
+        for (i, &size) in sent.iter().enumerate() {
+            sender.send(payload(i, size)).await.unwrap();
+        }
+        sender.flush().await.unwrap();
+    });
+    for (i, &size) in sizes.iter().enumerate() {
+        let frame = received.recv().await.unwrap().unwrap();
+        assert!(frame == payload(i, size), "frame {i} of {size} bytes differs");
+    }
+    sending.await.unwrap();
+    assert_eq!(
+        received.recv().await.unwrap(),
+        None,
+        "the last sender's end closes the direction"
+    );
+    drop(echo);
+}
+
+#[tokio::test]
+async fn both_directions_work_at_once() {
+    let (near, far) = pair().await;
+    let (sender, mut receiver) = near.split();
+    let (echo, mut heard) = far.split();
+    tokio::spawn(async move {
+        while let Some(frame) = heard.recv().await.unwrap() {
+            echo.send(frame).await.unwrap();
+        }
+    });
+    for i in 0..100_u32 {
+        sender.send(i.to_le_bytes().to_vec()).await.unwrap();
+        assert_eq!(
+            receiver.recv().await.unwrap().unwrap(),
+            Bytes::from(i.to_le_bytes().to_vec())
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_secret_is_refused_by_both_ends_and_a_right_one_still_gets_in() {
+    let (mut listener, address) = listener().await;
+    let accepting = tokio::spawn(async move { listener.accept().await });
+    let wrong = connect(address, &secret(2), MAX).await;
+    assert!(matches!(wrong, Err(LinkError::Refused { .. })), "{wrong:?}");
+    let right = connect(address, &secret(1), MAX).await;
+    assert!(right.is_ok(), "{right:?}");
+    accepting.await.unwrap();
+}
+
+#[tokio::test]
+async fn an_acceptor_refuses_a_proof_made_with_another_secret() {
+    let (raw, mut stream, peer) = raw_pair().await;
+    tokio::spawn(async move {
+        let mut raw = raw;
+        raw.write_all(&hello()).await.unwrap();
+        raw.read_exact(&mut [0; 68]).await.unwrap();
+        raw.write_all(&framed(&[7; 32])).await.unwrap();
+        raw.read_u8().await.unwrap_err();
+    });
+    let outcome = handshake::admit(&mut stream, peer, &secret(1), HANDSHAKE_DEADLINE).await;
+    assert!(matches!(outcome, Err(LinkError::Refused { .. })), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn a_proof_that_is_reflected_is_refused() {
+    let (raw, mut stream, peer) = raw_pair().await;
+    let reflecting = async move {
+        let mut raw = raw;
+        raw.write_all(&hello()).await.unwrap();
+        let mut challenge = [0; 68];
+        raw.read_exact(&mut challenge).await.unwrap();
+        raw.write_all(&framed(&challenge[36..])).await.unwrap();
+    };
+    let secret = secret(1);
+    let (outcome, ()) = tokio::join!(
+        handshake::admit(&mut stream, peer, &secret, HANDSHAKE_DEADLINE),
+        reflecting
+    );
+    assert!(matches!(outcome, Err(LinkError::Refused { .. })), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn a_handshake_that_is_replayed_is_refused() {
+    let (mut tap, mut stream, peer) = raw_pair().await;
+    let secret = secret(1);
+    let (mut recorded, mut acceptor, _) = raw_pair().await;
+    let record = async {
+        // Everything that an honest connector sends, while it talks to an honest acceptor.
+        let mut tape = vec![0; 44 + 36];
+        recorded.read_exact(&mut tape[..44]).await.unwrap();
+        tap.write_all(&tape[..44]).await.unwrap();
+        let mut challenge = [0; 68];
+        tap.read_exact(&mut challenge).await.unwrap();
+        recorded.write_all(&challenge).await.unwrap();
+        recorded.read_exact(&mut tape[44..]).await.unwrap();
+        tap.write_all(&tape[44..]).await.unwrap();
+        let mut welcome = [0; 5];
+        tap.read_exact(&mut welcome).await.unwrap();
+        recorded.write_all(&welcome).await.unwrap();
+        tape
+    };
+    let (admitted, greeted, tape) = tokio::join!(
+        handshake::admit(&mut stream, peer, &secret, HANDSHAKE_DEADLINE),
+        handshake::greet(&mut acceptor, peer, &secret, HANDSHAKE_DEADLINE),
+        record,
+    );
+    admitted.unwrap();
+    greeted.unwrap();
+    let (mut replay, mut stream, peer) = raw_pair().await;
+    replay.write_all(&tape).await.unwrap();
+    let outcome = handshake::admit(&mut stream, peer, &secret, HANDSHAKE_DEADLINE).await;
+    assert!(matches!(outcome, Err(LinkError::Refused { .. })), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn garbage_and_long_messages_before_the_welcome_are_refused_unread() {
+    for bytes in [
+        vec![0xff; 4096],
+        framed(&[0; 129]),
+        framed(&[0; 40]),
+        b"GET / HTTP/1.1\r\n\r\n".to_vec(),
+    ] {
+        let (mut raw, mut stream, peer) = raw_pair().await;
+        raw.write_all(&bytes).await.unwrap();
+        let outcome = handshake::admit(&mut stream, peer, &secret(1), HANDSHAKE_DEADLINE).await;
+        assert!(matches!(outcome, Err(LinkError::Refused { .. })), "{outcome:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_handshake_that_trickles_ends_at_its_deadline() {
+    let (mut raw, mut stream, peer) = raw_pair().await;
+    let trickle = tokio::spawn(async move {
+        for byte in hello().into_iter().take(43) {
+            raw.write_all(&[byte]).await.unwrap();
+        }
+        raw.read_u8().await.unwrap_err();
+    });
+    let deadline = Duration::from_millis(50);
+    let outcome = handshake::admit(&mut stream, peer, &secret(1), deadline).await;
+    assert!(
+        matches!(outcome, Err(LinkError::HandshakeDeadline { .. })),
+        "{outcome:?}"
+    );
+    drop(stream);
+    trickle.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_silent_stranger_holds_nobody_up() {
+    let (mut listener, address) = listener().await;
+    let mut silent = Vec::new();
+    for _ in 0..20 {
+        silent.push(TcpStream::connect(address).await.unwrap());
+    }
+    let secret = secret(1);
+    let (_, connected) = tokio::join!(listener.accept(), connect(address, &secret, MAX));
+    connected.unwrap();
+}
+
+#[tokio::test]
+async fn a_frame_over_the_bound_is_an_error_at_either_end() {
+    let (mut listener, address) = listener().await;
+    let secret = secret(1);
+    let (accepted, connected) = tokio::join!(listener.accept(), connect(address, &secret, 2 * MAX));
+    let (sender, _keep) = connected.unwrap().split();
+    let refused = sender.send(vec![0; 2 * MAX + 1]).await;
+    assert!(matches!(refused, Err(LinkError::FrameTooLong { .. })), "{refused:?}");
+    sender.send(vec![0; MAX + 1]).await.unwrap();
+    let (_keep, mut receiver) = accepted.split();
+    let refused = receiver.recv().await;
+    assert!(
+        matches!(
+            refused,
+            Err(LinkError::FrameTooLong {
+                max_frame_bytes: MAX,
+                ..
+            })
+        ),
+        "{refused:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_link_cut_inside_a_frame_is_lost_and_not_ended() {
+    let (mut listener, address) = listener().await;
+    let secret = secret(1);
+    let cut = async {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        handshake::greet(&mut stream, address, &secret, HANDSHAKE_DEADLINE)
+            .await
+            .unwrap();
+        stream.write_all(&framed(b"whole")).await.unwrap();
+        stream.write_all(&framed(b"half")[..6]).await.unwrap();
+    };
+    let (accepted, ()) = tokio::join!(listener.accept(), cut);
+    let (_keep, mut receiver) = accepted.split();
+    assert_eq!(receiver.recv().await.unwrap().unwrap(), "whole");
+    let lost = receiver.recv().await;
+    assert!(matches!(lost, Err(LinkError::Lost { .. })), "{lost:?}");
+}
+
+#[tokio::test]
+async fn sending_to_a_peer_that_left_becomes_an_error() {
+    let (near, far) = pair().await;
+    drop(far);
+    let (sender, _keep) = near.split();
+    let error = loop {
+        if let Err(error) = sender.send(vec![0; 1000]).await {
+            break error;
+        }
+    };
+    assert!(matches!(error, LinkError::Closed { .. }), "{error:?}");
+    sender.closed_by_peer().await;
+}
