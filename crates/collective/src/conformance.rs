@@ -212,7 +212,7 @@ pub fn barrier_waits_for_all(build: &Build<'_>, n: usize) {
 /// # Panics
 /// When a rank gets anything else.
 pub fn abort_ends_the_world_at_every_point(build: &Build<'_>, n: usize) {
-    for point in 0..SEQUENCE.len() {
+    for (point, &(operation, _)) in SEQUENCE.iter().enumerate() {
         let victim = point % n;
         let (members, aborts): (Vec<_>, Vec<_>) = split(build(n));
         let Some(abort) = &aborts[victim] else { return };
@@ -229,9 +229,9 @@ pub fn abort_ends_the_world_at_every_point(build: &Build<'_>, n: usize) {
             match error {
                 Some(CollectiveError::Aborted {
                     rank: reporter,
-                    operation,
+                    operation: reported,
                 }) if rank == victim => {
-                    assert_eq!((reporter, operation), (rank, SEQUENCE[point].0));
+                    assert_eq!((reporter, reported), (rank, operation));
                 }
                 Some(CollectiveError::PeerLost { .. }) if rank != victim => {}
                 other => panic!("rank {rank} of {n}, where {victim} aborted, ended with {other:?}"),
