@@ -19,21 +19,23 @@ fn local(_world_size: usize) -> Vec<Member> {
 
 fn ring(world_size: usize) -> Vec<Member> {
     let listeners: Vec<_> = (0..world_size)
-        .map(|_| RingListener::bind("127.0.0.1:0").unwrap())
+        .map(|_| RingListener::bind("127.0.0.1:0").expect("loopback has a free port"))
         .collect();
     let peers: Vec<SocketAddr> = listeners
         .iter()
-        .map(|listener| listener.local_addr().unwrap())
+        .map(|listener| listener.local_addr().expect("a bound socket has an address"))
         .collect();
     thread::scope(|scope| {
         let join = |rank: usize| {
             let (listener, peers) = (&listeners[rank], &peers);
-            scope.spawn(move || Ring::connect(listener, rank, peers, GroupId(1), &[7; 32], DEADLINE).unwrap())
+            scope.spawn(move || {
+                Ring::connect(listener, rank, peers, GroupId(1), &[7; 32], DEADLINE).expect("all members join")
+            })
         };
         let members: Vec<_> = (0..world_size).map(join).collect();
         members
             .into_iter()
-            .map(|member| member.join().unwrap())
+            .map(|member| member.join().expect("joining does not panic"))
             .map(member)
             .collect()
     })

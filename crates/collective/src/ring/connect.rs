@@ -32,6 +32,8 @@ const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 const ATTEMPT: Duration = Duration::from_secs(1);
 /// Pause before the next rank is tried again: it may not have come to this group yet.
 const RETRY: Duration = Duration::from_millis(10);
+/// What that pause grows to: each refused attempt is a log line over there.
+const MAX_RETRY: Duration = Duration::from_millis(200);
 /// How often waiting for a connection looks at the abort handle.
 const LOOK: Duration = Duration::from_millis(10);
 /// How long a stranger may take to prove that it is the previous rank.
@@ -106,16 +108,24 @@ fn connect_next(
 ) -> Result<Arc<TcpStream>, CollectiveError> {
     let peer = membership.next();
     let terms = terms(membership, membership.rank, peer);
+    let mut pause = RETRY;
+    let mut wrong = None;
     loop {
         let refusal = match attempt(membership.peers[peer], &terms, membership.secret, abort, until) {
             Ok(stream) => return Ok(stream),
             Err(refusal) => refusal,
         };
-        if abort.is_aborted() || until.saturating_duration_since(Instant::now()) <= RETRY {
-            return Err(give_up(membership, peer, refusal));
+        if let Refusal::Wrong(reason) = refusal {
+            wrong = Some(reason);
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if abort.is_aborted() || left <= RETRY {
+            // What a neighbour answered says more than that time ran out in the attempt after it.
+            return Err(give_up(membership, peer, wrong.map_or(refusal, Refusal::Wrong)));
         }
         tracing::debug!(rank = membership.rank, peer, error = %refusal, "next rank is not ready yet");
-        thread::sleep(RETRY);
+        thread::sleep(pause.min(left));
+        pause = (2 * pause).min(MAX_RETRY);
     }
 }
 

@@ -9,8 +9,8 @@ use super::*;
 const SECRET: [u8; 32] = [3; 32];
 /// Reaching it means a hang.
 const LONG: Duration = Duration::from_secs(60);
-/// Awaited in full by the tests of deadlines.
-const SHORT: Duration = Duration::from_millis(300);
+/// Awaited in full by the tests of deadlines; a handshake fits in it on a busy machine.
+const SHORT: Duration = Duration::from_secs(1);
 
 fn listeners(n: usize) -> (Vec<RingListener>, Vec<SocketAddr>) {
     let listeners: Vec<_> = (0..n).map(|_| RingListener::bind("127.0.0.1:0").unwrap()).collect();
@@ -80,13 +80,7 @@ fn a_member_without_the_secret_is_never_let_in() {
         [right.join().unwrap(), wrong.join().unwrap()]
     });
     for outcome in joined {
-        assert!(
-            matches!(
-                outcome,
-                Err(CollectiveError::Handshake { .. } | CollectiveError::PeerLost { .. })
-            ),
-            "{outcome:?}"
-        );
+        assert!(matches!(outcome, Err(CollectiveError::Handshake { .. })), "{outcome:?}");
     }
 }
 
