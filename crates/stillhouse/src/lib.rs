@@ -1,3 +1,25 @@
-//! The roles without libtorch, and what the command line is made of.
+//! The command line of Stillhouse and the roles that do not need libtorch.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`cli`] | the command line |
+//! | [`commands`] | what each command does |
+//! | [`inputs`] | a job with its images, read and checked |
+//! | [`estimate`] | what a job will ask, compute and cost |
+//! | [`coordinate`] | the coordinator's role |
+//! | [`gateway`] | the gateway's role: from queue to teacher to ledger |
+//! | [`job_dir`] | the directory of a job |
+//! | [`labels_file`] | every label in one file |
+//! | [`report`] | what a job bought, for people and programs |
+//! | [`failure`] | a failure as the user sees it |
 
+pub mod cli;
+pub mod commands;
+pub mod coordinate;
+pub mod estimate;
+pub mod failure;
+pub mod gateway;
+pub mod inputs;
+pub mod job_dir;
+pub mod labels_file;
 pub mod report;

@@ -1,1 +1,46 @@
-fn main() {}
+//! `stillhouse`: see the library of the same name.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use stillhouse::cli::{Cli, Command};
+use stillhouse::commands::{init, run, show, validate};
+use stillhouse::failure::{Failure, Kind};
+use stillhouse::report::ProgressBars;
+use stillhouse_runtime::logging::{self, Format};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let quiet = matches!(&cli.command, Command::Run(args) if args.quiet);
+    let bars = if quiet {
+        ProgressBars::hidden()
+    } else {
+        ProgressBars::new()
+    };
+    let logged = logging::init(Format::Human, bars.clone());
+    let outcome = logged
+        .map_err(|error| Failure::new(Kind::Usage, error))
+        .and_then(|()| perform(&cli.command, &bars));
+    match outcome {
+        Ok(text) => {
+            println!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            bars.clear();
+            eprintln!("{failure}");
+            ExitCode::from(u8::try_from(failure.kind().exit_code()).unwrap_or(1))
+        }
+    }
+}
+
+fn perform(command: &Command, bars: &ProgressBars) -> Result<String, Failure> {
+    match command {
+        Command::Init(args) => init::init(&args.path),
+        Command::Validate(args) => validate::validate(&args.job),
+        Command::Run(args) if args.dry_run => validate::dry_run(&args.job),
+        Command::Run(args) => run::run(args, bars),
+        Command::Status(args) => show::status(&args.dir),
+        Command::Report(args) => show::report(&args.dir),
+    }
+}

@@ -1,1 +1,63 @@
-fn main() {}
+//! `stillhouse-worker`: the roles that link libtorch.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`cli`] | the command line |
+//! | [`role`] | the worker's role: a link to the coordinator and a thread that computes |
+//! | [`control`] | how a newer command makes an older one stop |
+//! | [`computer`] | obeys commands: scores, exports |
+//! | [`training`] | one rank's part in a training |
+//! | [`teacher`] | a teacher of one's own |
+//! | [`bench`] | measurements that `stillhouse-bench` compares with their peers |
+
+mod bench;
+mod cli;
+mod computer;
+mod control;
+mod role;
+mod teacher;
+mod training;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use cli::{BenchCommand, Cli, Command, TeacherCommand};
+use stillhouse_runtime::{exit_code, logging};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Err(error) = logging::init_stderr(false) {
+        eprintln!("error: {error}");
+        return code(exit_code::USAGE);
+    }
+    stillhouse_student::tune_allocator();
+    let result = match cli.command {
+        Command::Worker(args) => role::run(&args),
+        Command::Teacher {
+            command: TeacherCommand::Train(args),
+        } => teacher::train(&args),
+        Command::Teacher {
+            command: TeacherCommand::Serve(args),
+        } => teacher::serve(&args),
+        Command::Bench {
+            command: BenchCommand::Score(args),
+        } => bench::score(&args),
+        Command::Bench {
+            command: BenchCommand::Train(args),
+        } => bench::train(&args),
+        Command::Bench {
+            command: BenchCommand::FirstScore,
+        } => bench::first_score(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            code(exit_code::WORKER)
+        }
+    }
+}
+
+fn code(code: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(code).unwrap_or(1))
+}

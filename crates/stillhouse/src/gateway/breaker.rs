@@ -79,7 +79,13 @@ impl Breaker {
     }
 
     /// A request sent at `sent` was refused or never left. `jitter` is uniform in 0..1.
-    pub(super) fn refused(&mut self, sent: Instant, now: Instant, retry_after: Option<Duration>, jitter: f64) -> Verdict {
+    pub(super) fn refused(
+        &mut self,
+        sent: Instant,
+        now: Instant,
+        retry_after: Option<Duration>,
+        jitter: f64,
+    ) -> Verdict {
         let fresh = Refusals {
             began: sent,
             deadline: sent + self.patience,

@@ -1,9 +1,9 @@
 //! When the next images may be sent: the job's rate, and what the teacher makes of it.
 //!
 //! A virtual clock of images (the leaky bucket as a meter, ITU-T I.371: GCRA) shared by all
-//! connections. A teacher that refuses without naming a time halves the rate, and the rate then
-//! grows back by a constant amount a second (additive increase, multiplicative decrease). A
-//! teacher that names a time is obeyed to the letter.
+//! connections. A teacher that refuses without naming a time halves the rate that it last stood,
+//! and the rate then grows back by a constant amount a second (additive increase, multiplicative
+//! decrease). A teacher that names a time is obeyed to the letter.
 
 use std::time::Duration;
 
@@ -13,8 +13,9 @@ use tokio::time::Instant;
 /// pauses, not the rate, hold back a teacher that refuses everything.
 const LOWEST_RATE: f64 = 1.0;
 
-/// Part of the reduced rate that a second gives back.
-const RECOVERY: f64 = 0.05;
+/// Part of the best throughput so far that a second gives back to a reduced rate: a single
+/// refusal is forgotten in 5 s, a row of them in 10 s.
+const RECOVERY: f64 = 0.1;
 
 /// Time over which throughput is measured.
 const WINDOW: Duration = Duration::from_secs(1);
@@ -35,13 +36,13 @@ pub(super) struct Pace {
     throughput: Throughput,
 }
 
-/// Images answered a second.
+/// Images answered a second; 0 until a window is full.
 #[derive(Clone, Debug)]
 struct Throughput {
     since: Instant,
     images: u32,
-    /// Of the last whole window.
     last: f64,
+    best: f64,
 }
 
 impl Pace {
@@ -51,6 +52,7 @@ impl Pace {
             since: now,
             images: 0,
             last: 0.0,
+            best: 0.0,
         };
         Self {
             limit,
@@ -99,34 +101,30 @@ impl Pace {
         self.rate = self.rate.map(|rate| (rate + self.growth * seconds).min(ceiling));
     }
 
-    /// The teacher refused because of the rate, and did not say until when.
+    /// The teacher refused because of the rate, and did not say until when. Without a rate, from the
+    /// job or measured, there is nothing to halve, and the pause has to do.
     pub(super) fn halve(&mut self, now: Instant) {
+        let measured = Some(self.throughput.last).filter(|rate| *rate > 0.0);
+        let Some(current) = self.rate.into_iter().chain(measured).reduce(f64::min) else {
+            return;
+        };
         let lowest = self.limit.map_or(LOWEST_RATE, |limit| limit.min(LOWEST_RATE));
-        let current = self.rate.unwrap_or_else(|| self.throughput.rate(now));
-        let rate = (current / 2.0).max(lowest);
-        self.growth = rate * RECOVERY;
+        self.rate = Some((current / 2.0).max(lowest));
+        self.growth = self.throughput.best.max(current) * RECOVERY;
         self.grown = now;
-        self.rate = Some(rate);
     }
 }
 
 impl Throughput {
     fn add(&mut self, n: usize, now: Instant) {
         self.images = self.images.saturating_add(u32::try_from(n).unwrap_or(u32::MAX));
-        if now.saturating_duration_since(self.since) >= WINDOW {
-            self.last = self.rate_so_far(now);
+        let elapsed = now.saturating_duration_since(self.since);
+        if elapsed >= WINDOW {
+            self.last = f64::from(self.images) / elapsed.as_secs_f64();
+            self.best = self.best.max(self.last);
             self.since = now;
             self.images = 0;
         }
-    }
-
-    fn rate_so_far(&self, now: Instant) -> f64 {
-        let seconds = now.saturating_duration_since(self.since).as_secs_f64();
-        f64::from(self.images) / seconds.max(1e-3)
-    }
-
-    fn rate(&self, now: Instant) -> f64 {
-        if self.last > 0.0 { self.last } else { self.rate_so_far(now) }
     }
 }
 
@@ -189,7 +187,7 @@ mod tests {
         let mut pace = Pace::new(Some(100.0), start);
         pace.halve(start);
         let slow = sent(&mut pace, 1, start, seconds(1.0));
-        assert!((48..=54).contains(&slow), "{slow}");
+        assert!((48..=60).contains(&slow), "{slow}");
         let mut now = start + seconds(1.0);
         for _ in 0..60 {
             sent(&mut pace, 1, now, seconds(1.0));
@@ -211,7 +209,15 @@ mod tests {
         }
         pace.halve(now);
         let images = sent(&mut pace, 1, now, seconds(1.0));
-        assert!((95..=110).contains(&images), "{images}");
+        assert!((95..=115).contains(&images), "{images}");
+    }
+
+    #[test]
+    fn a_refusal_before_anything_is_known_only_pauses() {
+        let start = Instant::now();
+        let mut pace = Pace::new(None, start);
+        pace.halve(start);
+        assert_eq!(pace.rate, None);
     }
 
     #[test]

@@ -1,0 +1,88 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Distils a student from a black-box teacher, and never spends one query more than the budget.
+#[derive(Debug, Parser)]
+#[command(name = "stillhouse", version, about, max_term_width = 100)]
+#[command(
+    after_help = "Exit codes: 0 done, 1 internal, 2 usage or job file, 3 images, 4 teacher, 5 budget, \
+6 job directory, 7 storage, 8 workers, 130 interrupted (run again to go on)."
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Write a commented job file to start from.
+    Init(InitArgs),
+    /// Check a job file and its images; asks the teacher nothing.
+    Validate(JobArgs),
+    /// Run a job on this machine, or go on with an interrupted one.
+    Run(RunArgs),
+    /// Show how far the job in a directory is.
+    Status(DirArgs),
+    /// Write report.html of the job in a directory again.
+    Report(DirArgs),
+}
+
+/// Arguments of `init`.
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    /// File to write; refused when it exists.
+    #[arg(default_value = "job.yaml")]
+    pub path: PathBuf,
+}
+
+/// A job file.
+#[derive(Debug, Args)]
+pub struct JobArgs {
+    /// The job file.
+    pub job: PathBuf,
+}
+
+/// A job directory.
+#[derive(Debug, Args)]
+pub struct DirArgs {
+    /// The job directory.
+    pub dir: PathBuf,
+}
+
+/// Arguments of `run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The job file.
+    pub job: PathBuf,
+    /// Where ledger, students and results go [default: jobs/NAME].
+    #[arg(long)]
+    pub dir: Option<PathBuf>,
+    /// Worker processes [default: as many as cores, within the job's workers.min and max].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub workers: Option<u32>,
+    /// Show what it would ask, compute and cost, then stop.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// The worker program [default: stillhouse-worker beside this program, or on the path].
+    #[arg(long, env = "STILLHOUSE_WORKER")]
+    pub worker_program: Option<PathBuf>,
+    /// No progress bars.
+    #[arg(long)]
+    pub quiet: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+}

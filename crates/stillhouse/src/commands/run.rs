@@ -1,0 +1,96 @@
+//! `stillhouse run`: a whole job on this machine.
+
+use std::path::{Path, PathBuf};
+
+use stillhouse_core::plan::Arm;
+use stillhouse_runtime::signals;
+
+use crate::cli::RunArgs;
+use crate::coordinate::{Options, results, run as run_job};
+use crate::failure::{Failure, Kind};
+use crate::inputs::Inputs;
+use crate::job_dir::JobDir;
+use crate::report::summary::{State, Summary};
+use crate::report::{ProgressBars, terminal};
+
+/// Runs a job, or goes on with it; returns the closing table.
+///
+/// # Errors
+/// Whatever stops it.
+pub fn run(args: &RunArgs, bars: &ProgressBars) -> Result<String, Failure> {
+    let inputs = Inputs::load(&args.job)?;
+    let dir = args
+        .dir
+        .clone()
+        .unwrap_or_else(|| Path::new("jobs").join(&inputs.job.name));
+    if let Some(summary) = finished(&inputs, &dir) {
+        return Ok(closing(&summary, &dir));
+    }
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+    let wanted = inputs.job.spec.workers;
+    let workers = args.workers.unwrap_or_else(|| cores.clamp(wanted.min, wanted.max));
+    let options = Options {
+        workers,
+        threads: (cores / workers).max(1),
+        worker_program: worker_program(args)?,
+        bars: bars.clone(),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::new(Kind::Internal, error).context("cannot start"))?;
+    let summary = runtime.block_on(async {
+        let shutdown = signals::install().map_err(|error| Failure::new(Kind::Internal, error).context("cannot listen for signals"))?;
+        tokio::select! {
+            outcome = run_job(inputs, &dir, options, shutdown.drain) => outcome,
+            () = shutdown.abort.cancelled() => Err(Failure::message(Kind::Interrupted, "aborted; queries under way are in doubt and stay held")
+                .hint("run the same command again to go on")),
+        }
+    })?;
+    Ok(closing(&summary, &dir))
+}
+
+/// The summary of a job that was done already, with the same budget.
+fn finished(inputs: &Inputs, dir: &Path) -> Option<Summary> {
+    let summary = results::read_summary(dir).ok()?;
+    let same = summary.job.digest == stillhouse_core::key::hex(&inputs.digest())
+        && summary.budget.queries == inputs.plan.budget;
+    let whole = ["student.pt", "labels.safetensors", "report.html"]
+        .iter()
+        .all(|name| dir.join(name).exists());
+    (summary.state == State::Finished && same && whole).then_some(summary)
+}
+
+fn closing(summary: &Summary, dir: &Path) -> String {
+    let mut files = vec![
+        "report.html",
+        "summary.json",
+        "student.safetensors",
+        "student.pt",
+        "labels.safetensors",
+    ];
+    let control = format!("{}.pt", JobDir::final_stem(Arm::Control));
+    if summary.control.is_some() {
+        files.push(&control);
+    }
+    terminal::closing(summary, dir, &files, terminal::Color::for_stdout())
+}
+
+fn worker_program(args: &RunArgs) -> Result<PathBuf, Failure> {
+    const NAME: &str = "stillhouse-worker";
+    if let Some(program) = &args.worker_program {
+        return Ok(program.clone());
+    }
+    let beside = std::env::current_exe()
+        .ok()
+        .and_then(|program| Some(program.parent()?.join(NAME)));
+    let on_path = std::env::var_os("PATH")
+        .into_iter()
+        .flat_map(|path| std::env::split_paths(&path).collect::<Vec<_>>());
+    let candidates = beside.into_iter().chain(on_path.map(|folder| folder.join(NAME)));
+    candidates.into_iter().find(|program| program.is_file()).ok_or_else(|| {
+        Failure::message(
+            Kind::Workers,
+            format!("expected {NAME} beside this program or on the path, found it nowhere"),
+        )
+        .hint("make build makes both; or name it with --worker-program")
+    })
+}

@@ -1,0 +1,254 @@
+//! The coordinator's ends of the links to workers: accept, welcome, forward, notice silence.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use stillhouse_protocol::message::{EvaluationData, PROTOCOL_VERSION, Welcome};
+use stillhouse_protocol::{FromWorker, ToWorker, WorkerId, codec};
+use stillhouse_runtime::Secret;
+use stillhouse_runtime::link::{Connection, FrameReceiver, LinkError, Listener};
+use tokio::sync::mpsc;
+
+use crate::inputs::Inputs;
+
+/// A worker beats every few seconds; one silent for so long is stopped, cut off or overloaded
+/// beyond use.
+const SILENCE: Duration = Duration::from_secs(30);
+/// A connection says hello at once or is no worker.
+const HELLO: Duration = Duration::from_secs(10);
+/// Commands queued for one worker. It gets one at a time, with at most one load before it and one
+/// that replaces it; more means that it does not read.
+const COMMANDS: usize = 8;
+/// Messages from all workers that wait for the coordinator. Progress is droppable in spirit, but a
+/// full channel just slows the reader down, which slows the worker's progress reports.
+const MESSAGES: usize = 1_024;
+
+/// Something that came over a link.
+#[derive(Debug)]
+pub enum LinkEvent {
+    /// A worker was welcomed.
+    Joined {
+        /// Its name from now on.
+        worker: WorkerId,
+        /// Where its ring listens.
+        ring: SocketAddr,
+        /// Process id on its host.
+        process: u32,
+        /// Threads it computes with.
+        threads: u32,
+    },
+    /// A message.
+    Message {
+        /// From whom.
+        worker: WorkerId,
+        /// What.
+        message: FromWorker,
+    },
+    /// A link closed or fell silent.
+    Lost {
+        /// Whose.
+        worker: WorkerId,
+        /// Why.
+        cause: String,
+    },
+}
+
+/// All workers' links.
+pub struct Links {
+    senders: HashMap<WorkerId, mpsc::Sender<Vec<u8>>>,
+    events: mpsc::Receiver<(LinkEvent, Option<mpsc::Sender<Vec<u8>>>)>,
+}
+
+impl Links {
+    /// Starts accepting workers on `listener`.
+    #[must_use]
+    pub fn listen(listener: Listener, welcome: Welcomer) -> Self {
+        let (sender, events) = mpsc::channel(MESSAGES);
+        tokio::spawn(accept(listener, Arc::new(welcome), sender));
+        Self {
+            senders: HashMap::new(),
+            events,
+        }
+    }
+
+    /// The next thing that happens.
+    pub async fn next(&mut self) -> LinkEvent {
+        let (event, sender) = self
+            .events
+            .recv()
+            .await
+            .expect("the accepting task lives as long as this");
+        match (&event, sender) {
+            (LinkEvent::Joined { worker, .. }, Some(sender)) => {
+                self.senders.insert(*worker, sender);
+            }
+            (LinkEvent::Lost { worker, .. }, _) => {
+                self.senders.remove(worker);
+            }
+            _ => {}
+        }
+        event
+    }
+
+    /// Sends a message; a worker that does not take it will be reported lost.
+    pub fn send(&mut self, worker: WorkerId, message: &ToWorker) {
+        let bytes = match codec::encode(message) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                tracing::error!(?worker, %error, "a message is too long to send");
+                self.senders.remove(&worker);
+                return;
+            }
+        };
+        if self
+            .senders
+            .get(&worker)
+            .is_some_and(|sender| sender.try_send(bytes).is_err())
+        {
+            // Dropping the sender ends the link, and its reader reports the loss.
+            self.senders.remove(&worker);
+        }
+    }
+
+    /// Asks every worker to leave.
+    pub fn dismiss(&mut self) {
+        let workers: Vec<WorkerId> = self.senders.keys().copied().collect();
+        workers
+            .into_iter()
+            .for_each(|worker| self.send(worker, &ToWorker::Leave));
+    }
+}
+
+/// Says to each worker what the job is.
+pub struct Welcomer {
+    job: String,
+    classes: u32,
+    inputs: Arc<Inputs>,
+}
+
+impl Welcomer {
+    /// For a job whose teacher knows `classes` classes.
+    #[must_use]
+    pub fn new(inputs: Arc<Inputs>, classes: u32) -> Self {
+        let job = serde_json::to_string(&inputs.job).expect("a job has only text keys");
+        Self { job, classes, inputs }
+    }
+
+    fn message(&self, worker: WorkerId) -> ToWorker {
+        let evaluation = self.inputs.evaluation.as_deref().map(|images| EvaluationData {
+            images: images.clone(),
+            labels: self.inputs.evaluation_labels.clone(),
+        });
+        ToWorker::Welcome(Box::new(Welcome {
+            worker,
+            job: self.job.clone(),
+            classes: self.classes,
+            module: self.inputs.module.to_vec(),
+            seeds: (*self.inputs.seeds).clone(),
+            evaluation,
+        }))
+    }
+}
+
+type Events = mpsc::Sender<(LinkEvent, Option<mpsc::Sender<Vec<u8>>>)>;
+
+async fn accept(mut listener: Listener, welcome: Arc<Welcomer>, events: Events) {
+    for id in 0.. {
+        let connection = listener.accept().await;
+        tokio::spawn(serve(WorkerId(id), connection, welcome.clone(), events.clone()));
+    }
+}
+
+/// One link, from hello to loss.
+async fn serve(worker: WorkerId, connection: Connection, welcome: Arc<Welcomer>, events: Events) {
+    let (sender, mut receiver) = connection.split();
+    let (ring, process, threads) = match hello(&mut receiver).await {
+        Ok(hello) => hello,
+        Err(cause) => return tracing::warn!(cause, "a connection was refused"),
+    };
+    let (commands, mut queued) = mpsc::channel::<Vec<u8>>(COMMANDS);
+    let greeting = codec::encode(&welcome.message(worker));
+    let writer = tokio::spawn(async move {
+        let Ok(greeting) = greeting else { return };
+        if sender.send(greeting).await.is_err() {
+            return;
+        }
+        while let Some(bytes) = queued.recv().await {
+            if sender.send(bytes).await.is_err() {
+                return;
+            }
+        }
+    });
+    let joined = LinkEvent::Joined {
+        worker,
+        ring,
+        process,
+        threads,
+    };
+    if events.send((joined, Some(commands))).await.is_err() {
+        return;
+    }
+    let cause = tokio::select! {
+        cause = read(worker, &mut receiver, &events) => cause,
+        _ = writer => "it takes no more commands".to_owned(),
+    };
+    // The coordinator may be gone already.
+    let _ = events.send((LinkEvent::Lost { worker, cause }, None)).await;
+}
+
+async fn hello(receiver: &mut FrameReceiver) -> Result<(SocketAddr, u32, u32), String> {
+    let frame = tokio::time::timeout(HELLO, receiver.recv()).await;
+    let frame = frame
+        .map_err(|_| "no hello in time")?
+        .map_err(|error| error.to_string())?;
+    let frame = frame.ok_or("the link closed before a hello")?;
+    match codec::decode::<FromWorker>(&frame).map_err(|error| error.to_string())? {
+        FromWorker::Hello {
+            version: PROTOCOL_VERSION,
+            process,
+            ring,
+            threads,
+        } => Ok((ring, process, threads)),
+        FromWorker::Hello { version, .. } => {
+            Err(format!("expected protocol version {PROTOCOL_VERSION}, found {version}"))
+        }
+        FromWorker::Heartbeat | FromWorker::Progress { .. } | FromWorker::Report { .. } => {
+            Err("expected a hello".into())
+        }
+    }
+}
+
+/// Forwards messages until the link ends; says why it did.
+async fn read(worker: WorkerId, receiver: &mut FrameReceiver, events: &Events) -> String {
+    loop {
+        let frame = match tokio::time::timeout(SILENCE, receiver.recv()).await {
+            Err(_) => return format!("it was silent for {} s", SILENCE.as_secs()),
+            Ok(Err(error)) => return error.to_string(),
+            Ok(Ok(None)) => return "it closed the link".into(),
+            Ok(Ok(Some(frame))) => frame,
+        };
+        match codec::decode::<FromWorker>(&frame) {
+            Ok(FromWorker::Heartbeat) => {}
+            Ok(message) => {
+                if events
+                    .send((LinkEvent::Message { worker, message }, None))
+                    .await
+                    .is_err()
+                {
+                    return "the coordinator is gone".into();
+                }
+            }
+            Err(error) => return error.to_string(),
+        }
+    }
+}
+
+/// Makes the listener for workers on loopback, on a free port.
+///
+/// # Errors
+/// When there is none.
+pub async fn loopback(secret: Secret) -> Result<Listener, LinkError> {
+    Listener::bind(SocketAddr::from(([127, 0, 0, 1], 0)), secret, codec::MAX_MESSAGE_BYTES).await
+}

@@ -1,0 +1,460 @@
+//! The loop around the coordinator's state machine: event, handle, persist, perform.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use serde_json::json;
+use stillhouse_core::key::Fingerprint;
+use stillhouse_core::{Sample, SoftLabel};
+use stillhouse_ledger::Ledger;
+use stillhouse_protocol::coordinator::CommandBody;
+use stillhouse_protocol::message::{Command, Fence, TrainCommand};
+use stillhouse_protocol::{
+    Action, AskOutcome, Coordinator, Durable, Effects, Event, FromWorker, JobFailure, Report, Student, ToWorker,
+    Transition, WorkerId,
+};
+use tokio::sync::mpsc;
+
+use super::asking::{AskError, Asker};
+use super::links::{LinkEvent, Links};
+use super::meter::Meter;
+use super::record::{Record, hardest_samples};
+use crate::failure::{Failure, Kind};
+use crate::inputs::Inputs;
+use crate::job_dir::{EventLog, JobDir};
+use crate::report::ProgressBars;
+use crate::report::summary::{State, Summary};
+use crate::report::terminal;
+
+/// What the asking task says.
+#[derive(Debug)]
+pub enum AskEvent {
+    /// So many queries of the batch are through.
+    Progress {
+        /// Through.
+        done: u64,
+        /// Of so many.
+        total: u64,
+    },
+    /// The batch is through.
+    Done {
+        /// Whose.
+        student: Student,
+        /// How it went.
+        outcome: Result<AskOutcome, AskError>,
+    },
+}
+
+/// Asking is told of progress at most a few times a second; a small buffer is enough.
+const ASK_EVENTS: usize = 64;
+
+/// Everything a running job holds.
+pub struct Shell {
+    inputs: Arc<Inputs>,
+    dir: JobDir,
+    events: EventLog,
+    ledger: Ledger,
+    asker: Arc<Asker>,
+    coordinator: Coordinator,
+    links: Links,
+    bars: ProgressBars,
+    meter: Meter,
+    asked: (mpsc::Sender<AskEvent>, mpsc::Receiver<AskEvent>),
+    begun: Instant,
+    started_ms: u64,
+    fingerprint: Fingerprint,
+    classes: u32,
+    finished: bool,
+}
+
+/// What a shell is made of.
+pub struct Parts {
+    /// The job.
+    pub inputs: Arc<Inputs>,
+    /// Its directory.
+    pub dir: JobDir,
+    /// Its event log.
+    pub events: EventLog,
+    /// Its ledger.
+    pub ledger: Ledger,
+    /// Who asks.
+    pub asker: Arc<Asker>,
+    /// Who decides.
+    pub coordinator: Coordinator,
+    /// Who computes.
+    pub links: Links,
+    /// Who shows.
+    pub bars: ProgressBars,
+    /// First start of the job.
+    pub started_ms: u64,
+    /// Who is asked.
+    pub fingerprint: Fingerprint,
+    /// Number of classes.
+    pub classes: u32,
+}
+
+/// Milliseconds since 1970.
+#[must_use]
+pub fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Shell {
+    /// A shell that has not begun.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        Self {
+            meter: Meter::new(parts.inputs.plan.pairs),
+            inputs: parts.inputs,
+            dir: parts.dir,
+            events: parts.events,
+            ledger: parts.ledger,
+            asker: parts.asker,
+            coordinator: parts.coordinator,
+            links: parts.links,
+            bars: parts.bars,
+            asked: mpsc::channel(ASK_EVENTS),
+            begun: Instant::now(),
+            started_ms: parts.started_ms,
+            fingerprint: parts.fingerprint,
+            classes: parts.classes,
+            finished: false,
+        }
+    }
+
+    /// Begins: decides on the first step.
+    ///
+    /// # Errors
+    /// When something cannot be written, or the job cannot go on.
+    pub async fn start(&mut self) -> Result<(), Failure> {
+        self.handle(Event::Started).await
+    }
+
+    /// Waits for the next event and handles it. `true` once the job is done.
+    ///
+    /// # Errors
+    /// When something cannot be written, or the job cannot go on.
+    pub async fn step(&mut self) -> Result<bool, Failure> {
+        tokio::select! {
+            event = self.links.next() => self.linked(event).await?,
+            event = self.asked.1.recv() => {
+                if let Some(event) = event {
+                    self.answered(event).await?;
+                }
+            }
+        }
+        Ok(self.finished)
+    }
+
+    /// Lets the workers go.
+    pub fn dismiss(&mut self) {
+        self.links.dismiss();
+        self.bars.clear();
+    }
+
+    /// Writes something down for people.
+    pub fn note(&mut self, event: &str, fields: serde_json::Value) {
+        self.events.write(unix_ms(), event, fields);
+    }
+
+    /// The progress bars.
+    #[must_use]
+    pub fn bars(&self) -> &ProgressBars {
+        &self.bars
+    }
+
+    async fn linked(&mut self, event: LinkEvent) -> Result<(), Failure> {
+        match event {
+            LinkEvent::Joined {
+                worker,
+                ring,
+                process,
+                threads,
+            } => {
+                tracing::debug!(worker = worker.0, process, threads, "worker joined");
+                self.note(
+                    "worker-joined",
+                    json!({ "worker": worker.0, "process": process, "threads": threads }),
+                );
+                self.handle(Event::Joined { worker, ring }).await
+            }
+            LinkEvent::Lost { worker, cause } => {
+                tracing::warn!(worker = worker.0, cause, "worker lost");
+                self.note("worker-lost", json!({ "worker": worker.0, "cause": cause }));
+                self.meter.lose(worker);
+                self.handle(Event::Lost { worker }).await
+            }
+            LinkEvent::Message { worker, message } => self.heard(worker, message).await,
+        }
+    }
+
+    async fn heard(&mut self, worker: WorkerId, message: FromWorker) -> Result<(), Failure> {
+        match message {
+            FromWorker::Progress { fence, done, total, .. } => {
+                self.meter.progress(fence, done, total).show(&self.bars);
+                Ok(())
+            }
+            FromWorker::Report { fence, report } => {
+                if let Report::Failed { retry, cause } = &report {
+                    tracing::warn!(worker = worker.0, retry, cause, "a worker's command failed");
+                    self.note(
+                        "command-failed",
+                        json!({ "worker": worker.0, "retry": retry, "cause": cause }),
+                    );
+                }
+                self.meter.done(fence).show(&self.bars);
+                self.handle(Event::Reported { worker, fence, report }).await
+            }
+            FromWorker::Hello { .. } | FromWorker::Heartbeat => Ok(()),
+        }
+    }
+
+    async fn answered(&mut self, event: AskEvent) -> Result<(), Failure> {
+        match event {
+            AskEvent::Progress { done, total } => {
+                self.bars.querying(done, total);
+                Ok(())
+            }
+            AskEvent::Done { student, outcome } => {
+                let outcome = outcome.map_err(|error| Failure::new(Kind::Storage, error))?;
+                self.handle(Event::Asked { student, outcome }).await
+            }
+        }
+    }
+
+    async fn handle(&mut self, event: Event) -> Result<(), Failure> {
+        let Effects { durable, actions } = self.coordinator.handle(self.begun.elapsed(), event);
+        let trained: Vec<Student> = durable.iter().filter_map(trained).collect();
+        let changed = !durable.is_empty();
+        for item in durable {
+            self.persist(item).await?;
+        }
+        if changed {
+            let summary = self.publish(State::Running).await?;
+            trained.into_iter().for_each(|student| self.tell(&summary, student));
+        }
+        let mut training = None;
+        for action in actions {
+            self.perform(action, &mut training).await?;
+        }
+        Ok(())
+    }
+
+    async fn persist(&mut self, item: Durable) -> Result<(), Failure> {
+        match item {
+            Durable::Weights { student, weights } => self.dir.write(&self.dir.student(student), &weights),
+            Durable::Module { student, module } => {
+                let stem = JobDir::final_stem(student.arm);
+                self.dir
+                    .write(&format!("{stem}.safetensors"), &self.dir.weights(student)?)?;
+                self.dir.write(&format!("{stem}.pt"), &module)
+            }
+            Durable::Transition(transition) => {
+                let line = serde_json::to_vec(&transition).expect("transitions have only text keys");
+                let appended = self.ledger.append(line).await;
+                appended.map_err(|error| Failure::new(Kind::Storage, error).context("cannot record progress"))?;
+                self.announce(&transition);
+                Ok(())
+            }
+        }
+    }
+
+    fn announce(&mut self, transition: &Transition) {
+        self.meter.reset();
+        match transition {
+            Transition::Selected { student, selection } => {
+                let digest = stillhouse_core::selection::batch_digest(&selection.batch);
+                let cut = selection.scan.as_ref().map(|scan| scan.cut);
+                self.note("selected", json!({ "student": student.to_string(), "size": selection.batch.len(), "digest": digest, "cut": cut }));
+            }
+            Transition::Asked { student, outcome } => {
+                self.note(
+                    "asked",
+                    json!({ "student": student.to_string(), "labelled": outcome.labelled, "held": outcome.held }),
+                );
+            }
+            Transition::Trained { student, outcome } => {
+                let last = outcome.measurements.last();
+                let accuracy = last.and_then(stillhouse_protocol::Measurement::accuracy);
+                let agreement = last.and_then(stillhouse_protocol::Measurement::agreement);
+                self.note("trained", json!({ "student": student.to_string(), "loss": outcome.loss, "accuracy": accuracy, "agreement": agreement, "weights": outcome.weights }));
+            }
+            Transition::Stopped { reason } => self.note("stopped", json!({ "reason": reason.to_string() })),
+        }
+    }
+
+    /// Prints the line of a round that ended.
+    fn tell(&self, summary: &Summary, student: Student) {
+        let arm = summary.arms().find(|(arm, _)| *arm == student.arm);
+        let round = arm.and_then(|(_, arm)| arm.rounds.iter().find(|round| round.round == student.round));
+        if let Some(round) = round {
+            self.bars
+                .line(&terminal::round_line(student.arm, round, terminal::Color::for_stdout()));
+        }
+    }
+
+    async fn perform(&mut self, action: Action, training: &mut Option<TrainCommand>) -> Result<(), Failure> {
+        match action {
+            Action::Ask { student, samples } => self.ask(student, samples),
+            Action::Load { worker, fence, student } => {
+                let weights = self.dir.weights(student)?;
+                self.send(worker, fence, Command::Load { student, weights });
+            }
+            Action::Command { worker, fence, command } => {
+                let CommandBody(command) = *command;
+                if let Command::Scan { start, end, .. } = command {
+                    self.meter.scan(worker, fence, end - start);
+                }
+                self.send(worker, fence, command);
+            }
+            Action::Train {
+                worker,
+                fence,
+                student,
+                attempt,
+                rank,
+                peers,
+                initial,
+            } => {
+                if training.is_none() {
+                    *training = Some(self.transfer_set(student, initial).await?);
+                }
+                let base = training.clone().expect("made above");
+                let command = TrainCommand {
+                    attempt,
+                    rank,
+                    peers,
+                    ..base
+                };
+                if rank == 0 {
+                    self.meter.train(worker, fence);
+                }
+                self.send(worker, fence, Command::Train(Box::new(command)));
+            }
+            Action::Finish => self.finished = true,
+            Action::Fail(failure) => return Err(job_failure(failure)),
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, worker: WorkerId, fence: Fence, command: Command) {
+        self.links.send(worker, &ToWorker::Command { fence, command });
+    }
+
+    fn ask(&self, student: Student, samples: Vec<Sample>) {
+        let (asker, events) = (self.asker.clone(), self.asked.0.clone());
+        let total = samples.len() as u64;
+        tokio::spawn(async move {
+            let progress = events.clone();
+            // Progress may be dropped when the shell is busy; the end may not.
+            let observe = |done| drop(progress.try_send(AskEvent::Progress { done, total }));
+            let outcome = asker.ask(student, &samples, observe).await;
+            // The shell may be gone, and then nobody waits.
+            let _ = events.send(AskEvent::Done { student, outcome }).await;
+        });
+    }
+
+    /// What all ranks of a training share.
+    async fn transfer_set(&self, student: Student, initial: Option<Student>) -> Result<TrainCommand, Failure> {
+        let samples = self.coordinator.history().transfer_set(student, self.inputs.plan.seeds);
+        let known = self.labels(&samples).await?;
+        let mut command = TrainCommand {
+            student,
+            attempt: 0,
+            rank: 0,
+            peers: Vec::new(),
+            initial: initial.map(|initial| self.dir.weights(initial)).transpose()?,
+            samples: Vec::new(),
+            labels: Vec::new(),
+            teacher_classes: Vec::new(),
+        };
+        for (sample, label) in samples.into_iter().zip(known) {
+            if let Some(label) = label {
+                command.samples.push(sample);
+                command.labels.extend_from_slice(label.probabilities());
+            }
+        }
+        if command.samples.is_empty() {
+            return Err(Failure::message(
+                Kind::Teacher,
+                "the teacher labelled no image, so there is nothing to train on",
+            ));
+        }
+        let slice: Vec<Sample> = self
+            .inputs
+            .evaluation_asked
+            .iter()
+            .map(|i| Sample::Evaluation(*i))
+            .collect();
+        let answers = self.labels(&slice).await?;
+        let classes = self.inputs.evaluation_asked.iter().zip(answers);
+        command.teacher_classes = classes
+            .filter_map(|(index, label)| Some((*index, label?.class() as u16)))
+            .collect();
+        Ok(command)
+    }
+
+    async fn labels(&self, samples: &[Sample]) -> Result<Vec<Option<SoftLabel>>, Failure> {
+        let labels = self.asker.labels(samples).await;
+        labels.map_err(|error| Failure::new(Kind::Storage, error).context("cannot read labels"))
+    }
+
+    /// Writes `summary.json` and prints a line for each round that ended since.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub async fn publish(&mut self, state: State) -> Result<Summary, Failure> {
+        let history = self.coordinator.history();
+        let samples = hardest_samples(history, self.inputs.job.arms());
+        let known = self.labels(&samples).await?;
+        let labels: HashMap<Sample, SoftLabel> = samples
+            .into_iter()
+            .zip(known)
+            .filter_map(|(s, l)| Some((s, l?)))
+            .collect();
+        let counts = self
+            .ledger
+            .counts()
+            .await
+            .map_err(|error| Failure::new(Kind::Storage, error))?;
+        let summary = Record {
+            inputs: &self.inputs,
+            history,
+            counts: &counts,
+            fingerprint: self.fingerprint,
+            classes: self.classes,
+            labels: &labels,
+            started_ms: self.started_ms,
+            now_ms: unix_ms(),
+            state,
+        }
+        .summary();
+        self.dir.write("summary.json", summary.to_json().as_bytes())?;
+        Ok(summary)
+    }
+
+    /// What a finished or stopped job leaves behind.
+    #[must_use]
+    pub fn into_parts(self) -> (JobDir, Ledger, Arc<Inputs>, ProgressBars) {
+        (self.dir, self.ledger, self.inputs, self.bars)
+    }
+}
+
+/// The student whose round ends with this.
+fn trained(item: &Durable) -> Option<Student> {
+    match item {
+        Durable::Transition(Transition::Trained { student, .. }) => Some(*student),
+        Durable::Transition(_) | Durable::Weights { .. } | Durable::Module { .. } => None,
+    }
+}
+
+fn job_failure(failure: JobFailure) -> Failure {
+    let hint = match &failure {
+        JobFailure::Dead { .. } => Some("lower spec.training.learningRate, or set warmupSteps"),
+        JobFailure::Retries { .. } => Some("see worker-*.log in the job directory"),
+        JobFailure::Work(_) => None,
+    };
+    Failure::new(Kind::Workers, failure).maybe_hint(hint.map(str::to_owned))
+}

@@ -1,0 +1,400 @@
+//! The gateway with a real ledger on disk, the memory queue and a real teacher over HTTP, whose
+//! bill is the truth that the ledger is compared with.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use stillhouse_core::job::{Protocol, Response};
+use stillhouse_core::plan::Arm;
+use stillhouse_core::pool::Pairing;
+use stillhouse_core::sampler::{Purpose, Stream};
+use stillhouse_core::{Fingerprint, ImageShape, Key};
+use stillhouse_ledger::{Admission, Counts, Genesis, OnAmbiguous, Request};
+use stillhouse_queue::{MemoryQueue, Reference};
+use stillhouse_teacher::OpenInference;
+use stillhouse_tests::teacher::{Fault, MODEL, TestTeacher};
+
+use super::*;
+
+const SHAPE: ImageShape = ImageShape {
+    channels: 1,
+    height: 4,
+    width: 4,
+};
+const CLASSES: usize = 3;
+const SEEDS: u32 = 40;
+const BATCH: u32 = 8;
+
+/// Everything around a gateway.
+struct Bench {
+    teacher: TestTeacher,
+    ledger: Ledger,
+    queue: Arc<MemoryQueue>,
+    sources: GatewaySources,
+    spec: TeacherSpec,
+    fingerprint: Fingerprint,
+    folder: tempfile::TempDir,
+}
+
+/// How a run ended.
+struct Run {
+    error: Option<GatewayError>,
+    counts: Counts,
+    billed: u64,
+}
+
+impl Bench {
+    async fn new(concurrency: u32) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let bill: PathBuf = folder.path().join("bill");
+        let teacher = TestTeacher::start(SHAPE, CLASSES, Some(&bill)).unwrap();
+        let spec = TeacherSpec {
+            protocol: Protocol::OpenInference,
+            url: teacher.url(),
+            model: MODEL.into(),
+            version: None,
+            response: Response::Probabilities,
+            batch: BATCH,
+            concurrency,
+            rate_per_second: None,
+            timeout_seconds: 20.0,
+            price_per_query: None,
+        };
+        let (_, info) = OpenInference::connect(&spec, SHAPE).await.unwrap();
+        let genesis = Genesis {
+            job_digest: [7; 32],
+            fingerprint: info.fingerprint,
+            budget: u64::from(SEEDS),
+            classes: CLASSES as u32,
+            on_ambiguous: OnAmbiguous::Hold,
+        };
+        let noise = Stream::new(5, Purpose::SeedImages, 0);
+        let pixels = (0..u64::from(SEEDS) * SHAPE.len() as u64).map(|at| noise.at(at) as u8);
+        Self {
+            ledger: Ledger::create_or_open(folder.path(), &genesis).unwrap(),
+            queue: Arc::new(MemoryQueue::new(1_024)),
+            sources: GatewaySources {
+                seeds: Arc::new(ImageSet::new(SHAPE, pixels.collect()).unwrap()),
+                evaluation: None,
+                pool: Pool::new(SEEDS, Pairing::All),
+            },
+            fingerprint: info.fingerprint,
+            teacher,
+            spec,
+            folder,
+        }
+    }
+
+    async fn gateway(&self) -> Gateway {
+        let (client, _) = OpenInference::connect(&self.spec, SHAPE).await.unwrap();
+        let (queue, ledger) = (self.queue.clone(), self.ledger.clone());
+        Gateway::new(Arc::new(client), queue, ledger, self.sources.clone(), &self.spec)
+    }
+
+    fn key(&self, sample: Sample) -> Key {
+        let mut pixels = vec![0; SHAPE.len()];
+        assert!(self.sources.sources().render_into(sample, &mut pixels));
+        Key::of(self.fingerprint, SHAPE, &pixels)
+    }
+
+    /// As the coordinator: asks the ledger for permits and queues what got one. What is left open.
+    async fn admit(&self, open: &mut HashMap<Key, Sample>) {
+        let mut requests: Vec<_> = open
+            .iter()
+            .map(|(key, sample)| Request {
+                key: *key,
+                sample: *sample,
+                arm: Arm::Active,
+            })
+            .collect();
+        requests.sort_unstable_by_key(|request| request.sample);
+        let admissions = self.ledger.admit(requests.clone()).await.unwrap();
+        let mut references = vec![];
+        for (request, admission) in requests.iter().zip(admissions) {
+            match admission {
+                Admission::Permitted(permit) => references.push(Reference {
+                    key: request.key,
+                    sample: request.sample,
+                    epoch: permit.epoch,
+                    charge: permit.charge,
+                    arm: request.arm,
+                }),
+                Admission::InFlight => {}
+                Admission::Known(_) | Admission::Held { .. } | Admission::Exhausted => {
+                    open.remove(&request.key);
+                }
+            }
+        }
+        if !references.is_empty() {
+            self.queue.push(references).await.unwrap();
+        }
+    }
+
+    /// Asks all seed images until each is through or the gateway gives up. `observe` sees every
+    /// event and may switch faults.
+    async fn run(&self, gateway: Gateway, mut observe: impl FnMut(&GatewayEvent)) -> Run {
+        let samples = (0..SEEDS).map(Sample::Seed);
+        let mut open: HashMap<Key, Sample> = samples.map(|sample| (self.key(sample), sample)).collect();
+        let stop = CancellationToken::new();
+        let (sender, mut events) = mpsc::channel(1_024);
+        let mut running = tokio::spawn(gateway.run(stop.clone(), sender));
+        let outcome = loop {
+            self.admit(&mut open).await;
+            if open.is_empty() {
+                stop.cancel();
+                break running.await.unwrap();
+            }
+            tokio::select! {
+                biased;
+                Some(event) = events.recv() => observe(&event),
+                outcome = &mut running => break outcome.unwrap(),
+            }
+        };
+        Run {
+            error: outcome.err(),
+            counts: self.ledger.counts().await.unwrap(),
+            billed: self.teacher.billed().unwrap().len() as u64,
+        }
+    }
+}
+
+impl Run {
+    /// I1, and what the teacher billed is known to be billed, or in doubt.
+    fn invariant_the_ledger_covers_the_bill(&self) {
+        let Counts { budget, sent, .. } = self.counts;
+        assert!(self.counts.billed() <= budget, "{:?}", self.counts);
+        assert!(
+            self.billed <= self.counts.billed(),
+            "{} billed, {:?}",
+            self.billed,
+            self.counts
+        );
+        assert!(self.billed >= self.counts.committed + self.counts.spent);
+        assert_eq!(sent, 0, "everything sent is settled: {:?}", self.counts);
+    }
+}
+
+#[tokio::test]
+async fn every_label_is_bought_once_and_is_the_teachers() {
+    let bench = Bench::new(4).await;
+    let mut requests = vec![];
+    let run = bench
+        .run(bench.gateway().await, |event| {
+            if let GatewayEvent::Answered { n, .. } = event {
+                requests.push(*n);
+            }
+        })
+        .await;
+    assert!(run.error.is_none(), "{:?}", run.error);
+    run.invariant_the_ledger_covers_the_bill();
+    assert_eq!((run.counts.committed, run.billed), (u64::from(SEEDS), u64::from(SEEDS)));
+    assert_eq!(requests[0], 1, "the first request is one image");
+    assert!(requests.iter().all(|n| *n <= BATCH as usize));
+    let keys: Vec<_> = (0..SEEDS).map(|seed| bench.key(Sample::Seed(seed))).collect();
+    let labels = bench.ledger.labels(keys).await.unwrap();
+    let predict = stillhouse_tests::teacher::predict(SHAPE, CLASSES);
+    let pixels = stillhouse_teacher::Pixels::Uint8(bench.sources.seeds.bytes().to_vec());
+    let expected = predict(pixels, SEEDS as usize).unwrap();
+    for (label, expected) in labels.iter().zip(expected.chunks(CLASSES)) {
+        assert_eq!(label.as_ref().unwrap().probabilities(), expected);
+    }
+}
+
+#[tokio::test]
+async fn a_busy_teacher_gets_its_time_and_nothing_is_paid_twice() {
+    for retry_after in [None, Some(1)] {
+        let bench = Bench::new(4).await;
+        bench
+            .teacher
+            .set_fault(Fault::TooMany { retry_after, times: 3 })
+            .unwrap();
+        let mut waits = 0;
+        let run = bench
+            .run(bench.gateway().await, |event| {
+                waits += u32::from(matches!(event, GatewayEvent::Waiting { reason, .. } if reason.contains("429")));
+            })
+            .await;
+        assert!(run.error.is_none(), "{:?}", run.error);
+        run.invariant_the_ledger_covers_the_bill();
+        assert_eq!((run.counts.committed, run.billed), (u64::from(SEEDS), u64::from(SEEDS)));
+        assert_eq!(
+            waits, 3,
+            "the teacher proves itself alone, so each refusal is waited for"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_teacher_that_is_down_costs_nothing() {
+    let bench = Bench::new(2).await;
+    let gateway = bench.gateway().await.with_patience(Duration::from_millis(600));
+    bench.teacher.set_fault(Fault::Down).unwrap();
+    let run = bench.run(gateway, |_| ()).await;
+    let error = run.error.as_ref().expect("gives up");
+    assert!(matches!(error, GatewayError::TeacherDown { .. }), "{error}");
+    assert!(error.to_string().contains("nothing was spent"), "{error}");
+    run.invariant_the_ledger_covers_the_bill();
+    assert_eq!((run.counts.billed(), run.billed), (0, 0));
+}
+
+#[tokio::test]
+async fn a_teacher_that_comes_back_in_time_is_asked_on() {
+    let bench = Bench::new(2).await;
+    let gateway = bench.gateway().await;
+    bench.teacher.set_fault(Fault::Down).unwrap();
+    let run = bench
+        .run(gateway, |event| {
+            if matches!(event, GatewayEvent::Waiting { .. }) {
+                bench.teacher.set_fault(Fault::None).unwrap();
+            }
+        })
+        .await;
+    assert!(run.error.is_none(), "{:?}", run.error);
+    assert_eq!(run.billed, u64::from(SEEDS));
+}
+
+#[tokio::test]
+async fn a_broken_teacher_costs_two_queries_and_a_useless_one_costs_one() {
+    for (fault, ambiguous, spent) in [
+        (Fault::ServerError { times: 1_000 }, 2, 0),
+        (Fault::WrongShape, 0, 1),
+        (Fault::NotANumber, 0, 1),
+        (Fault::Unnormalised, 0, 1),
+        (Fault::DieAfter(1), 1, 0),
+    ] {
+        let bench = Bench::new(4).await;
+        let gateway = bench.gateway().await.with_patience(Duration::from_millis(300));
+        bench.teacher.set_fault(fault).unwrap();
+        let run = bench.run(gateway, |_| ()).await;
+        let error = run.error.as_ref().expect("stops").to_string();
+        run.invariant_the_ledger_covers_the_bill();
+        assert_eq!(
+            (run.counts.ambiguous, run.counts.spent),
+            (ambiguous, spent),
+            "{fault:?}: {error}"
+        );
+        assert_eq!(run.counts.committed, 0);
+        let telling = ["2 queries may or may not", "1 queries were billed", "has been away"];
+        assert!(telling.iter().any(|text| error.contains(text)), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn one_accident_holds_one_request_and_asks_for_proof() {
+    let bench = Bench::new(1).await;
+    let (mut answered, mut after) = (0, vec![]);
+    let run = bench
+        .run(bench.gateway().await, |event| match event {
+            GatewayEvent::Answered { n, .. } => {
+                if answered == 1 {
+                    after.push(*n);
+                }
+                if answered == 0 {
+                    bench.teacher.set_fault(Fault::ServerError { times: 1 }).unwrap();
+                }
+                answered += usize::from(answered == 0);
+            }
+            GatewayEvent::Failed { .. } => answered = 1,
+            GatewayEvent::Waiting { .. } => panic!("nothing was refused"),
+        })
+        .await;
+    assert!(run.error.is_none(), "{:?}", run.error);
+    run.invariant_the_ledger_covers_the_bill();
+    let held = run.counts.ambiguous;
+    assert!((1..=u64::from(BATCH)).contains(&held), "{held} held");
+    assert_eq!(run.counts.committed + held, u64::from(SEEDS));
+    assert!(after.contains(&1), "one image alone follows the accident: {after:?}");
+}
+
+#[tokio::test]
+async fn bytes_that_are_not_the_chosen_ones_are_never_sent() {
+    let bench = Bench::new(1).await;
+    let mut gateway = bench.gateway().await;
+    let other = vec![0; SEEDS as usize * SHAPE.len()];
+    gateway.sources.seeds = Arc::new(ImageSet::new(SHAPE, other).unwrap());
+    let run = bench.run(gateway, |_| ()).await;
+    assert!(
+        matches!(run.error, Some(GatewayError::Foreign { .. })),
+        "{:?}",
+        run.error
+    );
+    assert_eq!((run.counts.billed(), run.billed), (0, 0));
+}
+
+#[tokio::test]
+async fn a_teacher_that_rejects_us_ends_the_asking_at_no_cost() {
+    let bench = Bench::new(4).await;
+    let gateway = bench.gateway().await;
+    bench.teacher.set_fault(Fault::Rejects).unwrap();
+    let run = bench.run(gateway, |_| ()).await;
+    let error = run.error.as_ref().expect("stops");
+    assert!(
+        matches!(error, GatewayError::Rejected { cause } if cause.contains("403")),
+        "{error}"
+    );
+    assert_eq!((run.counts.billed(), run.billed), (0, 0));
+}
+
+#[tokio::test]
+async fn a_reference_that_comes_twice_is_asked_once() {
+    let bench = Bench::new(2).await;
+    let mut open: HashMap<Key, Sample> = [(bench.key(Sample::Seed(3)), Sample::Seed(3))].into();
+    bench.admit(&mut open).await;
+    let lease = bench.queue.lease(1).await.unwrap().remove(0);
+    bench.queue.push(vec![lease.reference; 3]).await.unwrap();
+    bench.queue.nack(&[lease.id]).await;
+    let run = bench.run(bench.gateway().await, |_| ()).await;
+    assert!(run.error.is_none(), "{:?}", run.error);
+    assert_eq!((run.counts.committed, run.billed), (u64::from(SEEDS), u64::from(SEEDS)));
+}
+
+#[tokio::test]
+async fn a_stop_settles_what_is_under_way() {
+    let mut bench = Bench::new(1).await;
+    bench.spec.timeout_seconds = 0.5;
+    bench.teacher.set_fault(Fault::Hang).unwrap();
+    let gateway = bench.gateway().await;
+    let mut open: HashMap<Key, Sample> = [(bench.key(Sample::Seed(0)), Sample::Seed(0))].into();
+    bench.admit(&mut open).await;
+    let stop = CancellationToken::new();
+    let (sender, _events) = mpsc::channel(1);
+    let running = tokio::spawn(gateway.run(stop.clone(), sender));
+    while bench.ledger.counts().await.unwrap().sent == 0 {
+        tokio::task::yield_now().await;
+    }
+    stop.cancel();
+    running.await.unwrap().expect("one unknown fate is not the end");
+    let counts = bench.ledger.counts().await.unwrap();
+    assert_eq!((counts.sent, counts.ambiguous), (0, 1));
+}
+
+/// Random faults in random order: whatever happens, the ledger covers the bill.
+#[tokio::test]
+async fn no_sequence_of_faults_spends_more_than_the_ledger_knows() {
+    for seed in 0..12 {
+        let bench = Bench::new(3).await;
+        let gateway = bench.gateway().await.with_patience(Duration::from_millis(400));
+        let stream = Stream::new(seed, Purpose::RandomPairs, 0);
+        let mut events = 0;
+        let run = bench
+            .run(gateway, |_| {
+                events += 1;
+                let fault = match stream.below(events, 10) {
+                    0 => Fault::Down,
+                    1 => Fault::TooMany {
+                        retry_after: None,
+                        times: 2,
+                    },
+                    2 => Fault::ServerError { times: 1 },
+                    3 => Fault::NotANumber,
+                    4 => Fault::DieAfter(1),
+                    _ => Fault::None,
+                };
+                bench.teacher.set_fault(fault).unwrap();
+            })
+            .await;
+        run.invariant_the_ledger_covers_the_bill();
+        assert!(run.error.is_some() || run.counts.reserved == 0, "seed {seed}");
+        assert!(bench.folder.path().exists());
+    }
+}

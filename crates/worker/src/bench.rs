@@ -1,0 +1,217 @@
+//! Measurements, printed as one JSON object; `stillhouse-bench` runs them beside their peers.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::Context;
+use serde_json::json;
+use stillhouse_collective::Local;
+use stillhouse_core::image::{ImageSet, ImageShape};
+use stillhouse_core::job::{Architecture, ImageFormat, Optimizer, Schedule};
+use stillhouse_core::pool::{LambdaGrid, PairId, Pairing, Pool};
+use stillhouse_core::sampler::{Purpose, Stream};
+use stillhouse_core::score::Acquisition;
+use stillhouse_core::selection::{GUARD_FACTOR, select};
+use stillhouse_student::scoring::{ScanMode, Scorer, ScorerConfig};
+use stillhouse_student::train::{Augmentation, Init, TrainConfig, Training, TransferSet, train as train_network};
+use stillhouse_student::{Network, NetworkSpec};
+use tch::Device;
+
+use crate::cli::{BenchScoreArgs, BenchTrainArgs};
+
+const CLASSES: usize = 10;
+/// Pairs compared before a guarded scan, as the coordinator does.
+const CALIBRATION_PAIRS: u64 = 2_048;
+
+fn image_shape(architecture: Architecture) -> ImageShape {
+    match architecture {
+        Architecture::Lenet5 | Architecture::Lenet5Half => ImageShape {
+            channels: 1,
+            height: 28,
+            width: 28,
+        },
+        Architecture::Alexnet
+        | Architecture::AlexnetHalf
+        | Architecture::Resnet20
+        | Architecture::Resnet32
+        | Architecture::Vgg16Bn => ImageShape {
+            channels: 3,
+            height: 32,
+            width: 32,
+        },
+    }
+}
+
+fn noise(shape: ImageShape, n: usize) -> anyhow::Result<ImageSet> {
+    let stream = Stream::new(1, Purpose::SeedImages, 0);
+    let bytes = (0..(n * shape.len()) as u64).map(|at| stream.at(at) as u8).collect();
+    Ok(ImageSet::new(shape, bytes)?)
+}
+
+/// Candidates a second of one scan, with the choice it leads to.
+pub(crate) fn score(args: &BenchScoreArgs) -> anyhow::Result<()> {
+    let shape = image_shape(args.architecture);
+    let seeds = match &args.images {
+        Some(path) => {
+            let all = stillhouse_data::load(ImageFormat::Idx, path, None, None)?.images;
+            let chosen = Stream::new(0, Purpose::SeedImages, 0).choose(all.len() as u32, args.seeds);
+            all.subset(&chosen)
+        }
+        None => noise(shape, args.seeds as usize)?,
+    };
+    let spec = NetworkSpec::Zoo {
+        architecture: args.architecture,
+        shape: seeds.shape(),
+        classes: CLASSES,
+    };
+    let weights = match &args.weights {
+        Some(path) => std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?,
+        None => Network::build(&spec, 0, Device::Cpu)?.weights()?,
+    };
+    let pool = Pool::new(seeds.len() as u32, Pairing::All);
+    let range = args.start..(args.start + args.pairs).min(pool.pairs());
+    let grid = LambdaGrid::new(30, 70, 4).expect("the published grid");
+    let candidates = (range.end - range.start) as f64 * grid.lambdas().len() as f64;
+    let seeds = Arc::new(seeds);
+    let config = |scan| ScorerConfig {
+        seeds: seeds.clone(),
+        pool,
+        lambdas: grid.clone(),
+        acquisition: Acquisition::LeastConfidence,
+        threads: args.threads as usize,
+        scan,
+    };
+    let scorer = |mode| Scorer::new(&spec, &weights, &config(mode));
+    let mut go_on = |_| ControlFlow::Continue(());
+    let begun = Instant::now();
+    let mode = if args.exact { ScanMode::Exact } else { ScanMode::Guarded };
+    let mut fast = scorer(mode)?;
+    let stream = Stream::new(0, Purpose::Calibration, 1);
+    let sample: Vec<PairId> = (0..CALIBRATION_PAIRS)
+        .map(|at| PairId(stream.below(at, pool.pairs())))
+        .collect();
+    let deviation = if args.exact { 0.0 } else { fast.calibrate(&sample)? };
+    let calibrated = begun.elapsed().as_secs_f64();
+    let scan = fast.scan(
+        range.clone(),
+        args.k,
+        GUARD_FACTOR * deviation,
+        f32::INFINITY,
+        &mut go_on,
+    )?;
+    let scanned = begun.elapsed().as_secs_f64();
+    let band: Vec<PairId> = scan.entries.iter().map(|entry| entry.pair).collect();
+    let chosen = if args.exact {
+        select(scan.entries, args.k)
+    } else {
+        select(fast.rescore(&band)?, args.k)
+    };
+    let seconds = begun.elapsed().as_secs_f64();
+    let same = if args.verify {
+        let full = scorer(ScanMode::Exact)?.scan(range, args.k, 0.0, f32::INFINITY, &mut go_on)?;
+        Some(select(full.entries, args.k) == chosen)
+    } else {
+        None
+    };
+    let result = json!({
+        "architecture": args.architecture.name(), "threads": args.threads, "exact": args.exact,
+        "candidates": candidates, "seconds": seconds, "candidates_per_second": candidates / seconds,
+        "scan_candidates_per_second": candidates / (scanned - calibrated),
+        "deviation": deviation, "rescored": band.len(), "same_as_exact": same,
+        "peak_memory_mib": peak_memory_mib(),
+    });
+    println!("{result}");
+    Ok(())
+}
+
+/// Highest resident memory of this process, from the kernel's own account.
+fn peak_memory_mib() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib >> 10)
+}
+
+/// Training steps a second.
+pub(crate) fn train(args: &BenchTrainArgs) -> anyhow::Result<()> {
+    let shape = image_shape(args.architecture);
+    let batch = args.batch as usize;
+    let steps_an_epoch = 10;
+    let images = noise(shape, batch * steps_an_epoch)?;
+    let labels = vec![1.0 / CLASSES as f32; images.len() * CLASSES];
+    let config = TrainConfig {
+        epochs: args.steps.div_ceil(steps_an_epoch as u32) + 1,
+        batch,
+        learning_rate: 0.01,
+        momentum: 0.9,
+        weight_decay: 5e-4,
+        schedule: Schedule::Cosine,
+        warmup_steps: 0,
+        optimizer: Optimizer::Sgd,
+        augmentation: Augmentation::None,
+        shards: args.shards as usize,
+        seed: 0,
+        round: 0,
+        evaluate_every: 0,
+    };
+    let training = Training {
+        spec: &NetworkSpec::Zoo {
+            architecture: args.architecture,
+            shape,
+            classes: CLASSES,
+        },
+        init: Init::Fresh,
+        device: Device::Cpu,
+        transfer: TransferSet {
+            images: images.bytes(),
+            labels: &labels,
+        },
+        evaluation: None,
+        config: &config,
+        threads: args.threads as usize,
+    };
+    let mut marks = Vec::new();
+    train_network(&training, &mut Local, &mut |_| {
+        marks.push(Instant::now());
+        ControlFlow::Continue(())
+    })?;
+    // The first epoch warms caches and threads up.
+    let mut times: Vec<f64> = marks
+        .windows(2)
+        .skip(steps_an_epoch)
+        .map(|w| (w[1] - w[0]).as_secs_f64())
+        .collect();
+    times.sort_by(f64::total_cmp);
+    let median = times.get(times.len() / 2).copied().context("too few steps")?;
+    let result = json!({
+        "architecture": args.architecture.name(), "threads": args.threads, "batch": batch, "shards": args.shards,
+        "step_ms": 1e3 * median, "images_per_second": batch as f64 / median,
+    });
+    println!("{result}");
+    Ok(())
+}
+
+/// One batch of first scores, for the time from process start.
+pub(crate) fn first_score() -> anyhow::Result<()> {
+    let shape = image_shape(Architecture::Lenet5);
+    let spec = NetworkSpec::Zoo {
+        architecture: Architecture::Lenet5,
+        shape,
+        classes: CLASSES,
+    };
+    let weights = Network::build(&spec, 0, Device::Cpu)?.weights()?;
+    let grid = LambdaGrid::new(30, 70, 4).expect("the published grid");
+    let config = ScorerConfig {
+        seeds: Arc::new(noise(shape, 16)?),
+        pool: Pool::new(16, Pairing::All),
+        lambdas: grid,
+        acquisition: Acquisition::LeastConfidence,
+        threads: 1,
+        scan: ScanMode::Exact,
+    };
+    let mut scorer = Scorer::new(&spec, &weights, &config)?;
+    let entries = scorer.rescore(&[PairId(0)])?;
+    println!("{}", json!({ "score": entries[0].score.score() }));
+    Ok(())
+}

@@ -1,0 +1,242 @@
+//! Obeys commands on the computing thread.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use stillhouse_collective::RingListener;
+use stillhouse_core::image::ImageSet;
+use stillhouse_core::job::{Job, Scan};
+use stillhouse_core::pool::Pool;
+use stillhouse_core::sample::Sources;
+use stillhouse_protocol::message::{Command, Welcome};
+use stillhouse_protocol::{Fence, FromWorker, Report, Student};
+use stillhouse_runtime::Secret;
+use stillhouse_student::scoring::{ScanMode, Scorer, ScorerConfig};
+use stillhouse_student::{Network, NetworkSpec, export};
+use tch::Device;
+use tokio::sync::mpsc;
+
+use crate::control::Control;
+
+/// Progress is told at most so often.
+const PROGRESS_EVERY: Duration = Duration::from_millis(200);
+
+/// Everything the computing thread holds.
+pub(crate) struct Computer {
+    pub(crate) job: Job,
+    pub(crate) spec: NetworkSpec,
+    pub(crate) seeds: Arc<ImageSet>,
+    pub(crate) evaluation: Option<ImageSet>,
+    pub(crate) evaluation_labels: Option<Vec<u16>>,
+    pub(crate) ring: RingListener,
+    pub(crate) secret: Secret,
+    pub(crate) threads: usize,
+    pub(crate) control: Control,
+    pub(crate) outbox: Outbox,
+    loaded: Option<(Student, Arc<Vec<u8>>)>,
+    scorer: Option<(Student, Scorer)>,
+}
+
+/// The way to the coordinator.
+#[derive(Clone)]
+pub(crate) struct Outbox {
+    sender: mpsc::Sender<FromWorker>,
+    last: Instant,
+}
+
+impl Outbox {
+    fn send(&self, message: FromWorker) {
+        // A closed link ends this process; until then there is nobody to tell.
+        let _ = self.sender.blocking_send(message);
+    }
+
+    /// Tells how far a command is, unless that was told a moment ago.
+    pub(crate) fn progress(&mut self, fence: Fence, done: u64, total: u64, loss: f32) {
+        if self.last.elapsed() >= PROGRESS_EVERY {
+            self.last = Instant::now();
+            self.send(FromWorker::Progress {
+                fence,
+                done,
+                total,
+                loss,
+            });
+        }
+    }
+}
+
+impl Computer {
+    /// A computer for the job that `welcome` describes.
+    ///
+    /// # Errors
+    /// When the welcome is not from this version.
+    pub(crate) fn new(
+        welcome: Welcome,
+        ring: RingListener,
+        secret: Secret,
+        threads: usize,
+        control: Control,
+        sender: mpsc::Sender<FromWorker>,
+    ) -> anyhow::Result<Self> {
+        let job = welcome.job().context("the coordinator's job")?;
+        let (shape, classes) = (welcome.seeds.shape(), welcome.classes as usize);
+        let spec = match &job.student {
+            stillhouse_core::job::Student::Zoo(architecture) => NetworkSpec::Zoo {
+                architecture: *architecture,
+                shape,
+                classes,
+            },
+            stillhouse_core::job::Student::TorchScript(_) => NetworkSpec::TorchScript {
+                module: Arc::from(welcome.module),
+                shape,
+                classes,
+            },
+        };
+        let (evaluation, evaluation_labels) = welcome.evaluation.map(|data| (data.images, data.labels)).unzip();
+        Ok(Self {
+            job,
+            spec,
+            seeds: Arc::new(welcome.seeds),
+            evaluation,
+            evaluation_labels: evaluation_labels.flatten(),
+            ring,
+            secret,
+            threads,
+            control,
+            outbox: Outbox {
+                sender,
+                last: Instant::now(),
+            },
+            loaded: None,
+            scorer: None,
+        })
+    }
+
+    /// Does what a command says and reports. A command that was overtaken is not reported on.
+    pub(crate) fn obey(&mut self, fence: Fence, command: Command) {
+        let result = self.execute(fence, command);
+        if self.control.goes_on(fence).is_break() {
+            return;
+        }
+        let report = match result {
+            Ok(None) => return,
+            Ok(Some(report)) => report,
+            Err(error) => {
+                let retry = is_worth_another_try(&error);
+                Report::Failed {
+                    retry,
+                    cause: format!("{error:#}"),
+                }
+            }
+        };
+        self.outbox.send(FromWorker::Report { fence, report });
+    }
+
+    fn execute(&mut self, fence: Fence, command: Command) -> anyhow::Result<Option<Report>> {
+        Ok(match command {
+            Command::Load { student, weights } => {
+                self.keep(student, weights);
+                None
+            }
+            Command::Train(command) => {
+                self.scorer = None;
+                let student = command.student;
+                let (report, weights) = self.train(fence, *command)?;
+                self.keep(student, weights);
+                Some(report)
+            }
+            Command::Calibrate { student, pairs } => {
+                let deviation = self.scorer(student)?.calibrate(&pairs)?;
+                Some(Report::Calibrated { deviation })
+            }
+            Command::Scan {
+                student,
+                start,
+                end,
+                k,
+                width,
+                ceiling,
+            } => {
+                let (control, mut outbox) = (self.control.clone(), self.outbox.clone());
+                let mut observe = |done: u64| -> ControlFlow<()> {
+                    outbox.progress(fence, done, end - start, f32::NAN);
+                    control.goes_on(fence)
+                };
+                let k = usize::try_from(k).unwrap_or(usize::MAX);
+                let scan = self
+                    .scorer(student)?
+                    .scan(start..end, k, width, ceiling, &mut observe)?;
+                Some(Report::Scanned {
+                    entries: scan.entries,
+                    histogram: scan.histogram,
+                })
+            }
+            Command::Rescore { student, pairs } => {
+                let entries = self.scorer(student)?.rescore(&pairs)?;
+                Some(Report::Rescored { entries })
+            }
+            Command::Export { student } => {
+                let mut network = Network::build(&self.spec, 0, Device::Cpu)?;
+                network.load_weights(&self.weights(student)?)?;
+                let module = export::torchscript(&network)?;
+                Some(Report::Exported { module })
+            }
+        })
+    }
+
+    /// Takes over weights; a scorer with other weights goes.
+    fn keep(&mut self, student: Student, weights: Vec<u8>) {
+        self.scorer = None;
+        self.loaded = Some((student, Arc::new(weights)));
+    }
+
+    fn weights(&self, student: Student) -> anyhow::Result<Arc<Vec<u8>>> {
+        match &self.loaded {
+            Some((loaded, weights)) if *loaded == student => Ok(weights.clone()),
+            _ => anyhow::bail!("student {student} was not loaded"),
+        }
+    }
+
+    fn scorer(&mut self, student: Student) -> anyhow::Result<&mut Scorer> {
+        if self.scorer.as_ref().is_none_or(|(of, _)| *of != student) {
+            let weights = self.weights(student)?;
+            let mode = match self.job.spec.acquisition.scan {
+                Scan::Exact => ScanMode::Exact,
+                Scan::Guarded => ScanMode::Guarded,
+            };
+            let config = ScorerConfig {
+                seeds: self.seeds.clone(),
+                pool: self.pool(),
+                lambdas: self.job.grid.clone(),
+                acquisition: self.job.spec.acquisition.score,
+                threads: self.threads,
+                scan: mode,
+            };
+            let scorer = Scorer::new(&self.spec, &weights, &config)?;
+            self.scorer = Some((student, scorer));
+        }
+        let (_, scorer) = self.scorer.as_mut().expect("made above");
+        Ok(scorer)
+    }
+
+    pub(crate) fn pool(&self) -> Pool {
+        self.job.pool(u32::try_from(self.seeds.len()).unwrap_or(u32::MAX))
+    }
+
+    /// Where samples get their pixels.
+    pub(crate) fn sources(&self) -> Sources<'_> {
+        Sources {
+            seeds: &self.seeds,
+            evaluation: self.evaluation.as_ref(),
+            pool: self.pool(),
+        }
+    }
+}
+
+/// Losing a peer is noise; anything else would happen again.
+fn is_worth_another_try(error: &anyhow::Error) -> bool {
+    use stillhouse_student::StudentError;
+    let lost = |error: &StudentError| matches!(error, StudentError::Collective { .. } | StudentError::Stopped { .. });
+    error.downcast_ref::<StudentError>().is_some_and(lost) || error.is::<stillhouse_collective::CollectiveError>()
+}
