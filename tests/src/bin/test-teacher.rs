@@ -27,8 +27,8 @@ struct Args {
     /// Where to write one line a billed image.
     #[arg(long)]
     bill: Option<PathBuf>,
-    /// none, down, wrong-shape, nan, unnormalised, too-many:TIMES[:SECONDS], server-error:TIMES,
-    /// hang or die-after:IMAGES.
+    /// none, down, wrong-shape, nan, unnormalised, too-many:TIMES[:SECONDS], rejects,
+    /// server-error:TIMES, hang or die-after:IMAGES.
     #[arg(long, default_value = "none")]
     fault: Fault,
 }

@@ -16,8 +16,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::locked;
 
-/// A fault of inferences; the free endpoints stay sound. Every fault but [`Fault::Down`] and
-/// [`Fault::TooMany`] strikes after the images were billed: the worst case for the budget.
+/// A fault of inferences; the free endpoints stay sound. Every fault but [`Fault::Down`],
+/// [`Fault::TooMany`] and [`Fault::Rejects`] strikes after the images were billed: the worst case for the budget.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Fault {
     /// Sound.
@@ -38,6 +38,8 @@ pub enum Fault {
         /// Requests to refuse.
         times: u32,
     },
+    /// 403, as for a key that was withdrawn.
+    Rejects,
     /// 500 to the next so many requests.
     ServerError {
         /// Requests to fail.
@@ -52,7 +54,7 @@ pub enum Fault {
 impl FromStr for Fault {
     type Err = anyhow::Error;
 
-    /// `none`, `down`, `wrong-shape`, `nan`, `unnormalised`, `too-many:TIMES[:SECONDS]`,
+    /// `none`, `down`, `wrong-shape`, `nan`, `unnormalised`, `too-many:TIMES[:SECONDS]`, `rejects`,
     /// `server-error:TIMES`, `hang`, `die-after:IMAGES`.
     fn from_str(text: &str) -> anyhow::Result<Self> {
         let (name, rest) = text.split_once(':').unwrap_or((text, ""));
@@ -72,6 +74,7 @@ impl FromStr for Fault {
                 times,
             }),
             ("server-error", &[times]) => Ok(Self::ServerError { times }),
+            ("rejects", []) => Ok(Self::Rejects),
             ("hang", []) => Ok(Self::Hang),
             ("die-after", &[images]) => Ok(Self::DieAfter(images)),
             _ => anyhow::bail!("no fault is called {text}"),
@@ -126,12 +129,15 @@ async fn around(State(faulty): State<Arc<Faulty>>, request: Request, next: Next)
         }
         return refusal;
     }
+    if fault == Fault::Rejects {
+        return StatusCode::FORBIDDEN.into_response();
+    }
     let response = next.run(request).await;
     if response.status() != StatusCode::OK {
         return response;
     }
     match fault {
-        Fault::None | Fault::Down | Fault::TooMany { .. } => response,
+        Fault::None | Fault::Down | Fault::Rejects | Fault::TooMany { .. } => response,
         Fault::ServerError { .. } => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
         Fault::Hang => std::future::pending().await,
         Fault::WrongShape | Fault::NotANumber | Fault::Unnormalised | Fault::DieAfter(_) => {
