@@ -26,6 +26,6 @@ if [ "${1:-}" = python ] && [ ! -f .libtorch/python/.complete ]; then
     nvidia-curand==10.4.0.35 nvidia-cusolver==12.0.4.66 nvidia-cusparse==12.6.3.3 nvidia-nvjitlink==13.0.88 \
     nvidia-cuda-nvrtc==13.0.88 nvidia-nvtx==13.0.85 nvidia-cuda-runtime==13.0.96 nvidia-cuda-cupti==13.0.85 \
     nvidia-cusparselt-cu13==0.8.0 nvidia-nccl-cu13==2.28.9 nvidia-nvshmem-cu13==3.4.5
-  pip --target .libtorch/python numpy filelock typing-extensions sympy networkx jinja2 fsspec
+  pip --target .libtorch/python numpy filelock typing-extensions sympy networkx jinja2 fsspec pillow
   touch .libtorch/python/.complete
 fi

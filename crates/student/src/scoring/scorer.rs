@@ -1,0 +1,303 @@
+//! Scan, calibrate, rescore: what a worker does with a shard of the pool.
+
+use std::collections::HashMap;
+use std::ops::{ControlFlow, Range};
+use std::sync::Arc;
+
+use stillhouse_core::score::Acquisition;
+use stillhouse_core::selection::{Band, Entry, Histogram};
+use stillhouse_core::{ImageSet, LambdaGrid, PairId, Pool};
+use tch::Device;
+
+use super::exact::Batched;
+use super::folded::Folded;
+use super::fused::Fused;
+use super::walk::{Bound, Chunk, Walk, walk};
+use super::{Pair, PairScorer, ScoringError};
+use crate::network::{Network, NetworkSpec};
+
+/// How a pool is scanned. What is selected in the end is the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScanMode {
+    /// By the definition of the score: no rescoring needed, several times slower.
+    Exact,
+    /// By an approximation, where there is one: the band must be rescored and the guard checked.
+    Guarded,
+}
+
+/// What to score, and how.
+#[derive(Clone, Debug)]
+pub struct ScorerConfig {
+    /// The seed images.
+    pub seeds: Arc<ImageSet>,
+    /// The pool over them.
+    pub pool: Pool,
+    /// Lambdas tried for each pair.
+    pub lambdas: LambdaGrid,
+    /// Acquisition function.
+    pub acquisition: Acquisition,
+    /// Computing threads, at least 1. Scores do not depend on their number.
+    pub threads: usize,
+    /// How the pool is scanned.
+    pub scan: ScanMode,
+}
+
+/// What a scan of a range of pairs found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scan {
+    /// Every pair of the range whose scanned score is at most the ceiling and at most the k-th
+    /// best of the range plus the width, in order of (score, pair).
+    pub entries: Vec<Entry>,
+    /// Scanned scores of all pairs of the range.
+    pub histogram: Histogram,
+    /// Pairs scanned.
+    pub scanned: u64,
+}
+
+/// Scores pairs of one pool with one student on the CPU. Memory does not depend on the number of
+/// pairs or of seed images, save for the seed images themselves and the band.
+pub struct Scorer {
+    seeds: Arc<ImageSet>,
+    pool: Pool,
+    range: (f32, f32),
+    exact: Vec<Batched<Network>>,
+    /// Empty when a scan is exact.
+    approximate: Vec<Approximate>,
+}
+
+impl std::fmt::Debug for Scorer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let scan = self.approximate.first().map_or("exact", Approximate::name);
+        write!(
+            f,
+            "Scorer({} pairs, {} threads, {scan} scan)",
+            self.pool.pairs(),
+            self.exact.len()
+        )
+    }
+}
+
+/// An approximation of the exact score, one for each thread.
+enum Approximate {
+    Fused(Box<Fused>),
+    Folded(Batched<Folded>),
+}
+
+impl Approximate {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Fused(_) => "fused",
+            Self::Folded(_) => "folded",
+        }
+    }
+}
+
+impl PairScorer for Approximate {
+    fn score(&mut self, pairs: &[Pair<'_>], entries: &mut Vec<Entry>) -> Result<(), ScoringError> {
+        match self {
+            Self::Fused(scorer) => scorer.score(pairs, entries),
+            Self::Folded(scorer) => scorer.score(pairs, entries),
+        }
+    }
+}
+
+impl Scorer {
+    /// A scorer for the student `spec` with `weights` (safetensors, see [`Network::load_weights`]).
+    ///
+    /// # Errors
+    /// When weights, images, pool and network do not fit each other.
+    pub fn new(spec: &NetworkSpec, weights: &[u8], config: &ScorerConfig) -> Result<Self, ScoringError> {
+        let ScorerConfig {
+            seeds,
+            pool,
+            acquisition,
+            ..
+        } = config;
+        if seeds.shape() != spec.shape() {
+            return Err(ScoringError::Shape {
+                expected: spec.shape(),
+                found: seeds.shape(),
+            });
+        }
+        if seeds.len() != pool.seeds() as usize {
+            return Err(ScoringError::Seeds {
+                expected: pool.seeds(),
+                found: seeds.len(),
+            });
+        }
+        let mut network = Network::build(spec, 0, Device::Cpu)?;
+        network.load_weights(weights)?;
+        let lambdas = Arc::new(config.lambdas.clone());
+        let threads = config.threads.max(1);
+        let approximate = match config.scan {
+            ScanMode::Exact => Vec::new(),
+            ScanMode::Guarded => approximate(&network, &lambdas, *acquisition, threads)?,
+        };
+        let exact: Result<Vec<_>, ScoringError> = (0..threads)
+            .map(|_| {
+                Ok(Batched::new(
+                    network.share()?,
+                    spec.shape(),
+                    Arc::clone(&lambdas),
+                    *acquisition,
+                ))
+            })
+            .collect();
+        Ok(Self {
+            seeds: Arc::clone(seeds),
+            pool: *pool,
+            range: acquisition.range(spec.classes()),
+            exact: exact?,
+            approximate,
+        })
+    }
+
+    /// The pool whose pairs are scored.
+    #[must_use]
+    pub fn pool(&self) -> Pool {
+        self.pool
+    }
+
+    /// Whether scanned scores are exact scores: then the guard width may be 0 and the entries of a
+    /// scan need no rescoring.
+    #[must_use]
+    pub fn scans_exactly(&self) -> bool {
+        self.approximate.is_empty()
+    }
+
+    /// Scans the pairs `range` and keeps those up to the `k`-th best plus `width`, and up to
+    /// `ceiling` (`f32::INFINITY` when nothing is known from other shards). `observer` hears how
+    /// many pairs are done and may break off. The result is a function of the arguments, the
+    /// student and the pool: threads and timing do not change it.
+    ///
+    /// # Errors
+    /// [`ScoringError::Stopped`] when the observer breaks off, [`ScoringError::Diverged`] when an
+    /// answer is not a number, [`ScoringError::OutsidePool`] when the range is not of the pool.
+    pub fn scan(
+        &mut self,
+        range: Range<u64>,
+        k: usize,
+        width: f32,
+        ceiling: f32,
+        observer: &mut dyn FnMut(u64) -> ControlFlow<()>,
+    ) -> Result<Scan, ScoringError> {
+        if range.end > self.pool.pairs() {
+            return Err(ScoringError::OutsidePool {
+                pair: range.end - 1,
+                pairs: self.pool.pairs(),
+            });
+        }
+        let mut band = Band::new(k, width, ceiling);
+        let bound = Bound::new(ceiling);
+        let mut scanned = 0;
+        let consume = |chunk: Chunk| {
+            scanned += chunk.pairs;
+            chunk.entries.into_iter().for_each(|entry| band.insert(entry));
+            bound.set(band.bound());
+            observer(scanned)
+        };
+        let pairs = |at| PairId(range.start + at);
+        let total = range.end.saturating_sub(range.start);
+        let histogram = self.walk(!self.scans_exactly(), &pairs, total, &bound, consume)?;
+        Ok(Scan {
+            entries: band.into_sorted(),
+            histogram,
+            scanned,
+        })
+    }
+
+    /// Exact entries of `pairs`, in that order.
+    ///
+    /// # Errors
+    /// As [`Scorer::scan`].
+    pub fn rescore(&mut self, pairs: &[PairId]) -> Result<Vec<Entry>, ScoringError> {
+        self.entries(false, pairs)
+    }
+
+    /// The largest difference between scanned and exact score over `pairs`, in score units. It is
+    /// 0 when scans are exact.
+    ///
+    /// # Errors
+    /// As [`Scorer::scan`].
+    pub fn calibrate(&mut self, pairs: &[PairId]) -> Result<f32, ScoringError> {
+        if self.scans_exactly() {
+            return Ok(0.0);
+        }
+        let approximate = self.entries(true, pairs)?;
+        let exact = self.entries(false, pairs)?;
+        let differences = approximate
+            .iter()
+            .zip(&exact)
+            .map(|(a, e)| (a.score.score() - e.score.score()).abs());
+        Ok(differences.fold(0.0, f32::max))
+    }
+
+    /// Entries of `pairs`, in that order.
+    pub(super) fn entries(&mut self, approximate: bool, pairs: &[PairId]) -> Result<Vec<Entry>, ScoringError> {
+        let mut chunks = HashMap::new();
+        let consume = |chunk: Chunk| {
+            chunks.insert(chunk.start, chunk.entries);
+            ControlFlow::Continue(())
+        };
+        let at = |at: u64| pairs[at as usize];
+        self.walk(
+            approximate,
+            &at,
+            pairs.len() as u64,
+            &Bound::new(f32::INFINITY),
+            consume,
+        )?;
+        let mut chunks: Vec<(u64, Vec<Entry>)> = chunks.into_iter().collect();
+        chunks.sort_unstable_by_key(|(start, _)| *start);
+        Ok(chunks.into_iter().flat_map(|(_, entries)| entries).collect())
+    }
+
+    fn walk(
+        &mut self,
+        approximate: bool,
+        pairs: &(dyn Fn(u64) -> PairId + Sync),
+        total: u64,
+        bound: &Bound,
+        consume: impl FnMut(Chunk) -> ControlFlow<()>,
+    ) -> Result<Histogram, ScoringError> {
+        let plan = Walk {
+            pool: self.pool,
+            seeds: &self.seeds,
+            pairs,
+            total,
+            range: self.range,
+            bound,
+        };
+        if approximate {
+            walk(self.approximate.iter_mut().collect(), plan, consume)
+        } else {
+            walk(self.exact.iter_mut().collect(), plan, consume)
+        }
+    }
+}
+
+/// The fastest approximation that there is for `network`, one for each thread.
+fn approximate(
+    network: &Network,
+    lambdas: &Arc<LambdaGrid>,
+    acquisition: Acquisition,
+    threads: usize,
+) -> Result<Vec<Approximate>, ScoringError> {
+    if let Some(fused) = Fused::new(network, lambdas, acquisition)? {
+        return Ok((0..threads)
+            .map(|_| Approximate::Fused(Box::new(fused.share())))
+            .collect());
+    }
+    let shape = network.spec().shape();
+    (0..threads)
+        .map(|_| {
+            let folded = Folded::new(network, shape)?;
+            Ok(Approximate::Folded(Batched::new(
+                folded,
+                shape,
+                Arc::clone(lambdas),
+                acquisition,
+            )))
+        })
+        .collect()
+}

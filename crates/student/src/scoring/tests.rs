@@ -1,0 +1,397 @@
+//! Scoring on real images with trained students.
+
+use std::collections::BTreeSet;
+use std::io::Read;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+
+use stillhouse_collective::Local;
+use stillhouse_core::job::{Architecture, Optimizer, Schedule};
+use stillhouse_core::pool::Pairing;
+use stillhouse_core::selection::{Band, Entry, GUARD_FACTOR, Guard, check_guard, select};
+use stillhouse_core::{Acquisition, ImageSet, ImageShape, LambdaGrid, PairId, Pool};
+use tch::{Device, Tensor};
+
+use super::*;
+use crate::network::{Network, NetworkSpec};
+use crate::train::{Augmentation, Init, TrainConfig, Training, TransferSet, train};
+
+/// The bytes behind the header of an IDX file of the example data, or of another data folder.
+fn idx(path: &str) -> Option<Vec<u8>> {
+    let examples = || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/data"));
+    let folder = std::env::var_os("STILLHOUSE_DATA").map_or_else(examples, PathBuf::from);
+    let file = std::fs::File::open(folder.join(path)).ok()?;
+    let mut bytes = Vec::new();
+    flate2::read::GzDecoder::new(file)
+        .read_to_end(&mut bytes)
+        .expect("gzip");
+    let header = 4 + 4 * usize::from(bytes[3]);
+    Some(bytes.split_off(header))
+}
+
+/// Images of one data set and a student that was trained on them for a few epochs, so that its
+/// scores spread.
+struct Trained {
+    spec: NetworkSpec,
+    weights: Vec<u8>,
+    images: ImageSet,
+}
+
+impl Trained {
+    fn new(architecture: Architecture, data: &str, side: u32, epochs: u32) -> Option<Self> {
+        const IMAGES: usize = 1200;
+        let shape = ImageShape {
+            channels: 1,
+            height: side,
+            width: side,
+        };
+        let mut images = idx(&format!("{data}/train-images-idx3-ubyte.gz"))?;
+        images.truncate(IMAGES * shape.len());
+        let classes = idx(&format!("{data}/train-labels-idx1-ubyte.gz"))?;
+        let one_hot = |class: &u8| {
+            (0..10)
+                .map({
+                    let class = *class;
+                    move |at| f32::from(u8::from(at == class))
+                })
+                .collect::<Vec<_>>()
+        };
+        let labels: Vec<f32> = classes[..IMAGES].iter().flat_map(one_hot).collect();
+        let spec = NetworkSpec::Zoo {
+            architecture,
+            shape,
+            classes: 10,
+        };
+        let training = Training {
+            spec: &spec,
+            init: Init::Fresh,
+            device: Device::Cpu,
+            transfer: TransferSet {
+                images: &images,
+                labels: &labels,
+            },
+            evaluation: None,
+            config: &config(epochs),
+            threads: 2,
+        };
+        let trained = train(&training, &mut Local, &mut |_| ControlFlow::Continue(())).expect("trains");
+        let weights = trained.network.weights().expect("reads");
+        Some(Self {
+            spec,
+            weights,
+            images: ImageSet::new(shape, images).expect("whole images"),
+        })
+    }
+
+    /// A LeNet for the UCI digits, trained once for all tests.
+    fn digits() -> &'static Self {
+        static DIGITS: OnceLock<Trained> = OnceLock::new();
+        DIGITS.get_or_init(|| Self::new(Architecture::Lenet5, "digits", 8, 12).expect("the example data is there"))
+    }
+
+    fn scorer(&self, seeds: u32, scan: ScanMode, threads: usize, acquisition: Acquisition) -> Scorer {
+        let images = self.images.subset(&(0..seeds).collect::<Vec<_>>());
+        Scorer::new(
+            &self.spec,
+            &self.weights,
+            &scorer_config(images, scan, threads, acquisition),
+        )
+        .expect("fits")
+    }
+}
+
+fn config(epochs: u32) -> TrainConfig {
+    TrainConfig {
+        epochs,
+        batch: 64,
+        learning_rate: 0.05,
+        momentum: 0.9,
+        weight_decay: 5e-4,
+        schedule: Schedule::Cosine,
+        warmup_steps: 20,
+        optimizer: Optimizer::Sgd,
+        augmentation: Augmentation::None,
+        shards: 2,
+        seed: 3,
+        round: 0,
+        evaluate_every: 0,
+    }
+}
+
+fn scorer_config(images: ImageSet, scan: ScanMode, threads: usize, acquisition: Acquisition) -> ScorerConfig {
+    ScorerConfig {
+        pool: Pool::new(images.len() as u32, Pairing::All),
+        seeds: Arc::new(images),
+        lambdas: LambdaGrid::new(30, 70, 4).expect("valid"),
+        acquisition,
+        threads,
+        scan,
+    }
+}
+
+/// Whole range, no observer.
+fn scan_all(scorer: &mut Scorer, k: usize, width: f32) -> Scan {
+    let range = 0..scorer.pool().pairs();
+    scorer
+        .scan(range, k, width, f32::INFINITY, &mut |_| ControlFlow::Continue(()))
+        .expect("scans")
+}
+
+/// The protocol around a guarded scan, on one machine: calibrate, scan, rescore, check.
+fn select_guarded(scorer: &mut Scorer, k: usize) -> (Vec<Entry>, usize) {
+    let sample: Vec<PairId> = (0..scorer.pool().pairs()).step_by(37).map(PairId).collect();
+    let mut width = GUARD_FACTOR * scorer.calibrate(&sample).expect("scores");
+    loop {
+        let scan = scan_all(scorer, k, width);
+        let pairs: Vec<PairId> = scan.entries.iter().map(|entry| entry.pair).collect();
+        let exact = scorer.rescore(&pairs).expect("scores");
+        let differences = scan
+            .entries
+            .iter()
+            .zip(&exact)
+            .map(|(a, e)| (a.score.score() - e.score.score()).abs());
+        let deviation = differences.fold(0.0, f32::max);
+        let cut = scan.entries[k - 1].score.score();
+        let rescored = exact.len();
+        let chosen = select(exact, k);
+        match check_guard(cut + width, cut, chosen[k - 1].score.score(), deviation) {
+            Guard::Wide => return (chosen, rescored),
+            Guard::TooNarrow(needed) => width = needed,
+        }
+    }
+}
+
+fn assert_guarded_equals_exact(trained: &Trained, seeds: u32, k: usize, acquisition: Acquisition) {
+    let mut exact = trained.scorer(seeds, ScanMode::Exact, 2, acquisition);
+    let mut guarded = trained.scorer(seeds, ScanMode::Guarded, 2, acquisition);
+    assert!(exact.scans_exactly() && !guarded.scans_exactly());
+    let want = scan_all(&mut exact, k, 0.0);
+    let (got, rescored) = select_guarded(&mut guarded, k);
+    assert_eq!(got, select(want.entries, k), "{acquisition:?}");
+    assert!(rescored < 2 * k, "the band holds {rescored} pairs for {k}");
+    let lambdas: BTreeSet<Lambda> = got.iter().map(|entry| entry.lambda).collect();
+    assert!(lambdas.len() > 3, "the scores do not spread: {lambdas:?}");
+}
+
+#[test]
+fn a_guarded_scan_of_digits_selects_the_pairs_and_lambdas_of_the_exact_scan() {
+    for acquisition in [Acquisition::LeastConfidence, Acquisition::Margin, Acquisition::Entropy] {
+        assert_guarded_equals_exact(Trained::digits(), 150, 200, acquisition);
+    }
+}
+
+#[test]
+fn a_guarded_scan_of_mnist_selects_the_pairs_and_lambdas_of_the_exact_scan() {
+    for architecture in [Architecture::Lenet5, Architecture::Lenet5Half] {
+        match Trained::new(architecture, "mnist", 28, 4) {
+            Some(trained) => assert_guarded_equals_exact(&trained, 120, 150, Acquisition::LeastConfidence),
+            None => println!("skipped: STILLHOUSE_DATA names no folder with mnist"),
+        }
+    }
+}
+
+#[test]
+fn threads_change_nothing() {
+    for mode in [ScanMode::Exact, ScanMode::Guarded] {
+        let scan = |threads| {
+            let mut scorer = Trained::digits().scorer(90, mode, threads, Acquisition::LeastConfidence);
+            scan_all(&mut scorer, 50, 0.02)
+        };
+        assert_eq!(scan(1), scan(3), "{mode:?}");
+    }
+}
+
+#[test]
+fn the_entries_are_all_pairs_up_to_the_bound_however_the_range_is_cut() {
+    let (k, width) = (40, 0.03);
+    for mode in [ScanMode::Exact, ScanMode::Guarded] {
+        let mut scorer = Trained::digits().scorer(80, mode, 2, Acquisition::Margin);
+        let pairs = scorer.pool().pairs();
+        let every = scan_all(&mut scorer, pairs as usize, 0.0).entries;
+        assert_eq!(every.len() as u64, pairs);
+        let bound = every[k - 1].score.score() + width;
+        let want: Vec<Entry> = every.into_iter().filter(|entry| entry.score.score() <= bound).collect();
+        let whole = scan_all(&mut scorer, k, width);
+        assert_eq!((whole.scanned, whole.histogram.total()), (pairs, pairs));
+        assert_eq!(whole.entries, want, "{mode:?}");
+        for cuts in [[0, 1, 700, pairs], [0, 255, 257, pairs]] {
+            let mut band = Band::new(k, width, f32::INFINITY);
+            let mut counts = 0;
+            for range in cuts.windows(2).map(|cut| cut[0]..cut[1]) {
+                let scan = scorer.scan(range, k, width, band.bound(), &mut |_| ControlFlow::Continue(()));
+                let scan = scan.expect("scans");
+                counts += scan.histogram.total();
+                scan.entries.into_iter().for_each(|entry| band.insert(entry));
+            }
+            assert_eq!(counts, pairs);
+            assert_eq!(band.into_sorted(), want, "{mode:?} {cuts:?}");
+        }
+    }
+}
+
+/// Scores of some pairs in order, in reverse, and each behind another number of others.
+fn assert_place_is_without_influence(scorer: &mut Scorer, pairs: u64) {
+    for approximate in [false, true] {
+        if approximate && scorer.scans_exactly() {
+            continue;
+        }
+        let ids: Vec<PairId> = (0..pairs).map(PairId).collect();
+        let want = scorer.entries(approximate, &ids).expect("scores");
+        assert_eq!(
+            want.iter().map(|entry| entry.pair).collect::<Vec<_>>(),
+            ids,
+            "in the order asked"
+        );
+        let reversed: Vec<PairId> = ids.iter().rev().copied().collect();
+        let mut got = scorer.entries(approximate, &reversed).expect("scores");
+        got.reverse();
+        assert_eq!(got, want, "reversed, approximate: {approximate}");
+        for start in [1, 2, 3, 7, 22] {
+            let got = scorer.entries(approximate, &ids[start..]).expect("scores");
+            assert_eq!(got, want[start..], "from {start}, approximate: {approximate}");
+        }
+        let alone = scorer.entries(approximate, &ids[5..6]).expect("scores");
+        assert_eq!(alone, want[5..6], "alone, approximate: {approximate}");
+    }
+}
+
+#[test]
+fn a_score_does_not_depend_on_its_place_in_a_batch() {
+    let mut scorer = Trained::digits().scorer(60, ScanMode::Guarded, 1, Acquisition::LeastConfidence);
+    assert_place_is_without_influence(&mut scorer, 700);
+}
+
+#[test]
+fn a_score_does_not_depend_on_its_place_for_deep_networks_either() {
+    let shape = ImageShape {
+        channels: 3,
+        height: 32,
+        width: 32,
+    };
+    let stream = stillhouse_core::sampler::Stream::new(9, stillhouse_core::sampler::Purpose::Initialisation, 0);
+    let bytes: Vec<u8> = (0..12 * shape.len() as u64)
+        .map(|at| (stream.unit(at) * 256.0) as u8)
+        .collect();
+    for (architecture, pairs) in [(Architecture::Resnet20, 30), (Architecture::AlexnetHalf, 40)] {
+        let spec = NetworkSpec::Zoo {
+            architecture,
+            shape,
+            classes: 10,
+        };
+        let network = Network::build(&spec, 2, Device::Cpu).expect("fits");
+        let weights = network.weights().expect("reads");
+        let images = ImageSet::new(shape, bytes.clone()).expect("whole images");
+        let config = scorer_config(images, ScanMode::Guarded, 1, Acquisition::Entropy);
+        let mut scorer = Scorer::new(&spec, &weights, &config).expect("fits");
+        assert!(!scorer.scans_exactly());
+        assert_place_is_without_influence(&mut scorer, pairs);
+        let deviation = scorer.calibrate(&[PairId(0), PairId(50)]).expect("scores");
+        assert!(deviation < 1e-4, "{architecture:?} {deviation}");
+    }
+}
+
+#[test]
+fn of_equal_lambdas_the_lowest_is_taken() {
+    let digits = Trained::digits();
+    let images = digits.images.subset(&[4, 4, 4]);
+    for mode in [ScanMode::Exact, ScanMode::Guarded] {
+        let config = scorer_config(images.clone(), mode, 1, Acquisition::LeastConfidence);
+        let mut scorer = Scorer::new(&digits.spec, &digits.weights, &config).expect("fits");
+        let scan = scan_all(&mut scorer, 3, 0.0);
+        assert_eq!(scan.entries.len(), 3);
+        for (at, entry) in (0..).zip(&scan.entries) {
+            assert_eq!((entry.lambda.hundredths(), entry.pair), (30, PairId(at)), "{mode:?}");
+            assert_eq!(entry.score, scan.entries[0].score);
+        }
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let digits = Trained::digits();
+    let config = scorer_config(digits.images.clone(), ScanMode::Guarded, 1, Acquisition::Margin);
+    let error = |config: &ScorerConfig, weights: &[u8]| {
+        Scorer::new(&digits.spec, weights, config)
+            .expect_err("must be refused")
+            .to_string()
+    };
+    let few = ScorerConfig {
+        pool: Pool::new(7, Pairing::All),
+        ..config.clone()
+    };
+    assert_eq!(
+        error(&few, &digits.weights),
+        "the pool is over 7 seed images, found 1200"
+    );
+    let shape = ImageShape {
+        channels: 1,
+        height: 4,
+        width: 16,
+    };
+    let images = ImageSet::new(shape, digits.images.bytes().to_vec()).expect("whole images");
+    let flat = ScorerConfig {
+        seeds: Arc::new(images),
+        ..config.clone()
+    };
+    assert_eq!(
+        error(&flat, &digits.weights),
+        "the student takes 1x8x8 images, the seed images are 1x4x16"
+    );
+    assert!(error(&config, b"no weights").contains("the student cannot score"));
+    let mut scorer = digits.scorer(10, ScanMode::Exact, 1, Acquisition::Margin);
+    let scan = scorer.scan(40..46, 1, 0.0, 1.0, &mut |_| ControlFlow::Continue(()));
+    assert_eq!(
+        scan.expect_err("45 pairs").to_string(),
+        "pair 45 is not one of the pool's 45"
+    );
+    let entry = scorer.rescore(&[PairId(3), PairId(99)]);
+    assert_eq!(
+        entry.expect_err("45 pairs").to_string(),
+        "pair 99 is not one of the pool's 45"
+    );
+}
+
+#[test]
+fn a_diverged_student_is_found_out() {
+    let digits = Trained::digits();
+    let mut network = Network::build(&digits.spec, 0, Device::Cpu).expect("fits");
+    let mut with_weight = |value: f64| {
+        network.load_weights(&digits.weights).expect("fits");
+        let (_, weight) = network.parameters().nth(1).expect("conv1.bias");
+        let mut weight: Tensor = weight.shallow_clone();
+        tch::no_grad(|| weight.f_fill_(value)).map(drop).expect("fills");
+        network.weights().expect("reads")
+    };
+    for mode in [ScanMode::Exact, ScanMode::Guarded] {
+        let images = digits.images.subset(&[0, 1, 2]);
+        let config = scorer_config(images, mode, 1, Acquisition::LeastConfidence);
+        assert!(Scorer::new(&digits.spec, &with_weight(f64::NAN), &config).is_err());
+        let mut scorer = Scorer::new(&digits.spec, &with_weight(3e38), &config).expect("finite");
+        let scan = scorer.scan(0..3, 1, 0.0, 1.0, &mut |_| ControlFlow::Continue(()));
+        let error = scan.expect_err("infinite activations");
+        assert!(matches!(error, ScoringError::Diverged { .. }), "{mode:?} {error}");
+    }
+}
+
+#[test]
+fn the_observer_hears_of_every_pair_and_may_break_off() {
+    let mut scorer = Trained::digits().scorer(60, ScanMode::Guarded, 2, Acquisition::LeastConfidence);
+    let mut heard = Vec::new();
+    let pairs = scorer.pool().pairs();
+    let scan = scorer.scan(0..pairs, 5, 0.0, 1.0, &mut |done| {
+        heard.push(done);
+        ControlFlow::Continue(())
+    });
+    assert_eq!(scan.expect("scans").scanned, pairs);
+    assert!(heard.is_sorted() && heard.last() == Some(&pairs), "{heard:?}");
+    let stopped = scorer.scan(0..pairs, 5, 0.0, 1.0, &mut |_| ControlFlow::Break(()));
+    assert!(matches!(stopped, Err(ScoringError::Stopped)));
+    assert!(
+        scorer
+            .scan(3..3, 5, 0.0, 1.0, &mut |_| ControlFlow::Break(()))
+            .expect("nothing")
+            .entries
+            .is_empty()
+    );
+}

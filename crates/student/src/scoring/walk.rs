@@ -1,0 +1,190 @@
+//! Many pairs over several threads: each takes the next chunk, and hands what is left of it after
+//! the bound to the calling thread, which alone holds the band.
+
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::{Builder, ScopedJoinHandle, scope};
+
+use stillhouse_core::selection::{Entry, Histogram};
+use stillhouse_core::{ImageSet, PairId, Pool};
+
+use super::{Pair, PairScorer, ScoringError};
+use crate::ffi::{InferenceMode, flush_denormal};
+
+/// Pairs that a thread takes at once: some milliseconds of work, and whole batches for the usual
+/// grid of eleven lambdas.
+const CHUNK_PAIRS: u64 = 256;
+/// Chunks that may wait for the calling thread, for each computing thread: it only sorts them in,
+/// so it is never far behind.
+const WAITING_CHUNKS: usize = 2;
+
+/// What is walked over.
+#[derive(Clone, Copy)]
+pub(super) struct Walk<'a> {
+    pub(super) pool: Pool,
+    pub(super) seeds: &'a ImageSet,
+    /// The pairs: position in `0..total` to pair.
+    pub(super) pairs: &'a (dyn Fn(u64) -> PairId + Sync),
+    pub(super) total: u64,
+    /// Lowest and highest possible score.
+    pub(super) range: (f32, f32),
+    /// Scores above this are counted but not handed on. It may fall during the walk.
+    pub(super) bound: &'a Bound,
+}
+
+/// A bound on scores that threads share and that only falls.
+#[derive(Debug)]
+pub(super) struct Bound(AtomicU32);
+
+impl Bound {
+    pub(super) fn new(bound: f32) -> Self {
+        Self(AtomicU32::new(bound.to_bits()))
+    }
+
+    /// Lowers the bound. Threads may see the older, higher one for a while: they then hand on more
+    /// than needed, never less.
+    pub(super) fn set(&self, bound: f32) {
+        self.0.store(bound.to_bits(), Ordering::Relaxed);
+    }
+
+    fn get(&self) -> f32 {
+        f32::from_bits(self.0.load(Ordering::Relaxed))
+    }
+}
+
+/// What one chunk gave.
+pub(super) struct Chunk {
+    /// Position of its first pair.
+    pub(super) start: u64,
+    /// Pairs in it.
+    pub(super) pairs: u64,
+    /// Its entries up to the bound, in order of position.
+    pub(super) entries: Vec<Entry>,
+}
+
+/// State that the threads of a walk share.
+struct Shared<'a> {
+    walk: Walk<'a>,
+    next: AtomicU64,
+    stop: AtomicBool,
+}
+
+/// Scores every pair once, one thread for each of `scorers`, and calls `consume` on this thread
+/// for each chunk, in no particular order, until it breaks. Answers with the histogram of all
+/// scores.
+pub(super) fn walk<S: PairScorer + Send>(
+    scorers: Vec<&mut S>,
+    walk: Walk<'_>,
+    mut consume: impl FnMut(Chunk) -> ControlFlow<()>,
+) -> Result<Histogram, ScoringError> {
+    let shared = Shared {
+        walk,
+        next: AtomicU64::new(0),
+        stop: AtomicBool::new(false),
+    };
+    let (sender, receiver) = sync_channel(WAITING_CHUNKS * scorers.len().max(1));
+    scope(|scope| {
+        let mut threads = Vec::new();
+        let mut failure = None;
+        for scorer in scorers {
+            let (sender, shared) = (sender.clone(), &shared);
+            let builder = Builder::new().name("score".to_owned());
+            match builder.spawn_scoped(scope, move || shared.run(scorer, &sender)) {
+                Ok(thread) => threads.push(thread),
+                Err(error) => failure = Some(ScoringError::Thread(error.to_string())),
+            }
+        }
+        drop(sender);
+        let broken = failure.is_some() || receiver.iter().any(|chunk| consume(chunk).is_break());
+        shared.stop.store(true, Ordering::Relaxed);
+        // Unblocks threads that wait for room.
+        drop(receiver);
+        let histogram = join(threads, shared.walk.range);
+        match failure {
+            Some(error) => Err(error),
+            None if broken => histogram.and(Err(ScoringError::Stopped)),
+            None => histogram,
+        }
+    })
+}
+
+/// Waits for every thread; the first error in order of threads wins.
+fn join(
+    threads: Vec<ScopedJoinHandle<'_, Result<Histogram, ScoringError>>>,
+    range: (f32, f32),
+) -> Result<Histogram, ScoringError> {
+    let mut total = Ok(Histogram::new(range));
+    for thread in threads {
+        let result = thread
+            .join()
+            .unwrap_or_else(|_| Err(ScoringError::Thread("a scoring thread panicked".to_owned())));
+        total = total.and_then(|mut total| {
+            total.merge(&result?);
+            Ok(total)
+        });
+    }
+    total
+}
+
+impl Shared<'_> {
+    /// One thread: chunk after chunk. An error stops the others too.
+    fn run<S: PairScorer>(&self, scorer: &mut S, sender: &SyncSender<Chunk>) -> Result<Histogram, ScoringError> {
+        // Both are state of the thread, and both may change bits: every scoring thread sets them.
+        tch::set_num_threads(1);
+        flush_denormal(true);
+        let _inference = InferenceMode::enter();
+        let mut histogram = Histogram::new(self.walk.range);
+        while !self.stop.load(Ordering::Relaxed) {
+            let start = self.next.fetch_add(CHUNK_PAIRS, Ordering::Relaxed);
+            if start >= self.walk.total {
+                break;
+            }
+            let chunk = self.chunk(scorer, start, &mut histogram).inspect_err(|_| {
+                self.stop.store(true, Ordering::Relaxed);
+            })?;
+            if sender.send(chunk).is_err() {
+                break;
+            }
+        }
+        Ok(histogram)
+    }
+
+    fn chunk<S: PairScorer>(
+        &self,
+        scorer: &mut S,
+        start: u64,
+        histogram: &mut Histogram,
+    ) -> Result<Chunk, ScoringError> {
+        let end = self.walk.total.min(start + CHUNK_PAIRS);
+        let pairs: Result<Vec<Pair<'_>>, ScoringError> = (start..end).map(|at| self.pair(at)).collect();
+        let mut entries = Vec::with_capacity((end - start) as usize);
+        scorer.score(&pairs?, &mut entries)?;
+        entries.iter().for_each(|entry| histogram.add(entry.score.score()));
+        let bound = self.walk.bound.get();
+        entries.retain(|entry| entry.score.score() <= bound);
+        Ok(Chunk {
+            start,
+            pairs: end - start,
+            entries,
+        })
+    }
+
+    fn pair(&self, at: u64) -> Result<Pair<'_>, ScoringError> {
+        let Walk { pool, seeds, pairs, .. } = &self.walk;
+        let id = pairs(at);
+        let image = |index: u32| seeds.get(index as usize);
+        pool.unrank(id)
+            .and_then(|(first, second)| {
+                Some(Pair {
+                    id,
+                    first: image(first)?,
+                    second: image(second)?,
+                })
+            })
+            .ok_or(ScoringError::OutsidePool {
+                pair: id.0,
+                pairs: pool.pairs(),
+            })
+    }
+}
