@@ -1,0 +1,20 @@
+//! The whole system: the programs that `make build` makes, as processes, on real images.
+//!
+//! | module | what must hold |
+//! |---|---|
+//! | [`house`] | rules of this repository |
+//! | [`same`] | the queries and the student do not depend on who computes, or on the format of the images |
+//! | [`killed`] | `kill -9` at any moment costs no label and bills nothing twice |
+//! | [`refused`] | bad input gets one clear error, and nothing is spent |
+//! | [`teachers`] | so do bad teachers, or they cost one query |
+//! | [`torchscript`] | students leave and enter as TorchScript |
+//! | [`page`] | the report is a page that a browser shows |
+
+mod house;
+mod killed;
+mod page;
+mod refused;
+mod same;
+mod teachers;
+mod torchscript;
+mod world;

@@ -1,0 +1,97 @@
+//! What several tests share.
+
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use stillhouse_core::job::JobSpec;
+use stillhouse_tests::jobs::{self, CLASSES, SHAPE};
+use stillhouse_tests::outcomes::{Essence, Outcome};
+use stillhouse_tests::processes::{Running, run_job};
+use stillhouse_tests::teacher::TestTeacher;
+use tempfile::TempDir;
+
+/// The program of the test teacher.
+pub(crate) const TEACHER: &str = env!("CARGO_BIN_EXE_test-teacher");
+
+/// Tests that keep every core busy run one after another.
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A folder with a teacher and its bill.
+pub(crate) struct World {
+    pub(crate) folder: TempDir,
+    pub(crate) teacher: TestTeacher,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let teacher = TestTeacher::start(SHAPE, CLASSES, Some(&folder.path().join("bill"))).unwrap();
+        Self { folder, teacher }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(crate) fn url(&self) -> String {
+        self.teacher.url()
+    }
+
+    pub(crate) fn bill(&self) -> Vec<String> {
+        self.teacher.billed().unwrap()
+    }
+
+    /// Starts `job` in the directory `name`.
+    pub(crate) fn start(&self, job: &JobSpec, name: &str, workers: u32) -> (Running, Outcome) {
+        let dir = self.path().join(name);
+        let file = jobs::write(self.path(), job);
+        (Running::start(run_job(&file, &dir, workers)), Outcome::of(&dir))
+    }
+
+    /// Runs `job` in the directory `name` to its end.
+    pub(crate) fn finish(&self, job: &JobSpec, name: &str, workers: u32) -> Outcome {
+        let (running, outcome) = self.start(job, name, workers);
+        let _ = running.wait().succeeded();
+        outcome
+    }
+}
+
+/// [`jobs::three_rounds`] as two workers do it when nobody disturbs them.
+pub(crate) struct Undisturbed {
+    /// Keeps the folder.
+    _world: World,
+    pub(crate) outcome: Outcome,
+    pub(crate) essence: Essence,
+    pub(crate) took: Duration,
+}
+
+/// That run, made once. Call [`alone`] first.
+pub(crate) fn undisturbed() -> &'static Undisturbed {
+    static UNDISTURBED: OnceLock<Undisturbed> = OnceLock::new();
+    UNDISTURBED.get_or_init(|| {
+        let world = World::new();
+        let begun = Instant::now();
+        let outcome = world.finish(&jobs::three_rounds(&world.url()), "undisturbed", 2);
+        let took = begun.elapsed();
+        outcome.settle(&world.bill());
+        Undisturbed {
+            essence: outcome.essence(),
+            outcome,
+            took,
+            _world: world,
+        }
+    })
+}
+
+/// Says that a test could not run; a failure where every test must.
+pub(crate) fn skipped(reason: &str) {
+    println!("skipped: {reason}");
+    assert!(
+        std::env::var_os("STILLHOUSE_EXPECT_ALL").is_none_or(|value| value != "1"),
+        "skipped: {reason}"
+    );
+}
