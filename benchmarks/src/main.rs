@@ -1,1 +1,56 @@
-fn main() {}
+//! `stillhouse-bench`: the measured figures of `docs/benchmarks.md`, one command each. It links no
+//! libtorch: it drives the built programs, and their PyTorch peers, as processes.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`cli`] | the command line |
+//! | [`mnist`] | Active Mixup's MNIST setting over seeds, with a random control |
+//! | [`scoring`] | candidates scored a second, beside PyTorch |
+//! | [`training`] | training steps a second, beside PyTorch |
+//! | [`startup`] | process start to first score, beside PyTorch |
+//! | [`pool`] | memory over a pool of a billion pairs |
+//! | [`page`] | copies results into `docs/benchmarks.md` |
+//! | [`places`] | where programs, data and results lie |
+//! | [`process`], [`python`] | how programs and PyTorch peers are run |
+//! | [`statistics`], [`table`], [`machine`] | what is made of the figures |
+
+mod cli;
+mod machine;
+mod mnist;
+mod page;
+mod places;
+mod pool;
+mod process;
+mod python;
+mod scoring;
+mod startup;
+mod statistics;
+mod table;
+mod training;
+
+use clap::Parser;
+
+use crate::cli::{Cli, Command, DataArgs, MnistArgs};
+use crate::places::Places;
+
+fn main() -> anyhow::Result<()> {
+    let places = Places::find()?;
+    match Cli::parse().command {
+        Command::Mnist(args) => mnist::run(&places, &args),
+        Command::Scoring(args) => scoring::run(&places, &args),
+        Command::Training => training::run(&places),
+        Command::Startup => startup::run(&places),
+        Command::Pool1e9(args) => pool::run(&places, &args),
+        Command::All(data) => all(&places, data),
+        Command::Page => page::refresh(&places),
+    }
+}
+
+fn all(places: &Places, data: DataArgs) -> anyhow::Result<()> {
+    pool::run(places, &data)?;
+    startup::run(places)?;
+    training::run(places)?;
+    scoring::run(places, &data)?;
+    mnist::run(places, &MnistArgs::published(data))?;
+    page::refresh(places)
+}

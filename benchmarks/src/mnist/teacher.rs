@@ -1,0 +1,176 @@
+//! The black box of the MNIST setting: trained once and kept, served for each job with a bill.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Stdio};
+
+use anyhow::{Context, bail, ensure};
+
+use crate::places::{Mnist, Places};
+use crate::process::{read, run_logged};
+
+/// How a teacher is trained.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Recipe {
+    name: &'static str,
+    epochs: u32,
+    /// Test accuracy in percent that it must reach.
+    at_least: f64,
+}
+
+impl Recipe {
+    /// A teacher worth distilling (the paper's: 99.29).
+    pub(crate) const PUBLISHED: Self = Self {
+        name: "mnist-teacher",
+        epochs: 20,
+        at_least: 99.0,
+    };
+    /// A teacher within a minute.
+    pub(crate) const SMALL: Self = Self {
+        name: "mnist-small-teacher",
+        epochs: 3,
+        at_least: 97.0,
+    };
+}
+
+/// A trained LeNet-5.
+#[derive(Clone, Debug)]
+pub(crate) struct Teacher {
+    /// Its safetensors file.
+    pub(crate) weights: PathBuf,
+    /// Test accuracy in percent after the last epoch.
+    pub(crate) accuracy: f64,
+}
+
+impl Teacher {
+    /// Its network, which is the student's as well.
+    pub(crate) const ARCHITECTURE: &str = "lenet5";
+
+    /// The teacher of `recipe` in `target/bench`, trained on all 60,000 images unless it is there.
+    ///
+    /// # Errors
+    /// When training fails or does not reach the accuracy that `recipe` wants.
+    pub(crate) fn trained(places: &Places, data: &Mnist, recipe: &Recipe) -> anyhow::Result<Self> {
+        let Recipe { name, epochs, at_least } = recipe;
+        let weights = places.work()?.join(format!("{name}.safetensors"));
+        let log = places.work()?.join(format!("{name}.log"));
+        if !(weights.exists() && log.exists()) {
+            eprintln!("training a teacher, with its log in {}", log.display());
+            let mut command = places.worker()?;
+            command.args([
+                "teacher",
+                "train",
+                "--architecture",
+                Self::ARCHITECTURE,
+                "--epochs",
+                &epochs.to_string(),
+            ]);
+            command
+                .arg("--images")
+                .arg(data.train_images())
+                .arg("--labels")
+                .arg(data.train_labels());
+            command
+                .arg("--test-images")
+                .arg(data.test_images())
+                .arg("--test-labels")
+                .arg(data.test_labels());
+            run_logged(command.arg("--out").arg(&weights), &log)?;
+        }
+        let accuracy = last_accuracy(&read(&log)?)
+            .with_context(|| format!("expected lines with a test accuracy in {}", log.display()))?;
+        ensure!(
+            accuracy >= *at_least,
+            "expected a teacher of at least {at_least} %, found {accuracy} %"
+        );
+        Ok(Self { weights, accuracy })
+    }
+}
+
+/// The last `test accuracy 99.12 %` of a training log.
+fn last_accuracy(log: &str) -> Option<f64> {
+    let after = log.lines().rev().find_map(|line| line.split_once("test accuracy "))?.1;
+    after.split_whitespace().next()?.parse().ok()
+}
+
+/// A teacher at an address of its own. Stops when dropped; its bill is on disk before each answer.
+#[derive(Debug)]
+pub(crate) struct Server {
+    child: Child,
+    url: String,
+    /// Held open, so that the server may go on printing.
+    _stdout: BufReader<ChildStdout>,
+}
+
+impl Server {
+    /// Serves `teacher` on a free port, appending to `bill`.
+    ///
+    /// # Errors
+    /// When it does not start; then what it said is in the message.
+    pub(crate) fn start(places: &Places, teacher: &Teacher, bill: &Path, log: &Path) -> anyhow::Result<Self> {
+        let errors = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
+        let mut command = places.worker()?;
+        command.args(["teacher", "serve", "--name", "mnist", "--listen", "127.0.0.1:0"]);
+        command.arg("--model").arg(&teacher.weights).arg("--bill").arg(bill);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
+        let mut child = command.spawn().context("cannot start the teacher")?;
+        let mut stdout = BufReader::new(child.stdout.take().expect("it is piped"));
+        let mut line = String::new();
+        stdout
+            .read_line(&mut line)
+            .context("cannot read what the teacher prints")?;
+        let mut server = Self {
+            child,
+            url: String::new(),
+            _stdout: stdout,
+        };
+        match address(&line) {
+            Some(url) => server.url = url.to_owned(),
+            None => bail!(
+                "expected the teacher to say where it serves, found {line:?}; {}",
+                read(log)?.trim_end()
+            ),
+        }
+        Ok(server)
+    }
+
+    /// Its base address.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+}
+
+/// The address in `serving mnist (1x28x28 images, 10 classes) at http://127.0.0.1:4000`.
+fn address(line: &str) -> Option<&str> {
+    let url = line.strip_prefix("serving ")?.rsplit_once(" at ")?.1.trim_end();
+    url.starts_with("http://").then_some(url)
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended on its own; nothing is left to do then.
+        let _killed = self.child.kill();
+        let _status = self.child.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_accuracy_after_the_last_epoch_counts() {
+        let log = "epoch   2  loss 0.1  test accuracy 98.71 %\nepoch  20  loss 0.0  test accuracy 99.34 %\nwrote it\n";
+        assert_eq!(last_accuracy(log), Some(99.34));
+        assert_eq!(last_accuracy("wrote it\n"), None);
+    }
+
+    #[test]
+    fn the_address_is_read_from_what_the_server_prints() {
+        let line = "serving mnist (1x28x28 images, 10 classes) at http://127.0.0.1:4000\n";
+        assert_eq!(address(line), Some("http://127.0.0.1:4000"));
+        assert_eq!(address("error: the address is taken\n"), None);
+        assert_eq!(address(""), None);
+    }
+}
