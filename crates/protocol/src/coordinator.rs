@@ -9,205 +9,20 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use stillhouse_core::plan::{Arm, Plan};
-use stillhouse_core::pool::{LambdaGrid, PairId, Pool};
-use stillhouse_core::sample::Sample;
+use stillhouse_core::plan::Arm;
+use stillhouse_core::pool::PairId;
 use stillhouse_core::sampler::{Purpose, Stream};
 use stillhouse_core::score::Acquisition;
 
-use crate::history::{
-    AskOutcome, History, Measurement, Selection, Step, StoppingRule, Student, TrainOutcome, Transition,
-};
+pub use crate::effects::{Action, CommandBody, Durable, Effects, Event, JobFailure, Settings};
+use crate::effects::{MAX_ATTEMPTS, MAX_RETRIES};
+use crate::history::{History, Selection, Step, Student, Transition};
 use crate::message::{Command, Fence, Report, WorkerId};
 use crate::selecting::{Advance, Problem, Selecting, Work, calibration_size};
+use crate::wave::{RankReport, Wave};
 
-/// Failures of one stage after which the job is given up: a worker that always dies is not noise.
-const MAX_RETRIES: u32 = 20;
-/// Fresh starts of a student whose loss stays near that of knowing nothing.
-const MAX_ATTEMPTS: u32 = 3;
 /// A loss above this part of `ln(classes)`, the loss of a uniform guess, is not learning.
 const DEAD_LOSS: f32 = 0.95;
-
-/// What a coordinator needs to know of its job.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Queries and rounds.
-    pub plan: Plan,
-    /// Students that are trained.
-    pub arms: Vec<Arm>,
-    /// The pool.
-    pub pool: Pool,
-    /// Weights tried a pair.
-    pub grid: LambdaGrid,
-    /// How the active arm chooses.
-    pub acquisition: Acquisition,
-    /// Whether scans score exact bytes.
-    pub exact_scan: bool,
-    /// Whether students go on from the last round's weights.
-    pub warm: bool,
-    /// Seed of random acquisition and calibration.
-    pub seed: u64,
-    /// Number of classes.
-    pub classes: usize,
-    /// Workers needed to train.
-    pub min_workers: usize,
-    /// Workers used.
-    pub max_workers: usize,
-    /// Evaluation images that the teacher labels.
-    pub evaluation: Vec<u32>,
-    /// When agreement has converged.
-    pub stopping: Option<StoppingRule>,
-}
-
-/// Something that happened.
-#[derive(Clone, Debug)]
-pub enum Event {
-    /// The coordinator's process is up.
-    Started,
-    /// A worker said hello and was welcomed.
-    Joined {
-        /// Who.
-        worker: WorkerId,
-        /// Where its ring listens.
-        ring: SocketAddr,
-    },
-    /// A worker's link closed, or it was silent for too long.
-    Lost {
-        /// Who.
-        worker: WorkerId,
-    },
-    /// A worker reported.
-    Reported {
-        /// Who.
-        worker: WorkerId,
-        /// On which command.
-        fence: Fence,
-        /// What.
-        report: Report,
-    },
-    /// A query batch is through.
-    Asked {
-        /// Whose.
-        student: Student,
-        /// How it went.
-        outcome: AskOutcome,
-    },
-}
-
-/// Something that must be on disk before any action is taken.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Durable {
-    /// Weights of a student, as safetensors.
-    Weights {
-        /// Whose.
-        student: Student,
-        /// The file.
-        weights: Vec<u8>,
-    },
-    /// A step of the history.
-    Transition(Transition),
-    /// A TorchScript file.
-    Module {
-        /// Whose.
-        student: Student,
-        /// The file.
-        module: Vec<u8>,
-    },
-}
-
-/// Something to do.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Action {
-    /// Put these to the teacher; answer with [`Event::Asked`].
-    Ask {
-        /// For whom.
-        student: Student,
-        /// What.
-        samples: Vec<Sample>,
-    },
-    /// Send a student's weights to a worker.
-    Load {
-        /// To whom.
-        worker: WorkerId,
-        /// Command number.
-        fence: Fence,
-        /// Which.
-        student: Student,
-    },
-    /// Send a scoring or export command.
-    Command {
-        /// To whom.
-        worker: WorkerId,
-        /// Command number.
-        fence: Fence,
-        /// What.
-        command: Box<CommandBody>,
-    },
-    /// Send a training command, filled in with samples, labels and weights.
-    Train {
-        /// To whom.
-        worker: WorkerId,
-        /// The same for all ranks.
-        fence: Fence,
-        /// Which student.
-        student: Student,
-        /// Fresh starts so far.
-        attempt: u32,
-        /// Rank of this worker.
-        rank: u32,
-        /// Rings of all ranks, in order.
-        peers: Vec<SocketAddr>,
-        /// Weights to go on from.
-        initial: Option<Student>,
-    },
-    /// The job is done.
-    Finish,
-    /// The job cannot go on.
-    Fail(JobFailure),
-}
-
-/// A [`Command`] that compares, for tests and logs.
-#[derive(Clone, Debug)]
-pub struct CommandBody(pub Command);
-
-impl PartialEq for CommandBody {
-    fn eq(&self, other: &Self) -> bool {
-        format!("{:?}", self.0) == format!("{:?}", other.0)
-    }
-}
-
-/// Why a job cannot go on.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum JobFailure {
-    /// Something no retry mends.
-    #[error("{0}")]
-    Work(String),
-    /// A stage failed again and again.
-    #[error("{stage} failed {MAX_RETRIES} times; the last time: {cause}")]
-    Retries {
-        /// Which stage.
-        stage: &'static str,
-        /// Last cause.
-        cause: String,
-    },
-    /// The student does not learn.
-    #[error("student {student} does not learn: after {MAX_ATTEMPTS} fresh starts its loss is still {loss}")]
-    Dead {
-        /// Which.
-        student: Student,
-        /// Its loss, as text.
-        loss: String,
-    },
-}
-
-/// What must be durable, and then what to do, in order.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Effects {
-    /// First these, on disk.
-    pub durable: Vec<Durable>,
-    /// Then these.
-    pub actions: Vec<Action>,
-}
 
 #[derive(Clone, Debug)]
 struct Worker {
@@ -231,28 +46,6 @@ enum Stage {
     Training(Wave),
     Exporting { left: Vec<Student>, given: usize },
     Over,
-}
-
-/// One attempt of all ranks at one training.
-#[derive(Clone, Debug)]
-struct Wave {
-    student: Student,
-    attempt: u32,
-    since: Duration,
-    /// `None` while there are too few workers.
-    fence: Option<Fence>,
-    ranks: usize,
-    reports: BTreeMap<u32, RankReport>,
-    weights: Option<Vec<u8>>,
-}
-
-#[derive(Clone, Debug)]
-struct RankReport {
-    digest: String,
-    loss: f32,
-    measurements: Vec<Measurement>,
-    steps: u64,
-    parameters: u64,
 }
 
 /// The state machine of a job.
@@ -697,45 +490,4 @@ pub(crate) enum Fault {
     ForgetAsked,
     /// The shard of a lost worker counts as scanned (I4).
     DropLostShard,
-}
-
-impl Wave {
-    fn new(student: Student, attempt: u32, since: Duration) -> Self {
-        Self {
-            student,
-            attempt,
-            since,
-            fence: None,
-            ranks: 0,
-            reports: BTreeMap::new(),
-            weights: None,
-        }
-    }
-
-    fn restart(&mut self) {
-        *self = Self::new(self.student, self.attempt, self.since);
-    }
-
-    /// The training as a whole, once every rank reported.
-    fn outcome(&self, now: Duration) -> Result<TrainOutcome, String> {
-        let first = self.reports.get(&0).ok_or("rank 0 did not report")?;
-        if let Some((rank, other)) = self.reports.iter().find(|(_, r)| r.digest != first.digest) {
-            let (a, b) = (&first.digest, &other.digest);
-            return Err(format!("ranks 0 and {rank} trained different students: {a} and {b}"));
-        }
-        let mut measurements = first.measurements.clone();
-        for report in self.reports.values().skip(1) {
-            for (sum, slice) in measurements.iter_mut().zip(&report.measurements) {
-                sum.add(slice);
-            }
-        }
-        Ok(TrainOutcome {
-            weights: first.digest.clone(),
-            loss: first.loss,
-            measurements,
-            steps: first.steps,
-            parameters: first.parameters,
-            millis: u64::try_from(now.saturating_sub(self.since).as_millis()).unwrap_or(u64::MAX),
-        })
-    }
 }

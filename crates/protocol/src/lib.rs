@@ -5,15 +5,18 @@
 //! |---|---|
 //! | [`history`] | what a job has durably done, and the one step that follows from it |
 //! | [`coordinator`] | the state machine that gets that step done by workers that come and go |
+//! | [`effects`] | what goes into that state machine and what comes out |
 //! | [`selecting`] | one exact query batch from scored shards |
 //! | [`message`] | what coordinator and workers say to each other |
 //! | [`codec`] | how messages become bytes |
 
 pub mod codec;
 pub mod coordinator;
+pub mod effects;
 pub mod history;
 pub mod message;
 pub mod selecting;
+mod wave;
 
 pub use coordinator::{Action, Coordinator, Durable, Effects, Event, JobFailure, Settings};
 pub use history::{AskOutcome, History, Measurement, Selection, Step, StopReason, Student, TrainOutcome, Transition};

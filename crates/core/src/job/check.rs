@@ -293,16 +293,16 @@ fn check_training(spec: &Spec) -> Result<(), JobError> {
         training.epochs,
     )?;
     require(
-        (1..=65_536).contains(&training.batch),
+        (2..=65_536).contains(&training.batch),
         "spec.training.batch",
-        "1 to 65536",
+        "2 to 65536",
         training.batch,
     )?;
     let shards = training.shards;
     require(
-        shards.is_power_of_two() && shards <= 256,
+        shards.is_power_of_two() && shards <= 64,
         "spec.training.shards",
-        "a power of two up to 256",
+        "a power of two up to 64",
         shards,
     )?;
     require(
