@@ -12,7 +12,7 @@ mkdir -p "$out"
 echo "== a teacher: LeNet-5 on 1,297 labelled UCI digits (the student never sees a label)"
 "$bin/stillhouse-worker" teacher train --images $data/train-images-idx3-ubyte.gz --labels $data/train-labels-idx1-ubyte.gz \
   --test-images $data/test-images-idx3-ubyte.gz --test-labels $data/test-labels-idx1-ubyte.gz \
-  --size 16x16 --architecture lenet5 --epochs 40 --out "$out/teacher.safetensors"
+  --size 16x16 --architecture lenet5 --batch 32 --epochs 40 --out "$out/teacher.safetensors"
 
 echo "== served over HTTP, Open Inference Protocol v2"
 "$bin/stillhouse-worker" teacher serve --model "$out/teacher.safetensors" --name digits --listen 127.0.0.1:0 \

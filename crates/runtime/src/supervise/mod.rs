@@ -277,9 +277,9 @@ impl Keeper {
     async fn report(&mut self, event: Event) {
         let name = &self.child.name;
         match &event {
-            Event::Started { pid, life, .. } => tracing::info!(child = name, pid, life, "started"),
+            Event::Started { pid, life, .. } => tracing::debug!(child = name, pid, life, "started"),
             Event::Died { death, restart_in, .. } => tracing::warn!(child = name, %death, ?restart_in, "died"),
-            Event::Finished { death, .. } => tracing::info!(child = name, %death, "finished"),
+            Event::Finished { death, .. } => tracing::debug!(child = name, %death, "finished"),
             Event::GaveUp { death, reason, .. } => tracing::error!(child = name, %death, %reason, "gave up"),
         }
         tokio::select! {
