@@ -173,7 +173,13 @@ impl Shared {
             }
         }
         let good = labels.len();
-        self.gateway.ledger.commit(labels).await?;
+        let permits: Vec<Permit> = labels.iter().map(|(permit, _)| *permit).collect();
+        let kept = self.gateway.ledger.commit(labels).await;
+        if let Err(error @ LedgerError::Classes { .. }) = kept {
+            bad.extend(permits);
+            return self.useless(bad, error.to_string()).await;
+        }
+        kept?;
         let now = Instant::now();
         self.control().pace.answered(good, now);
         self.tell(GatewayEvent::Answered {

@@ -46,6 +46,11 @@ struct Run {
 
 impl Bench {
     async fn new(concurrency: u32) -> Self {
+        Self::of_classes(concurrency, CLASSES as u32).await
+    }
+
+    /// With a ledger for labels of `classes` classes.
+    async fn of_classes(concurrency: u32, classes: u32) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let bill: PathBuf = folder.path().join("bill");
         let teacher = TestTeacher::start(SHAPE, CLASSES, Some(&bill)).unwrap();
@@ -66,7 +71,7 @@ impl Bench {
             job_digest: [7; 32],
             fingerprint: info.fingerprint,
             budget: u64::from(SEEDS),
-            classes: CLASSES as u32,
+            classes,
             on_ambiguous: OnAmbiguous::Hold,
         };
         let noise = Stream::new(5, Purpose::SeedImages, 0);
@@ -305,6 +310,16 @@ async fn one_accident_holds_one_request_and_asks_for_proof() {
         matches!(next, GatewayEvent::Answered { n: 1, .. }),
         "one image alone: {next:?}"
     );
+}
+
+#[tokio::test]
+async fn labels_of_another_number_of_classes_are_written_off() {
+    let bench = Bench::of_classes(2, CLASSES as u32 + 1).await;
+    let run = bench.run(bench.gateway().await, |_| ()).await;
+    let error = run.error.as_ref().expect("stops");
+    assert!(matches!(error, GatewayError::Useless { queries: 1, .. }), "{error}");
+    run.invariant_the_ledger_covers_the_bill();
+    assert_eq!((run.counts.spent, run.billed), (1, 1));
 }
 
 #[tokio::test]
