@@ -5,6 +5,12 @@ use std::path::PathBuf;
 /// Why the ledger cannot do what was asked.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum LedgerError {
+    /// There is none where one was to be read.
+    #[error("there is no ledger {}", path.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
+    },
     /// Another process has it open.
     #[error("the ledger {} is in use by another process", path.display())]
     Locked {
@@ -26,6 +32,30 @@ pub enum LedgerError {
         was: u64,
         /// As given now.
         found: u64,
+    },
+    /// Another version of this program wrote it.
+    #[error("the ledger has format {found}, expected {expected}: another version wrote it")]
+    OtherFormat {
+        /// What this version reads and writes.
+        expected: u64,
+        /// What the file has; 0 when it does not say.
+        found: u64,
+    },
+    /// A label of another job: nothing of the call was kept.
+    #[error("expected labels of {expected} classes, found {found}")]
+    Classes {
+        /// Classes of the job.
+        expected: usize,
+        /// Classes of the label.
+        found: usize,
+    },
+    /// A journal entry that is too large: nothing of the call was kept.
+    #[error("a journal entry has {found} bytes, expected at most {limit}")]
+    TooLarge {
+        /// Bytes of the entry.
+        found: usize,
+        /// Bytes that it may have.
+        limit: usize,
     },
     /// No room, and nothing more may be sent.
     #[error("no space left for the ledger: {cause}")]
@@ -64,21 +94,25 @@ pub enum LedgerError {
 impl LedgerError {
     /// From whatever redb says.
     pub(crate) fn of(error: impl Into<redb::Error>) -> Self {
+        use std::io::ErrorKind;
         let error = error.into();
         let cause = error.to_string();
-        match error {
-            redb::Error::Io(io) if is_full(&io) => Self::StorageFull { cause },
-            redb::Error::Corrupted(_) | redb::Error::UpgradeRequired(_) => Self::Damaged { cause },
-            _ => Self::Storage { cause },
+        let kind = match &error {
+            redb::Error::Io(io) => Some(io.kind()),
+            _ => None,
+        };
+        match (kind, error) {
+            // Disk full, quota exceeded, or a limit of the file's size.
+            (Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge), _) => {
+                Self::StorageFull { cause }
+            }
+            (Some(ErrorKind::InvalidData | ErrorKind::UnexpectedEof), _)
+            | (None, redb::Error::Corrupted(_) | redb::Error::UpgradeRequired(_)) => Self::Damaged { cause },
+            (Some(_) | None, _) => Self::Storage { cause },
         }
     }
-}
 
-/// Disk full, quota exceeded, or a file-size limit.
-pub(crate) fn is_full(error: &std::io::Error) -> bool {
-    use std::io::ErrorKind;
-    matches!(
-        error.kind(),
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge
-    )
+    pub(crate) fn damaged(cause: impl Into<String>) -> Self {
+        Self::Damaged { cause: cause.into() }
+    }
 }

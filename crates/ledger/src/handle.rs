@@ -1,20 +1,28 @@
 //! The handle that everybody else holds.
 
+use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
 
+use redb::ReadableDatabase;
 use serde::{Deserialize, Serialize};
 use stillhouse_core::plan::Arm;
 use stillhouse_core::{Fingerprint, Key, Sample, SoftLabel};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::error::LedgerError;
-use crate::permit::{Book, Counts, OnAmbiguous, Permit, Proof, State};
-use crate::store::{Changes, Store};
+use crate::permit::{Cause, Charge, Counts, OnAmbiguous, Permit, Proof, Record};
+use crate::store::Store;
 use crate::writer::{Command, Reply, Writer};
 
 /// Commands that wait for the writer. Each caller waits for its answer, so this is the number of
 /// callers at most; a larger one would only hide that the disk is slow.
 const COMMANDS: usize = 256;
+
+/// Largest journal entry, in bytes. A transition holds a query batch at most, some 60 bytes a
+/// candidate: this is four million of them.
+pub const MAX_ENTRY_BYTES: usize = 256 << 20;
 
 /// What a ledger is for; written into it when it is made.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -27,8 +35,29 @@ pub struct Genesis {
     pub budget: u64,
     /// Classes of a label.
     pub classes: u32,
-    /// What to do about queries in doubt.
+    /// What to do about queries in doubt; may change when it is opened again.
     pub on_ambiguous: OnAmbiguous,
+}
+
+impl Genesis {
+    /// Whether the ledger `path`, made for this, may be opened for `given`.
+    pub(crate) fn check(&self, given: &Genesis, path: &Path) -> Result<(), LedgerError> {
+        let other = |what| {
+            let path = path.to_path_buf();
+            Err(LedgerError::OtherJob { path, what })
+        };
+        if self.job_digest != given.job_digest {
+            return other("job (other images, student, training or acquisition)");
+        }
+        if self.fingerprint != given.fingerprint || self.classes != given.classes {
+            return other("teacher (another model, version or response)");
+        }
+        if given.budget < self.budget {
+            let (was, found) = (self.budget, given.budget);
+            return Err(LedgerError::BudgetShrunk { was, found });
+        }
+        Ok(())
+    }
 }
 
 /// A wish to ask.
@@ -54,7 +83,7 @@ pub enum Admission {
     /// It was asked, no label came of it, and it is not asked again.
     Held {
         /// Why there is none.
-        cause: &'static str,
+        cause: String,
     },
     /// The budget is spent.
     Exhausted,
@@ -69,50 +98,95 @@ pub struct Entry {
     pub sample: Sample,
     /// For whom it was asked first.
     pub arm: Arm,
-    /// What is known of it.
-    pub state: State,
+    /// Its charges, oldest first; none when its permit was given back.
+    pub charges: Vec<Charge>,
     /// The answer.
     pub label: Option<SoftLabel>,
 }
 
-/// The ledger of a job directory. Cheap to clone; the file closes with the last clone.
+/// Every query among `records`, in order of keys, with its label.
+pub(crate) fn entries<'a, D: ReadableDatabase>(
+    store: &Store<D>,
+    records: impl Iterator<Item = (&'a Key, &'a Record)>,
+) -> Result<Vec<Entry>, LedgerError> {
+    let mut records: Vec<(&Key, &Record)> = records.collect();
+    records.sort_unstable_by_key(|(key, _)| **key);
+    let keys: Vec<Key> = records.iter().map(|(key, _)| **key).collect();
+    let labels = store.labels(&keys)?;
+    let entry = |((key, record), label): ((&Key, &Record), Option<SoftLabel>)| Entry {
+        key: *key,
+        sample: record.sample,
+        arm: record.arm,
+        charges: record.charges.clone(),
+        label,
+    };
+    Ok(records.into_iter().zip(labels).map(entry).collect())
+}
+
+/// The ledger of a job directory, open for writing. Cheap to clone. Dropping the last clone waits
+/// until what was asked for is on disk and the file is closed.
 #[derive(Clone, Debug)]
 pub struct Ledger {
-    commands: mpsc::Sender<Command>,
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
     epoch: u64,
+    classes: usize,
+    /// Both are there until dropped.
+    commands: Option<mpsc::Sender<Command>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // The thread ends when nobody can send commands any more.
+        self.commands = None;
+        // A panic there was told to every caller as `Stopped`.
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
 }
 
 impl Ledger {
     /// Opens the ledger in `dir`, making it when there is none, and sorts out what a process that
-    /// died left open.
+    /// died left open. Blocks on the disk: call it when a program starts.
     ///
     /// # Errors
     /// When it is in use, belongs to another job or teacher, had a larger budget, or cannot be used.
     pub fn create_or_open(dir: &Path, genesis: &Genesis) -> Result<Self, LedgerError> {
-        let (store, epoch) = Store::open(dir, genesis)?;
-        let mut book = Book::new(genesis.budget, genesis.on_ambiguous, epoch, store.records()?);
-        book.recover();
-        let keys = book.take_dirty();
-        let records = keys.iter().filter_map(|key| Some((*key, *book.record(key)?))).collect();
-        store.write(&Changes {
-            records,
-            ..Changes::default()
-        })?;
         let (commands, received) = mpsc::channel(COMMANDS);
-        let writer = Writer::new(store, book);
-        let spawned = std::thread::Builder::new()
-            .name("ledger".into())
-            .spawn(move || writer.run(received));
-        spawned.map_err(|error| LedgerError::Storage {
+        let (tell, told) = std::sync::mpsc::channel();
+        let (place, purpose) = (dir.to_path_buf(), genesis.clone());
+        let serve = move || match Writer::open(&place, &purpose) {
+            Ok(writer) => {
+                // Whoever opens waits for this.
+                let _ = tell.send(Ok(writer.epoch()));
+                writer.run(received);
+            }
+            Err(error) => drop(tell.send(Err(error))),
+        };
+        let thread = std::thread::Builder::new().name("ledger".into()).spawn(serve);
+        let thread = thread.map_err(|error| LedgerError::Storage {
             cause: format!("no thread: {error}"),
         })?;
-        Ok(Self { commands, epoch })
+        // A file that is damaged badly enough makes redb panic.
+        let panicked = |_| Err(LedgerError::damaged("reading it failed in an unforeseen way"));
+        let opened = told.recv().unwrap_or_else(panicked);
+        let inner = Inner {
+            epoch: *opened.as_ref().unwrap_or(&0),
+            classes: genesis.classes as usize,
+            commands: Some(commands),
+            thread: Some(thread),
+        };
+        // On an error this waits for the thread, which gives the file free.
+        opened.map(|_| Self { inner: Arc::new(inner) })
     }
 
     /// How often this ledger was opened; grows with every start.
     #[must_use]
     pub fn epoch(&self) -> u64 {
-        self.epoch
+        self.inner.epoch
     }
 
     /// Decides about queries, in order; a key that occurs twice gets one permit.
@@ -123,41 +197,51 @@ impl Ledger {
         self.call(|reply| Command::Admit(requests, reply)).await
     }
 
-    /// Notes that queries are about to be sent. Only after this returned may a byte leave.
+    /// Notes that queries are about to be sent. Only after this returned may a byte leave, and only
+    /// by the caller to whom it returned `Ok`.
     ///
     /// # Errors
-    /// [`LedgerError::Stale`] when a permit is not valid any more, and then none may be sent.
+    /// [`LedgerError::Stale`] when a permit is not valid any more, and then none may be sent: the
+    /// valid ones were given back.
     pub async fn mark_sent(&self, permits: Vec<Permit>) -> Result<(), LedgerError> {
         self.call(|reply| Command::MarkSent(permits, reply)).await
     }
 
-    /// Keeps labels. Stale permits bring nothing, except labels of queries in doubt.
+    /// Keeps labels. A permit that is settled brings nothing; one in doubt, even of an earlier life,
+    /// brings its label.
     ///
     /// # Errors
-    /// When they cannot be written.
+    /// When they cannot be written, or have the wrong number of classes.
     pub async fn commit(&self, labels: Vec<(Permit, SoftLabel)>) -> Result<(), LedgerError> {
+        let expected = self.inner.classes;
+        let found = labels.iter().map(|(_, label)| label.probabilities().len());
+        if let Some(found) = found.into_iter().find(|found| *found != expected) {
+            return Err(LedgerError::Classes { expected, found });
+        }
         self.call(|reply| Command::Commit(labels, reply)).await
     }
 
-    /// Notes that nobody knows whether queries were billed.
+    /// Notes that nobody knows whether queries were billed. Stale permits change nothing.
     ///
     /// # Errors
     /// When that cannot be written.
-    pub async fn ambiguous(&self, permits: Vec<Permit>, cause: impl Into<String>) -> Result<(), LedgerError> {
-        let cause = cause.into();
+    pub async fn ambiguous(&self, permits: Vec<Permit>, cause: impl AsRef<str>) -> Result<(), LedgerError> {
+        let cause = Cause::new(cause.as_ref());
         self.call(|reply| Command::Ambiguous(permits, cause, reply)).await
     }
 
-    /// Notes that queries were billed and answered with something that is no label.
+    /// Notes that queries were billed and answered with something that is no label. Stale permits
+    /// change nothing.
     ///
     /// # Errors
     /// When that cannot be written.
-    pub async fn spent(&self, permits: Vec<Permit>, cause: impl Into<String>) -> Result<(), LedgerError> {
-        let cause = cause.into();
+    pub async fn spent(&self, permits: Vec<Permit>, cause: impl AsRef<str>) -> Result<(), LedgerError> {
+        let cause = Cause::new(cause.as_ref());
         self.call(|reply| Command::Spent(permits, cause, reply)).await
     }
 
-    /// Gives permits back, on proof that nothing was billed.
+    /// Gives permits back: those not sent always, those sent on proof that nothing was billed;
+    /// without proof they are in doubt. Stale permits change nothing.
     ///
     /// # Errors
     /// When that cannot be written.
@@ -165,12 +249,24 @@ impl Ledger {
         self.call(|reply| Command::Release(permits, proof, reply)).await
     }
 
-    /// Adds an entry to the journal.
+    /// Adds an entry to the journal; returns its sequence, from 0.
     ///
     /// # Errors
-    /// When it cannot be written.
-    pub async fn append(&self, entry: Vec<u8>) -> Result<(), LedgerError> {
-        self.call(|reply| Command::Append(entry, reply)).await
+    /// When it cannot be written, or is larger than [`MAX_ENTRY_BYTES`].
+    pub async fn append(&self, entry: Vec<u8>) -> Result<u64, LedgerError> {
+        Ok(self.append_all(vec![entry]).await?.start)
+    }
+
+    /// Adds entries to the journal, all or none; returns their sequences.
+    ///
+    /// # Errors
+    /// When they cannot be written, or one is larger than [`MAX_ENTRY_BYTES`].
+    pub async fn append_all(&self, entries: Vec<Vec<u8>>) -> Result<Range<u64>, LedgerError> {
+        let limit = MAX_ENTRY_BYTES;
+        if let Some(found) = entries.iter().map(Vec::len).find(|found| *found > limit) {
+            return Err(LedgerError::TooLarge { found, limit });
+        }
+        self.call(|reply| Command::Append(entries, reply)).await
     }
 
     /// Labels of keys, in order.
@@ -209,8 +305,9 @@ impl Ledger {
         let gone = || LedgerError::Stopped {
             cause: "its thread ended".into(),
         };
+        let commands = self.inner.commands.as_ref().expect("there until dropped");
         let (reply, answer) = oneshot::channel();
-        self.commands.send(command(reply)).await.map_err(|_| gone())?;
+        commands.send(command(reply)).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     }
 }

@@ -3,25 +3,31 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`permit`] | the permit protocol as a pure state machine |
-//! | [`store`] | how records become bytes in a redb file |
+//! | [`store`] | the tables of the file |
+//! | `codec` | a record as bytes |
 //! | [`writer`] | the one thread that writes: many requests, one fsync |
+//! | `handle` | [`Ledger`], by which everybody else speaks to that thread |
+//! | `reader` | [`Reader`], for a job that is not running |
 //! | [`error`] | what can go wrong |
 //!
-//! [`Ledger`] is a handle to that thread. Every write returns after fsync. Invariants: billed
-//! queries never exceed the budget (I1); nothing may be sent before [`Ledger::mark_sent`] returned
-//! (I2); a label survives any crash once [`Ledger::commit`] returned (I3); reports of an earlier
-//! life change nothing but may still bring a label that was paid for (I5).
+//! Every write returns after fsync. Invariants: billed queries never exceed the budget (I1); nothing
+//! may be sent before [`Ledger::mark_sent`] returned (I2); a label survives any crash once
+//! [`Ledger::commit`] returned (I3); reports of an earlier life change nothing but may still bring a
+//! label that was paid for (I5).
 
 pub mod error;
 pub mod permit;
 pub mod store;
 pub mod writer;
 
+mod codec;
 mod handle;
+mod reader;
 
 #[cfg(test)]
 mod random_schedules;
 
 pub use error::LedgerError;
-pub use handle::{Admission, Entry, Genesis, Ledger, Request};
-pub use permit::{Categories, Counts, OnAmbiguous, Permit, Proof, State};
+pub use handle::{Admission, Entry, Genesis, Ledger, MAX_ENTRY_BYTES, Request};
+pub use permit::{Categories, Cause, Charge, Counts, OnAmbiguous, Permit, Proof, State};
+pub use reader::Reader;

@@ -1,21 +1,25 @@
 //! The permit protocol as a pure state machine: who may spend a query, and what is known of it.
 //!
-//! A *charge* is one query that is, was or may have been billed. Every charge of a key has a
-//! number; a permit is (key, epoch, charge).
+//! A *charge* is one query that is, was or may have been billed. Every permit is for one charge:
+//! (key, epoch, number), never given out twice. A key has at most one charge that is open
+//! (reserved or sent), after any number of earlier ones that stayed ambiguous.
 //!
 //! ```text
 //!            admit              mark_sent            commit
 //!  (none) ----------> Reserved ----------> Sent ----------------> Committed
-//!    ^                   |                  | \  spent              ^
-//!    |     release       |     release      |  \---------> Spent    | late label
-//!    +---- (proof) <-----+------------------+                       |
-//!                                           |  ambiguous, crash     |
-//!                                           +-------------> Ambiguous
+//!    ^                   |                  | \  spent               ^
+//!    |     release       |     release      |  \---------> Spent     | late label
+//!    +------ (any) <-----+---- (proof) <----+                        |
+//!                                           |  ambiguous, crash      |
+//!                                           +--------------> Ambiguous
 //! ```
+//!
+//! What is absent: a way from `Sent` or `Ambiguous` back to nothing on a timeout.
 //!
 //! Invariant I1: reserved + sent + ambiguous + spent + committed charges never exceed the budget.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use stillhouse_core::plan::Arm;
 use stillhouse_core::{Key, Sample};
@@ -27,42 +31,81 @@ pub struct Permit {
     pub key: Key,
     /// In which life of the ledger it was given out.
     pub epoch: u64,
-    /// Number of the charge among those of its key, from 1.
+    /// Its number among all permits ever given out for the key, from 1.
     pub charge: u32,
 }
 
-/// What is known of the latest charge of a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// Why a charge brought no label, for people to read: at most [`Cause::MAX_BYTES`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Cause(Arc<str>);
+
+impl Cause {
+    /// Longest cause, in bytes of UTF-8: a sentence. Every record of a failed batch carries one.
+    pub const MAX_BYTES: usize = 200;
+
+    /// Keeps as much of `text` as fits.
+    #[must_use]
+    pub fn new(text: &str) -> Self {
+        let mut end = text.len().min(Self::MAX_BYTES);
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        Self(text[..end].into())
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What is known of a charge.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum State {
-    /// Given back: nothing was billed.
-    Released,
     /// May be sent; was not.
     Reserved,
     /// A byte may have left.
     Sent,
     /// Nobody knows whether it was billed.
-    Ambiguous,
-    /// Billed, but the answer is no label.
-    Spent,
+    Ambiguous(Cause),
+    /// Billed, but brought no label.
+    Spent(Cause),
     /// Billed, and the label is kept.
     Committed,
 }
 
+/// One query that is, was or may have been billed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Charge {
+    /// [`Permit::charge`].
+    pub number: u32,
+    /// [`Permit::epoch`].
+    pub epoch: u64,
+    /// What is known of it.
+    pub state: State,
+}
+
 /// A key and its charges.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
     /// What was asked.
     pub sample: Sample,
     /// For whom it was asked first.
     pub arm: Arm,
-    /// State of the latest charge.
-    pub state: State,
-    /// Number of the latest charge.
-    pub charge: u32,
-    /// Epoch of the latest charge.
-    pub epoch: u64,
-    /// Earlier charges that stayed ambiguous.
-    pub lost: u32,
+    /// Permits given out so far, with those given back: numbers are never used twice.
+    pub issued: u32,
+    /// Charges that were not given back, oldest first. At most one is committed; only the last may
+    /// be reserved or sent, unless a late label overtook it.
+    pub charges: Vec<Charge>,
+}
+
+impl Record {
+    /// Whether its label is kept.
+    #[must_use]
+    pub fn is_labelled(&self) -> bool {
+        self.charges.iter().any(|charge| charge.state == State::Committed)
+    }
 }
 
 /// What to do about a query whose fate is unknown.
@@ -84,13 +127,22 @@ pub enum Proof {
     NeverConnected,
     /// The teacher refused before any work.
     Refused {
-        /// HTTP status.
+        /// HTTP status: 3xx, 4xx or 503. Others may come after the work was done and prove nothing.
         status: u16,
     },
 }
 
+impl Proof {
+    fn holds(self) -> bool {
+        match self {
+            Proof::NeverConnected => true,
+            Proof::Refused { status } => matches!(status, 300..=499 | 503),
+        }
+    }
+}
+
 /// The answer to a wish to ask.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
     /// The label is known.
     Known,
@@ -98,10 +150,21 @@ pub enum Decision {
     InFlight,
     /// Ask.
     Permitted(Permit),
-    /// It was asked, and no label came of it.
-    Held(State),
+    /// It was asked, no label came of it, and it is not asked again.
+    Held(Cause),
     /// The budget is spent.
     Exhausted,
+}
+
+/// Why a report changed nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// No such permit was given out, or it was given back since.
+    Unknown,
+    /// It is of an earlier life of the ledger.
+    OldEpoch,
+    /// Its charge is in a state that the report cannot follow.
+    State(State),
 }
 
 /// Charges by state.
@@ -143,41 +206,38 @@ impl Counts {
         self.sent + self.ambiguous + self.spent + self.committed
     }
 
-    fn taken(&self) -> u64 {
-        self.reserved + self.billed()
-    }
-
-    fn slot(&mut self, state: State) -> Option<&mut u64> {
-        match state {
-            State::Released => None,
-            State::Reserved => Some(&mut self.reserved),
-            State::Sent => Some(&mut self.sent),
-            State::Ambiguous => Some(&mut self.ambiguous),
-            State::Spent => Some(&mut self.spent),
-            State::Committed => Some(&mut self.committed),
-        }
+    /// Permits that may still be given out.
+    #[must_use]
+    pub fn left(&self) -> u64 {
+        self.budget.saturating_sub(self.reserved + self.billed())
     }
 
     fn add(&mut self, record: &Record) {
-        if let Some(slot) = self.slot(record.state) {
-            *slot += 1;
-        }
-        self.ambiguous += u64::from(record.lost);
-        *self.by_category.of(record) += billed_charges(record);
+        self.tally(record, |count| *count += 1);
     }
 
     fn remove(&mut self, record: &Record) {
-        if let Some(slot) = self.slot(record.state) {
-            *slot -= 1;
-        }
-        self.ambiguous -= u64::from(record.lost);
-        *self.by_category.of(record) -= billed_charges(record);
+        self.tally(record, |count| {
+            *count = count.checked_sub(1).expect("a record is added before it is removed");
+        });
     }
-}
 
-fn billed_charges(record: &Record) -> u64 {
-    let latest = !matches!(record.state, State::Released | State::Reserved);
-    u64::from(record.lost) + u64::from(latest)
+    fn tally(&mut self, record: &Record, step: impl Fn(&mut u64)) {
+        for charge in &record.charges {
+            let state = match charge.state {
+                State::Reserved => {
+                    step(&mut self.reserved);
+                    continue;
+                }
+                State::Sent => &mut self.sent,
+                State::Ambiguous(_) => &mut self.ambiguous,
+                State::Spent(_) => &mut self.spent,
+                State::Committed => &mut self.committed,
+            };
+            step(state);
+            step(self.by_category.of(record));
+        }
+    }
 }
 
 impl Categories {
@@ -191,6 +251,12 @@ impl Categories {
     }
 }
 
+/// What a report makes of a charge.
+enum Next {
+    Becomes(State),
+    GivenBack,
+}
+
 /// Every charge of a job.
 #[derive(Clone, Debug)]
 pub struct Book {
@@ -200,31 +266,10 @@ pub struct Book {
     records: HashMap<Key, Record>,
     /// Keys whose record changed since they were last taken.
     dirty: Vec<Key>,
-    #[cfg(test)]
-    pub(crate) fault: Option<Fault>,
-}
-
-/// Rules that the random schedules break on purpose, one at a time, to see that they notice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fault {
-    /// The budget is not looked at.
-    NoBudgetCheck,
-    /// What was sent when the process died counts as not sent.
-    ForgetSent,
-    /// A timeout gives the permit back.
-    ReleaseOnTimeout,
-    /// Ambiguous queries are sent again under hold.
-    ResendUnderHold,
-    /// Permits of an earlier life are honoured.
-    NoEpochCheck,
-    /// A permit may be sent twice.
-    SendTwice,
-    /// Late labels are thrown away.
-    DropLateLabel,
 }
 
 impl Book {
-    /// The book of `records` in life `epoch`.
+    /// The book of `records` in life `epoch`. Records of an earlier life need [`Book::recover`].
     #[must_use]
     pub fn new(budget: u64, policy: OnAmbiguous, epoch: u64, records: HashMap<Key, Record>) -> Self {
         let mut counts = Counts {
@@ -238,41 +283,27 @@ impl Book {
             counts,
             records,
             dirty: Vec::new(),
-            #[cfg(test)]
-            fault: None,
         }
     }
 
-    /// Sorts out what a dead process left: what was reserved was never sent and is released; of
-    /// what was sent nobody knows.
+    /// Sorts out what a dead process left: what was reserved was never sent (I2) and is given back;
+    /// of what was sent nobody knows.
     pub fn recover(&mut self) {
-        let open: Vec<(Key, Record)> = self.records.iter().map(|(k, r)| (*k, *r)).collect();
-        let forget = self.planted(Fault::ForgetSent);
-        for (key, record) in open {
-            match record.state {
-                State::Reserved => self.set(
-                    key,
-                    Record {
-                        state: State::Released,
-                        ..record
-                    },
-                ),
-                State::Sent if forget => self.set(
-                    key,
-                    Record {
-                        state: State::Released,
-                        ..record
-                    },
-                ),
-                State::Sent => self.set(
-                    key,
-                    Record {
-                        state: State::Ambiguous,
-                        ..record
-                    },
-                ),
-                State::Released | State::Ambiguous | State::Spent | State::Committed => {}
+        let is_open = |charge: &Charge| matches!(charge.state, State::Reserved | State::Sent);
+        let open = self
+            .records
+            .iter()
+            .filter(|(_, record)| record.charges.iter().any(is_open));
+        let open: Vec<(Key, Record)> = open.map(|(key, record)| (*key, record.clone())).collect();
+        let died = Cause::new("the process died after it was sent");
+        for (key, mut record) in open {
+            record.charges.retain(|charge| charge.state != State::Reserved);
+            for charge in &mut record.charges {
+                if charge.state == State::Sent {
+                    charge.state = State::Ambiguous(died.clone());
+                }
             }
+            self.set(key, record);
         }
     }
 
@@ -299,159 +330,170 @@ impl Book {
         self.records.iter()
     }
 
-    /// Takes the keys whose records changed.
-    pub fn take_dirty(&mut self) -> Vec<Key> {
+    /// Takes the records that changed, in order of keys.
+    pub fn take_changes(&mut self) -> Vec<(Key, Record)> {
         let mut dirty = std::mem::take(&mut self.dirty);
         dirty.sort_unstable();
         dirty.dedup();
-        dirty
+        let changed = |key| Some((key, self.records.get(&key)?.clone()));
+        dirty.into_iter().filter_map(changed).collect()
     }
 
-    /// Decides whether `key` may be asked; reserves a charge when it may.
+    /// Decides whether `key` may be asked; reserves a charge when it may. Whom a key was asked for
+    /// first pays for it.
     pub fn admit(&mut self, key: Key, sample: Sample, arm: Arm) -> Decision {
-        let known = self.records.get(&key).copied();
-        let (charge, lost) = match known.map(|record| (record.state, record)) {
-            None => (1, 0),
-            Some((State::Committed, _)) => return Decision::Known,
-            Some((State::Reserved | State::Sent, _)) => return Decision::InFlight,
-            Some((State::Spent, _)) => return Decision::Held(State::Spent),
-            Some((State::Released, record)) => (record.charge + 1, record.lost),
-            Some((State::Ambiguous, record)) => {
-                if !self.may_resend(&record) {
-                    return Decision::Held(State::Ambiguous);
-                }
-                (record.charge + 1, record.lost + 1)
-            }
-        };
-        if self.counts.taken() >= self.counts.budget && !self.planted(Fault::NoBudgetCheck) {
+        let known = self.records.get(&key);
+        if let Some(settled) = known.and_then(|record| self.without_asking(record)) {
+            return settled;
+        }
+        if self.counts.left() == 0 {
             return Decision::Exhausted;
         }
-        // Whom a key was asked for first pays for it.
-        let (sample, arm) = known.map_or((sample, arm), |record| (record.sample, record.arm));
+        let mut record = known.cloned().unwrap_or(Record {
+            sample,
+            arm,
+            issued: 0,
+            charges: Vec::new(),
+        });
+        let Some(number) = record.issued.checked_add(1) else {
+            return Decision::Held(Cause::new("it was permitted and given back four billion times"));
+        };
+        record.issued = number;
         let epoch = self.epoch;
-        let state = State::Reserved;
-        self.set(
+        record.charges.push(Charge {
+            number,
+            epoch,
+            state: State::Reserved,
+        });
+        self.set(key, record);
+        Decision::Permitted(Permit {
             key,
-            Record {
-                sample,
-                arm,
-                state,
-                charge,
-                epoch,
-                lost,
-            },
-        );
-        Decision::Permitted(Permit { key, epoch, charge })
-    }
-
-    fn may_resend(&self, record: &Record) -> bool {
-        match self.policy {
-            OnAmbiguous::Hold => self.planted(Fault::ResendUnderHold),
-            OnAmbiguous::Resend { attempts } => record.lost < attempts,
-        }
-    }
-
-    /// Notes that a byte may leave from now on; `false`, and nothing changes, for a permit that is
-    /// not valid any more.
-    #[must_use]
-    pub fn mark_sent(&mut self, permit: Permit) -> bool {
-        let again = self.planted(Fault::SendTwice);
-        self.shift(permit, State::Sent, |state| {
-            state == State::Reserved || (again && state == State::Sent)
+            epoch,
+            charge: number,
         })
     }
 
-    /// Notes a label; `false` when the permit never led to a query.
-    ///
-    /// A label is taken whatever has become of its permit since: it was paid for (I3).
-    #[must_use]
-    pub fn commit(&mut self, permit: Permit) -> bool {
-        let Some(record) = self.records.get(&permit.key).copied() else {
-            return false;
-        };
-        if permit.charge == record.charge {
-            let late = record.state == State::Ambiguous && !self.planted(Fault::DropLateLabel);
-            let taken = late || (record.state == State::Sent && permit.epoch == record.epoch);
-            if taken {
-                self.set(
-                    permit.key,
-                    Record {
-                        state: State::Committed,
-                        ..record
-                    },
-                );
+    /// The decision about a key that is known, unless it may be asked (again).
+    fn without_asking(&self, record: &Record) -> Option<Decision> {
+        if record.is_labelled() {
+            return Some(Decision::Known);
+        }
+        match &record.charges.last()?.state {
+            State::Committed => Some(Decision::Known),
+            State::Reserved | State::Sent => Some(Decision::InFlight),
+            State::Spent(cause) => Some(Decision::Held(cause.clone())),
+            State::Ambiguous(cause) => {
+                let resend = match self.policy {
+                    OnAmbiguous::Hold => false,
+                    OnAmbiguous::Resend { attempts } => record.charges.len() as u64 <= u64::from(attempts),
+                };
+                (!resend).then(|| Decision::Held(cause.clone()))
             }
-            return taken;
         }
-        // The label of an earlier charge, which stayed ambiguous; the later one was not sent yet.
-        let settles = permit.charge < record.charge && record.lost > 0;
-        let unsent = matches!(record.state, State::Reserved | State::Released);
-        if settles && unsent {
-            let lost = record.lost - 1;
-            self.set(
-                permit.key,
-                Record {
-                    state: State::Committed,
-                    lost,
-                    ..record
-                },
-            );
+    }
+
+    /// Notes that a byte may leave from now on. Only the caller who is told `Ok` may send.
+    ///
+    /// # Errors
+    /// When the permit is not valid (any more); nothing changed and nothing may be sent on it.
+    pub fn mark_sent(&mut self, permit: Permit) -> Result<(), Refusal> {
+        self.report(permit, |state| match state {
+            State::Reserved => Some(Next::Becomes(State::Sent)),
+            State::Sent | State::Ambiguous(_) | State::Spent(_) | State::Committed => None,
+        })
+    }
+
+    /// Notes that a label came; `true` when it is the key's first and must be kept. It was paid for,
+    /// so it is taken from an earlier life and from a charge in doubt, too (I3). A second permit of
+    /// the key that was not sent yet is given back; one that was brings a label of no use.
+    ///
+    /// # Errors
+    /// When the permit was not sent, or is settled; nothing changed.
+    pub fn commit(&mut self, permit: Permit) -> Result<bool, Refusal> {
+        let (mut record, at) = self.find(permit)?;
+        match &record.charges[at].state {
+            State::Sent | State::Ambiguous(_) => {}
+            other @ (State::Reserved | State::Spent(_) | State::Committed) => {
+                return Err(Refusal::State(other.clone()));
+            }
         }
-        settles && unsent
+        let first = !record.is_labelled();
+        record.charges[at].state = if first {
+            State::Committed
+        } else {
+            State::Spent(Cause::new("the label of an earlier charge had come first"))
+        };
+        record.charges.retain(|charge| charge.state != State::Reserved);
+        self.set(permit.key, record);
+        Ok(first)
     }
 
     /// Notes that nobody knows whether a sent query was billed.
-    #[must_use]
-    pub fn ambiguous(&mut self, permit: Permit) -> bool {
-        let released = self.planted(Fault::ReleaseOnTimeout);
-        let to = if released { State::Released } else { State::Ambiguous };
-        self.shift(permit, to, |state| state == State::Sent)
+    ///
+    /// # Errors
+    /// When the permit is not in flight; nothing changed.
+    pub fn ambiguous(&mut self, permit: Permit, cause: &Cause) -> Result<(), Refusal> {
+        self.close_sent(permit, State::Ambiguous(cause.clone()))
     }
 
     /// Notes that a query was billed and its answer is no label.
-    #[must_use]
-    pub fn spent(&mut self, permit: Permit) -> bool {
-        self.shift(permit, State::Spent, |state| state == State::Sent)
+    ///
+    /// # Errors
+    /// When the permit is not in flight; nothing changed.
+    pub fn spent(&mut self, permit: Permit, cause: &Cause) -> Result<(), Refusal> {
+        self.close_sent(permit, State::Spent(cause.clone()))
     }
 
-    /// Gives a charge back, on proof that nothing was billed.
-    #[must_use]
-    pub fn release(&mut self, permit: Permit, _proof: Proof) -> bool {
-        self.shift(permit, State::Released, |state| {
-            matches!(state, State::Reserved | State::Sent)
+    fn close_sent(&mut self, permit: Permit, to: State) -> Result<(), Refusal> {
+        self.report(permit, |state| match state {
+            State::Sent => Some(Next::Becomes(to)),
+            State::Reserved | State::Ambiguous(_) | State::Spent(_) | State::Committed => None,
         })
     }
 
-    /// Moves the charge of a valid permit from a state that `from` accepts.
-    fn shift(&mut self, permit: Permit, to: State, from: impl Fn(State) -> bool) -> bool {
-        let any_epoch = self.planted(Fault::NoEpochCheck);
-        let Some(record) = self.records.get(&permit.key).copied() else {
-            return false;
-        };
-        let current =
-            any_epoch || (permit.charge == record.charge && permit.epoch == self.epoch && record.epoch == self.epoch);
-        let valid = current && from(record.state);
-        if valid {
-            self.set(permit.key, Record { state: to, ..record });
+    /// Gives a charge back: a reserved one always, a sent one on proof that nothing was billed.
+    /// Without proof it stays, as ambiguous.
+    ///
+    /// # Errors
+    /// When the permit is neither reserved nor in flight; nothing changed.
+    pub fn release(&mut self, permit: Permit, proof: Proof) -> Result<(), Refusal> {
+        let unproven = || Cause::new(&format!("{proof:?} does not prove that nothing was billed"));
+        self.report(permit, |state| match state {
+            State::Reserved => Some(Next::GivenBack),
+            State::Sent if proof.holds() => Some(Next::GivenBack),
+            State::Sent => Some(Next::Becomes(State::Ambiguous(unproven()))),
+            State::Ambiguous(_) | State::Spent(_) | State::Committed => None,
+        })
+    }
+
+    /// Applies a report about a permit of this life.
+    fn report(&mut self, permit: Permit, next: impl FnOnce(&State) -> Option<Next>) -> Result<(), Refusal> {
+        if permit.epoch != self.epoch {
+            return Err(Refusal::OldEpoch);
         }
-        valid
+        let (mut record, at) = self.find(permit)?;
+        let charge = &mut record.charges[at];
+        match next(&charge.state) {
+            None => return Err(Refusal::State(charge.state.clone())),
+            Some(Next::Becomes(state)) => charge.state = state,
+            Some(Next::GivenBack) => drop(record.charges.remove(at)),
+        }
+        self.set(permit.key, record);
+        Ok(())
+    }
+
+    fn find(&self, permit: Permit) -> Result<(Record, usize), Refusal> {
+        let record = self.records.get(&permit.key).ok_or(Refusal::Unknown)?;
+        let named = |charge: &Charge| charge.number == permit.charge && charge.epoch == permit.epoch;
+        let at = record.charges.iter().position(named).ok_or(Refusal::Unknown)?;
+        Ok((record.clone(), at))
     }
 
     fn set(&mut self, key: Key, record: Record) {
+        self.counts.add(&record);
         if let Some(old) = self.records.insert(key, record) {
             self.counts.remove(&old);
         }
-        self.counts.add(&record);
         self.dirty.push(key);
-    }
-
-    fn planted(&self, fault: Fault) -> bool {
-        #[cfg(test)]
-        return self.fault == Some(fault);
-        #[cfg(not(test))]
-        {
-            let _ = fault;
-            false
-        }
     }
 }

@@ -4,13 +4,17 @@
 //! After a failed write every later request fails too: what is on disk is unknown, and nothing may
 //! be sent without a record. Opening the ledger again finds out.
 
+use std::ops::Range;
+use std::path::Path;
+
+use redb::Database;
 use stillhouse_core::{Key, SoftLabel};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::error::LedgerError;
-use crate::handle::{Admission, Entry, Request};
-use crate::permit::{Book, Counts, Decision, Permit, Proof, State};
-use crate::store::{Changes, Store};
+use crate::handle::{Admission, Entry, Genesis, Request, entries};
+use crate::permit::{Book, Cause, Counts, Decision, Permit, Proof, Refusal};
+use crate::store::{Changes, Head, Store, file};
 
 /// Requests written together at most: beyond a few hundred an fsync is cheap already.
 const GROUP: usize = 256;
@@ -28,13 +32,13 @@ pub enum Command {
     /// Labels came.
     Commit(Vec<(Permit, SoftLabel)>, Reply<()>),
     /// Nobody knows.
-    Ambiguous(Vec<Permit>, String, Reply<()>),
+    Ambiguous(Vec<Permit>, Cause, Reply<()>),
     /// Billed for nothing.
-    Spent(Vec<Permit>, String, Reply<()>),
+    Spent(Vec<Permit>, Cause, Reply<()>),
     /// Provably not billed.
     Release(Vec<Permit>, Proof, Reply<()>),
     /// Note what was done.
-    Append(Vec<u8>, Reply<()>),
+    Append(Vec<Vec<u8>>, Reply<Range<u64>>),
     /// Read labels.
     Labels(Vec<Key>, Reply<Vec<Option<SoftLabel>>>),
     /// Read counts.
@@ -45,37 +49,63 @@ pub enum Command {
     Entries(Reply<Vec<Entry>>),
 }
 
-/// An answer that waits for the write.
-type Waiting = Box<dyn FnOnce(&Store, &Book, Result<(), LedgerError>)>;
+/// An answer that waits for the write, and is given only what is on disk.
+type Waiting = Box<dyn FnOnce(&Store<Database>, &Book, Result<(), LedgerError>)>;
 
 /// The thread's state.
+#[derive(Debug)]
 pub struct Writer {
-    store: Store,
+    store: Store<Database>,
+    /// What is on disk and what is being written. After a failed write only a guess, from which
+    /// nobody is answered any more.
     book: Book,
+    next_sequence: u64,
     failed: Option<LedgerError>,
 }
 
 impl Writer {
-    /// A writer over a recovered book.
-    #[must_use]
-    pub fn new(store: Store, book: Book) -> Self {
-        Self {
+    /// Opens the ledger in `dir`, making it when there is none. The new life and what it makes of
+    /// the charges that a dead process left open are one transaction.
+    ///
+    /// # Errors
+    /// When it is in use, belongs to another job or teacher, had a larger budget, or cannot be used.
+    pub fn open(dir: &Path, genesis: &Genesis) -> Result<Self, LedgerError> {
+        let store = Store::create(dir)?;
+        let last = store.head()?;
+        if let Some(last) = &last {
+            last.genesis.check(genesis, &file(dir))?;
+        }
+        let epoch = last.map_or(0, |head| head.epoch) + 1;
+        let mut book = Book::new(genesis.budget, genesis.on_ambiguous, epoch, store.records()?);
+        book.recover();
+        let head = Head {
+            genesis: genesis.clone(),
+            epoch,
+        };
+        store.write(&Changes {
+            head: Some(head),
+            records: book.take_changes(),
+            ..Changes::default()
+        })?;
+        tracing::info!(epoch, counts = ?book.counts(), "opened the ledger");
+        Ok(Self {
+            next_sequence: store.next_sequence()?,
             store,
             book,
             failed: None,
-        }
+        })
+    }
+
+    /// [`Book::epoch`].
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.book.epoch()
     }
 
     /// Serves commands until every handle is gone.
     pub fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let mut group = Vec::with_capacity(GROUP);
-        while let Some(first) = commands.blocking_recv() {
-            group.push(first);
-            while group.len() < GROUP
-                && let Ok(next) = commands.try_recv()
-            {
-                group.push(next);
-            }
+        while commands.blocking_recv_many(&mut group, GROUP) > 0 {
             self.serve(group.drain(..));
         }
     }
@@ -83,173 +113,150 @@ impl Writer {
     fn serve(&mut self, group: impl Iterator<Item = Command>) {
         let mut changes = Changes::default();
         let waiting: Vec<Waiting> = group.map(|command| self.decide(command, &mut changes)).collect();
-        let outcome = self.persist(changes);
+        changes.records = self.book.take_changes();
+        let outcome = self.persist(&changes);
         for answer in waiting {
             answer(&self.store, &self.book, outcome.clone());
         }
     }
 
-    fn persist(&mut self, mut changes: Changes) -> Result<(), LedgerError> {
+    fn persist(&mut self, changes: &Changes) -> Result<(), LedgerError> {
         if let Some(error) = &self.failed {
             return Err(LedgerError::Stopped {
                 cause: error.to_string(),
             });
         }
-        let book = &self.book;
-        let dirty = std::mem::take(&mut changes.records).into_iter().map(|(key, _)| key);
-        let mut keys: Vec<Key> = dirty.collect();
-        keys.sort_unstable();
-        keys.dedup();
-        changes.records = keys.iter().filter_map(|key| Some((*key, *book.record(key)?))).collect();
         if changes.is_empty() {
             return Ok(());
         }
-        self.store.write(&changes).inspect_err(|error| {
+        self.store.write(changes).inspect_err(|error| {
             tracing::error!(%error, "the ledger cannot be written and stops");
             self.failed = Some(error.clone());
         })
     }
 
-    /// Changes the book, notes what must be written, and returns how to answer after that.
+    /// Changes the book, notes what else must be written, and returns how to answer after that.
     fn decide(&mut self, command: Command, changes: &mut Changes) -> Waiting {
-        let waiting = match command {
+        match command {
             Command::Admit(requests, reply) => self.admit(requests, reply),
             Command::MarkSent(permits, reply) => self.mark_sent(&permits, reply),
             Command::Commit(labels, reply) => {
-                for (permit, label) in labels {
-                    if self.book.commit(permit) {
-                        changes.labels.push((permit.key, label));
-                    }
-                }
-                done(reply)
+                changes.labels.extend(self.commit(labels));
+                answer(reply, ())
             }
             Command::Ambiguous(permits, cause, reply) => {
-                let count = permits
-                    .into_iter()
-                    .filter(|permit| self.book.ambiguous(*permit))
-                    .count();
-                tracing::warn!(count, cause, "queries are in doubt");
-                done(reply)
+                let count = applied(&permits, |permit| self.book.ambiguous(permit, &cause));
+                tracing::warn!(count, cause = cause.as_str(), "queries are in doubt");
+                answer(reply, ())
             }
             Command::Spent(permits, cause, reply) => {
-                let count = permits.into_iter().filter(|permit| self.book.spent(*permit)).count();
-                tracing::warn!(count, cause, "queries were billed without a usable answer");
-                done(reply)
+                let count = applied(&permits, |permit| self.book.spent(permit, &cause));
+                tracing::warn!(
+                    count,
+                    cause = cause.as_str(),
+                    "queries were billed without a usable answer"
+                );
+                answer(reply, ())
             }
             Command::Release(permits, proof, reply) => {
-                // A stale permit has nothing to give back.
-                let count = permits
-                    .into_iter()
-                    .filter(|permit| self.book.release(*permit, proof))
-                    .count();
+                let count = applied(&permits, |permit| self.book.release(permit, proof));
                 tracing::debug!(count, ?proof, "permits were given back");
-                done(reply)
+                answer(reply, ())
             }
-            Command::Append(entry, reply) => {
-                changes.journal.push(entry);
-                done(reply)
+            Command::Append(entries, reply) => {
+                let first = self.next_sequence;
+                changes.journal.extend((first..).zip(entries));
+                self.next_sequence = changes.journal.last().map_or(first, |(last, _)| last + 1);
+                answer(reply, first..self.next_sequence)
             }
             Command::Labels(keys, reply) => read(reply, move |store, _| store.labels(&keys)),
             Command::Counts(reply) => read(reply, |_, book| Ok(book.counts())),
             Command::Journal(reply) => read(reply, |store, _| store.journal()),
-            Command::Entries(reply) => read(reply, entries),
-        };
-        let touched = self.book.take_dirty();
-        let current = touched.iter().filter_map(|key| Some((*key, *self.book.record(key)?)));
-        changes.records.extend(current);
-        waiting
+            Command::Entries(reply) => read(reply, |store, book| entries(store, book.records())),
+        }
     }
 
     fn admit(&mut self, requests: Vec<Request>, reply: Reply<Vec<Admission>>) -> Waiting {
         let decide = |r: &Request| self.book.admit(r.key, r.sample, r.arm);
         let decisions: Vec<Decision> = requests.iter().map(decide).collect();
-        Box::new(move |store, _, outcome| {
-            // The asker may be gone; a permit that it never saw is released at the next start.
-            let _ = reply.send(outcome.and_then(|()| admissions(store, &requests, &decisions)));
-        })
+        // The asker may be gone; a permit that it never saw is given back at the next start.
+        read(reply, move |store, _| admissions(store, &requests, decisions))
     }
 
     fn mark_sent(&mut self, permits: &[Permit], reply: Reply<()>) -> Waiting {
-        let sent: Vec<Permit> = permits
-            .iter()
-            .copied()
-            .filter(|permit| self.book.mark_sent(*permit))
-            .collect();
-        let stale = permits.len() - sent.len();
+        let (given, book) = (permits.len(), &mut self.book);
+        let sent: Vec<Permit> = permits.iter().copied().filter(|p| book.mark_sent(*p).is_ok()).collect();
+        let stale = given - sent.len();
         if stale == 0 {
-            return done(reply);
+            return answer(reply, ());
         }
-        // The caller sends nothing, so the valid ones go back.
-        for permit in sent {
-            let released = self.book.release(permit, Proof::NeverConnected);
-            debug_assert!(released, "it was marked a moment ago");
-        }
-        let given = permits.len();
-        Box::new(move |_, _, outcome| {
-            let _ = reply.send(outcome.and(Err(LedgerError::Stale { stale, given })));
-        })
+        // The caller sends nothing, so the valid ones go back, in the same transaction.
+        applied(&sent, |permit| book.release(permit, Proof::NeverConnected));
+        read(reply, move |_, _| Err(LedgerError::Stale { stale, given }))
+    }
+
+    /// The labels that must be kept.
+    fn commit(&mut self, labels: Vec<(Permit, SoftLabel)>) -> Vec<(Key, SoftLabel)> {
+        let keep = |(permit, label): (Permit, SoftLabel)| match self.book.commit(permit) {
+            Ok(true) => Some((permit.key, label)),
+            Ok(false) => None,
+            Err(refusal) => {
+                tracing::debug!(?permit, ?refusal, "a label changed nothing");
+                None
+            }
+        };
+        labels.into_iter().filter_map(keep).collect()
     }
 }
 
-fn done(reply: Reply<()>) -> Waiting {
-    Box::new(move |_, _, outcome| {
-        // Nobody may be waiting any more.
-        let _ = reply.send(outcome);
-    })
+/// Applies a report to each permit; returns how many it changed.
+fn applied(permits: &[Permit], mut report: impl FnMut(Permit) -> Result<(), Refusal>) -> usize {
+    let changed = |permit: &&Permit| match report(**permit) {
+        Ok(()) => true,
+        Err(refusal) => {
+            tracing::debug!(?permit, ?refusal, "a report changed nothing");
+            false
+        }
+    };
+    permits.iter().filter(changed).count()
+}
+
+fn answer<T: 'static>(reply: Reply<T>, value: T) -> Waiting {
+    read(reply, |_, _| Ok(value))
 }
 
 fn read<T: 'static>(
     reply: Reply<T>,
-    answer: impl FnOnce(&Store, &Book) -> Result<T, LedgerError> + 'static,
+    answer: impl FnOnce(&Store<Database>, &Book) -> Result<T, LedgerError> + 'static,
 ) -> Waiting {
     Box::new(move |store, book, outcome| {
+        // Nobody may be waiting any more.
         let _ = reply.send(outcome.and_then(|()| answer(store, book)));
     })
 }
 
-fn admissions(store: &Store, requests: &[Request], decisions: &[Decision]) -> Result<Vec<Admission>, LedgerError> {
-    let known = requests
-        .iter()
-        .zip(decisions)
-        .filter(|(_, decision)| **decision == Decision::Known);
+fn admissions(
+    store: &Store<Database>,
+    requests: &[Request],
+    decisions: Vec<Decision>,
+) -> Result<Vec<Admission>, LedgerError> {
+    let known = requests.iter().zip(&decisions);
+    let known = known.filter(|(_, decision)| **decision == Decision::Known);
     let keys: Vec<Key> = known.map(|(request, _)| request.key).collect();
     let mut labels = store.labels(&keys)?.into_iter();
-    let admission = |decision: &Decision| {
+    let admission = |decision| {
         Ok(match decision {
             Decision::Known => {
                 let label = labels.next().flatten();
-                let missing = || LedgerError::Damaged {
-                    cause: "a committed query has no label".into(),
-                };
-                Admission::Known(label.ok_or_else(missing)?)
+                Admission::Known(label.ok_or_else(|| LedgerError::damaged("a committed query has no label"))?)
             }
             Decision::InFlight => Admission::InFlight,
-            Decision::Permitted(permit) => Admission::Permitted(*permit),
-            Decision::Held(State::Spent) => Admission::Held {
-                cause: "it was billed, and the answer was no label",
-            },
-            Decision::Held(_) => Admission::Held {
-                cause: "nobody knows whether it was billed",
+            Decision::Permitted(permit) => Admission::Permitted(permit),
+            Decision::Held(cause) => Admission::Held {
+                cause: cause.as_str().to_owned(),
             },
             Decision::Exhausted => Admission::Exhausted,
         })
     };
-    decisions.iter().map(admission).collect()
-}
-
-fn entries(store: &Store, book: &Book) -> Result<Vec<Entry>, LedgerError> {
-    let mut keys: Vec<Key> = book.records().map(|(key, _)| *key).collect();
-    keys.sort_unstable();
-    let labels = store.labels(&keys)?;
-    let entry = |(key, label): (Key, Option<SoftLabel>)| {
-        let record = book.record(&key)?;
-        Some(Entry {
-            key,
-            sample: record.sample,
-            arm: record.arm,
-            state: record.state,
-            label,
-        })
-    };
-    Ok(keys.into_iter().zip(labels).filter_map(entry).collect())
+    decisions.into_iter().map(admission).collect()
 }

@@ -1,0 +1,61 @@
+//! The ledger on a real disk: opening, settling, groups of callers, kills and a full disk.
+
+mod full;
+mod killed;
+mod opening;
+mod settling;
+
+use stillhouse_core::plan::Arm;
+use stillhouse_core::{Fingerprint, Key, Sample, SoftLabel};
+use stillhouse_ledger::{Admission, Genesis, Ledger, OnAmbiguous, Permit, Request};
+
+/// A job of `budget` queries and three classes, under hold.
+fn genesis(budget: u64) -> Genesis {
+    Genesis {
+        job_digest: [1; 32],
+        fingerprint: Fingerprint([2; 32]),
+        budget,
+        classes: 3,
+        on_ambiguous: OnAmbiguous::Hold,
+    }
+}
+
+fn request(number: u32) -> Request {
+    let mut key = [0; 32];
+    key[..4].copy_from_slice(&number.to_le_bytes());
+    Request {
+        key: Key(key),
+        sample: Sample::Seed(number),
+        arm: Arm::Active,
+    }
+}
+
+fn requests(numbers: std::ops::Range<u32>) -> Vec<Request> {
+    numbers.map(request).collect()
+}
+
+/// A label that only query `number` has.
+fn label(number: u32) -> SoftLabel {
+    let first = (number % 1_000) as f32 / 1_000.0;
+    SoftLabel::from_probabilities(vec![first, 1.0 - first, 0.0], 3).expect("sums to one")
+}
+
+fn permits(admissions: &[Admission]) -> Vec<Permit> {
+    let permit = |admission: &Admission| match admission {
+        Admission::Permitted(permit) => Some(*permit),
+        _ => None,
+    };
+    admissions.iter().filter_map(permit).collect()
+}
+
+/// Permits for all of `numbers`.
+async fn permitted(ledger: &Ledger, numbers: std::ops::Range<u32>) -> Vec<Permit> {
+    let wanted = numbers.len();
+    let permits = permits(&ledger.admit(requests(numbers)).await.expect("written"));
+    assert_eq!(permits.len(), wanted, "all of them are permitted");
+    permits
+}
+
+fn open(dir: &std::path::Path, budget: u64) -> Ledger {
+    Ledger::create_or_open(dir, &genesis(budget)).expect("it opens")
+}

@@ -1,0 +1,183 @@
+//! Who may open a ledger, and what becomes of what was left open.
+
+use std::path::Path;
+
+use stillhouse_core::Fingerprint;
+use stillhouse_ledger::{Admission, Genesis, Ledger, LedgerError, Proof, Reader, State};
+
+use crate::{genesis, label, open, permitted, request, requests};
+
+fn refused(dir: &Path, genesis: &Genesis) -> LedgerError {
+    Ledger::create_or_open(dir, genesis).expect_err("it must not open")
+}
+
+#[test]
+fn a_second_opener_is_told_that_it_is_in_use() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let ledger = open(dir.path(), 10);
+    assert!(matches!(refused(dir.path(), &genesis(10)), LedgerError::Locked { .. }));
+    assert!(matches!(Reader::open(dir.path()), Err(LedgerError::Locked { .. })));
+    let clone = ledger.clone();
+    drop(ledger);
+    assert!(matches!(refused(dir.path(), &genesis(10)), LedgerError::Locked { .. }));
+    drop(clone);
+    assert_eq!(open(dir.path(), 10).epoch(), 2, "the last clone gives it free");
+}
+
+#[test]
+fn it_opens_for_the_same_job_and_teacher_only() {
+    let dir = tempfile::tempdir().expect("a folder");
+    drop(open(dir.path(), 10));
+    let job = Genesis {
+        job_digest: [9; 32],
+        ..genesis(10)
+    };
+    let teacher = Genesis {
+        fingerprint: Fingerprint([9; 32]),
+        ..genesis(10)
+    };
+    let classes = Genesis {
+        classes: 4,
+        ..genesis(10)
+    };
+    for (other, what) in [
+        (job, "another job"),
+        (teacher, "another teacher"),
+        (classes, "another teacher"),
+    ] {
+        let error = refused(dir.path(), &other);
+        assert!(matches!(error, LedgerError::OtherJob { .. }), "{error}");
+        assert!(error.to_string().contains(what), "{error}");
+    }
+    assert_eq!(open(dir.path(), 10).epoch(), 2, "a refused opening is no life");
+}
+
+#[tokio::test]
+async fn a_budget_may_grow_and_never_shrink() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let ledger = open(dir.path(), 2);
+    let permits = permitted(&ledger, 0..2).await;
+    ledger.mark_sent(permits.clone()).await.expect("valid");
+    ledger.spent(permits, "nonsense").await.expect("written");
+    assert_eq!(
+        ledger.admit(requests(2..3)).await.expect("written"),
+        [Admission::Exhausted]
+    );
+    drop(ledger);
+    let ledger = open(dir.path(), 3);
+    permitted(&ledger, 2..3).await;
+    assert_eq!(
+        ledger.admit(requests(3..4)).await.expect("written"),
+        [Admission::Exhausted]
+    );
+    drop(ledger);
+    let error = refused(dir.path(), &genesis(2));
+    assert!(
+        matches!(error, LedgerError::BudgetShrunk { was: 3, found: 2 }),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn what_was_reserved_is_released_and_what_was_sent_is_in_doubt() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let ledger = open(dir.path(), 10);
+    let permits = permitted(&ledger, 0..4).await;
+    ledger.mark_sent(permits[2..].to_vec()).await.expect("valid");
+    drop(ledger);
+
+    let ledger = open(dir.path(), 10);
+    let counts = ledger.counts().await.expect("open");
+    assert_eq!((counts.reserved, counts.sent, counts.ambiguous), (0, 0, 2));
+    let stale = ledger.mark_sent(permits[..1].to_vec()).await;
+    assert!(
+        matches!(stale, Err(LedgerError::Stale { stale: 1, given: 1 })),
+        "{stale:?}"
+    );
+    ledger
+        .release(permits[2..3].to_vec(), Proof::NeverConnected)
+        .await
+        .expect("written");
+    assert_eq!(
+        ledger.counts().await.expect("open"),
+        counts,
+        "old reports change nothing"
+    );
+    let again = ledger.admit(requests(0..4)).await.expect("written");
+    assert!(
+        matches!(again[..2], [Admission::Permitted(_), Admission::Permitted(_)]),
+        "{again:?}"
+    );
+    for held in &again[2..] {
+        let Admission::Held { cause } = held else {
+            panic!("{held:?}")
+        };
+        assert_eq!(cause, "the process died after it was sent");
+    }
+
+    // Its label was paid for, so it is welcome in any life.
+    ledger.commit(vec![(permits[3], label(3))]).await.expect("written");
+    let known = ledger.admit(vec![request(3)]).await.expect("written");
+    assert_eq!(known, [Admission::Known(label(3))]);
+}
+
+#[tokio::test]
+async fn a_reader_sees_everything_and_changes_nothing() {
+    let dir = tempfile::tempdir().expect("a folder");
+    assert!(matches!(Reader::open(dir.path()), Err(LedgerError::Missing { .. })));
+    let ledger = open(dir.path(), 10);
+    let permits = permitted(&ledger, 0..3).await;
+    ledger.mark_sent(permits[..2].to_vec()).await.expect("valid");
+    ledger.commit(vec![(permits[0], label(0))]).await.expect("written");
+    assert_eq!(ledger.append(b"one".to_vec()).await.expect("written"), 0);
+    assert_eq!(
+        ledger.append_all(vec![b"two".to_vec(), vec![]]).await.expect("written"),
+        1..3
+    );
+    let (counts, entries) = (
+        ledger.counts().await.expect("open"),
+        ledger.entries().await.expect("open"),
+    );
+    drop(ledger);
+
+    for _ in 0..2 {
+        let reader = Reader::open(dir.path()).expect("closed");
+        assert_eq!(reader.genesis(), &genesis(10));
+        assert_eq!(reader.counts(), counts);
+        assert_eq!(reader.entries().expect("readable"), entries);
+        assert_eq!(reader.journal().expect("readable"), [&b"one"[..], b"two", b""]);
+    }
+    assert_eq!(entries[0].label, Some(label(0)));
+    let states: Vec<&State> = entries
+        .iter()
+        .flat_map(|e| &e.charges)
+        .map(|charge| &charge.state)
+        .collect();
+    assert_eq!(states, [&State::Committed, &State::Sent, &State::Reserved]);
+    let ledger = open(dir.path(), 10);
+    assert_eq!(ledger.epoch(), 2, "reading is no life");
+    assert_eq!(ledger.append(b"next".to_vec()).await.expect("written"), 3);
+}
+
+#[test]
+fn a_damaged_file_is_an_error() {
+    let dir = tempfile::tempdir().expect("a folder");
+    drop(open(dir.path(), 10));
+    let file = dir.path().join("ledger").join("ledger.redb");
+    let whole = std::fs::read(&file).expect("readable");
+    let noise = |bytes: &[u8]| bytes.iter().map(|b| b ^ 0x5a).collect::<Vec<u8>>();
+    let damages = [
+        noise(&whole),
+        whole[..100].to_vec(),
+        [&whole[..4096], &noise(&whole[4096..])[..]].concat(),
+        b"not a ledger".to_vec(),
+    ];
+    for (number, damage) in damages.iter().enumerate() {
+        std::fs::write(&file, damage).expect("writable");
+        let error = refused(dir.path(), &genesis(10));
+        let told = matches!(error, LedgerError::Damaged { .. } | LedgerError::Storage { .. });
+        assert!(told, "damage {number}: {error:?}");
+    }
+    std::fs::write(&file, whole).expect("writable");
+    assert_eq!(open(dir.path(), 10).epoch(), 2, "the undamaged file still opens");
+}

@@ -1,0 +1,208 @@
+//! From wish to label, by one caller and by many at once.
+
+use std::collections::HashSet;
+
+use stillhouse_core::SoftLabel;
+use stillhouse_core::plan::Arm;
+use stillhouse_core::pool::{Candidate, Lambda, PairId};
+use stillhouse_core::{Key, Sample};
+use stillhouse_ledger::{Admission, Genesis, Ledger, LedgerError, OnAmbiguous, Permit, Proof, Request};
+
+use crate::{genesis, label, open, permits, permitted, request, requests};
+
+#[tokio::test]
+async fn a_key_is_asked_once_and_its_label_is_known_ever_after() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let ledger = open(dir.path(), 10);
+    let twice = ledger.admit(vec![request(1), request(1)]).await.expect("written");
+    assert!(
+        matches!(twice[..], [Admission::Permitted(_), Admission::InFlight]),
+        "{twice:?}"
+    );
+    let permits = permits(&twice);
+    ledger.mark_sent(permits.clone()).await.expect("valid");
+    ledger.commit(vec![(permits[0], label(1))]).await.expect("written");
+    ledger
+        .commit(vec![(permits[0], label(2))])
+        .await
+        .expect("a label that comes again is ignored");
+    drop(ledger);
+    let ledger = open(dir.path(), 10);
+    assert_eq!(
+        ledger.admit(vec![request(1)]).await.expect("written"),
+        [Admission::Known(label(1))]
+    );
+    let keys = vec![request(1).key, request(2).key];
+    assert_eq!(ledger.labels(keys).await.expect("readable"), [Some(label(1)), None]);
+    assert_eq!(ledger.counts().await.expect("open").billed(), 1);
+}
+
+#[tokio::test]
+async fn only_a_proof_gives_a_sent_query_back() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let ledger = open(dir.path(), 4);
+    let permits = permitted(&ledger, 0..4).await;
+    ledger.mark_sent(permits[..3].to_vec()).await.expect("valid");
+    let proofs = [
+        Proof::NeverConnected,
+        Proof::Refused { status: 429 },
+        Proof::Refused { status: 500 },
+        Proof::NeverConnected,
+    ];
+    for (permit, proof) in permits.iter().zip(proofs) {
+        ledger.release(vec![*permit], proof).await.expect("written");
+    }
+    let counts = ledger.counts().await.expect("open");
+    assert_eq!((counts.reserved, counts.sent, counts.ambiguous), (0, 0, 1));
+    assert_eq!(counts.left(), 3);
+    let stale = ledger.mark_sent(vec![permits[3]]).await;
+    assert!(
+        matches!(stale, Err(LedgerError::Stale { .. })),
+        "a permit given back is void"
+    );
+}
+
+#[tokio::test]
+async fn one_stale_permit_stops_the_whole_request_and_costs_nothing() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let ledger = open(dir.path(), 4);
+    let permits = permitted(&ledger, 0..3).await;
+    ledger.mark_sent(permits[..1].to_vec()).await.expect("valid");
+    let stale = ledger.mark_sent(permits.clone()).await;
+    assert!(
+        matches!(stale, Err(LedgerError::Stale { stale: 1, given: 3 })),
+        "{stale:?}"
+    );
+    let counts = ledger.counts().await.expect("open");
+    assert_eq!((counts.reserved, counts.sent), (0, 1));
+}
+
+#[tokio::test]
+async fn a_query_in_doubt_is_sent_again_as_often_as_the_job_says() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let resend = OnAmbiguous::Resend { attempts: 1 };
+    let resend = Genesis {
+        on_ambiguous: resend,
+        ..genesis(10)
+    };
+    let ledger = Ledger::create_or_open(dir.path(), &resend).expect("new");
+    let first = permitted(&ledger, 0..1).await;
+    ledger.mark_sent(first.clone()).await.expect("valid");
+    ledger
+        .ambiguous(first.clone(), "the connection was lost")
+        .await
+        .expect("written");
+    let second = permitted(&ledger, 0..1).await;
+    ledger.mark_sent(second.clone()).await.expect("valid");
+    ledger.ambiguous(second.clone(), "lost again").await.expect("written");
+    let held = ledger.admit(requests(0..1)).await.expect("written");
+    assert_eq!(
+        held,
+        [Admission::Held {
+            cause: "lost again".into()
+        }]
+    );
+    assert_eq!(
+        ledger.counts().await.expect("open").ambiguous,
+        2,
+        "both may have been billed"
+    );
+
+    // The first answer arrives after all, and later the second.
+    ledger.commit(vec![(first[0], label(1))]).await.expect("written");
+    ledger.commit(vec![(second[0], label(2))]).await.expect("written");
+    assert_eq!(
+        ledger.admit(requests(0..1)).await.expect("written"),
+        [Admission::Known(label(1))]
+    );
+    let counts = ledger.counts().await.expect("open");
+    assert_eq!((counts.committed, counts.spent, counts.ambiguous), (1, 1, 0));
+}
+
+#[tokio::test]
+async fn queries_are_counted_by_what_was_asked() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let ledger = open(dir.path(), 10);
+    let lambda = Lambda::from_hundredths(34).expect("valid");
+    let mix = |pair| {
+        Sample::Mix(Candidate {
+            pair: PairId(pair),
+            lambda,
+        })
+    };
+    let asked = [
+        (Sample::Seed(0), Arm::Active),
+        (Sample::Evaluation(0), Arm::Active),
+        (mix(0), Arm::Active),
+        (mix(1), Arm::Control),
+        (mix(2), Arm::Control),
+    ];
+    let request = |(number, (sample, arm)): (u8, _)| Request {
+        key: Key([number; 32]),
+        sample,
+        arm,
+    };
+    let requests: Vec<Request> = (0..).zip(asked).map(request).collect();
+    let permits = permits(&ledger.admit(requests).await.expect("written"));
+    assert_eq!(
+        ledger.counts().await.expect("open").billed(),
+        0,
+        "what is reserved is not billed"
+    );
+    ledger.mark_sent(permits).await.expect("valid");
+    let billed = ledger.counts().await.expect("open").by_category;
+    let found = (
+        billed.seed,
+        billed.evaluation,
+        billed.synthetic_active,
+        billed.synthetic_control,
+    );
+    assert_eq!(found, (1, 1, 1, 2));
+}
+
+#[tokio::test]
+async fn a_label_of_another_number_of_classes_is_refused() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let ledger = open(dir.path(), 10);
+    let permits = permitted(&ledger, 0..1).await;
+    ledger.mark_sent(permits.clone()).await.expect("valid");
+    let two = SoftLabel::from_probabilities(vec![0.5, 0.5], 2).expect("sums to one");
+    let error = ledger.commit(vec![(permits[0], two)]).await.expect_err("two classes");
+    assert_eq!(error.to_string(), "expected labels of 3 classes, found 2");
+}
+
+/// What one of many callers does; returns the permits it got.
+async fn ask_all(ledger: Ledger, keys: u32, first: u32) -> Vec<Permit> {
+    let mut got = Vec::new();
+    for number in (0..keys).map(|n| (n + first) % keys) {
+        let permits = permits(&ledger.admit(vec![request(number)]).await.expect("written"));
+        ledger
+            .mark_sent(permits.clone())
+            .await
+            .expect("nobody else has this permit");
+        got.extend(permits);
+    }
+    got
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_callers_share_the_budget_to_the_last_query() {
+    const BUDGET: usize = 40;
+    let dir = tempfile::tempdir().expect("a folder");
+    let ledger = open(dir.path(), BUDGET as u64);
+    let callers: Vec<_> = (0..16)
+        .map(|n| tokio::spawn(ask_all(ledger.clone(), 60, n * 7)))
+        .collect();
+    let mut permits = Vec::new();
+    for caller in callers {
+        permits.extend(caller.await.expect("no panic"));
+    }
+    let keys: HashSet<Key> = permits.iter().map(|permit| permit.key).collect();
+    assert_eq!(
+        (permits.len(), keys.len()),
+        (BUDGET, BUDGET),
+        "each key once, the budget exactly"
+    );
+    let counts = ledger.counts().await.expect("open");
+    assert_eq!((counts.sent, counts.left()), (BUDGET as u64, 0));
+}
