@@ -1,0 +1,136 @@
+//! What is settled before the first step: who the teacher is, whose ledger this is, what was done.
+
+use std::time::Duration;
+
+use stillhouse_core::job::{OnAmbiguous, Restart, Scan};
+use stillhouse_ledger::{Genesis, Ledger, LedgerError};
+use stillhouse_protocol::history::StoppingRule;
+use stillhouse_protocol::{History, Settings, Transition};
+use stillhouse_teacher::client::ConnectError;
+use stillhouse_teacher::{OpenInference, TeacherInfo};
+use tokio_util::sync::CancellationToken;
+
+use super::shell::unix_ms;
+use crate::failure::{Failure, Kind};
+use crate::inputs::Inputs;
+use crate::job_dir::JobDir;
+
+/// How long a teacher may be unreachable at the start.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
+pub(super) async fn connect(
+    inputs: &Inputs,
+    shutdown: &CancellationToken,
+) -> Result<(OpenInference, TeacherInfo), Failure> {
+    let begun = std::time::Instant::now();
+    loop {
+        match OpenInference::connect(&inputs.job.spec.teacher, inputs.shape()).await {
+            Ok(connected) => return Ok(connected),
+            Err(failure) if failure.is_fatal() || begun.elapsed() > CONNECT_PATIENCE => {
+                return Err(teacher_failure(failure));
+            }
+            Err(_) => tokio::select! {
+                () = tokio::time::sleep(Duration::from_millis(500)) => {}
+                () = shutdown.cancelled() => return Err(Failure::message(Kind::Interrupted, "interrupted before anything was asked")),
+            },
+        }
+    }
+}
+
+fn teacher_failure(failure: ConnectError) -> Failure {
+    Failure::new(Kind::Teacher, failure)
+        .context("the teacher cannot be used (nothing was spent)")
+        .hint("check spec.teacher.url and spec.teacher.model, and that the server is up")
+}
+
+pub(super) fn class_count(inputs: &Inputs, info: &TeacherInfo) -> Result<u32, Failure> {
+    let wanted = inputs.job.spec.student.classes;
+    let taught = info.classes.and_then(|classes| u32::try_from(classes).ok());
+    match (wanted, taught) {
+        (Some(wanted), Some(taught)) if wanted != taught => {
+            let message = format!(
+                "spec.student.classes: expected the teacher's {taught} classes, found {wanted} (nothing was spent)"
+            );
+            Err(Failure::message(Kind::Teacher, message).hint("leave spec.student.classes out to take the teacher's"))
+        }
+        (Some(classes), _) | (None, Some(classes)) => Ok(classes),
+        (None, None) => Err(Failure::message(
+            Kind::Teacher,
+            "the teacher does not say how many classes it knows (nothing was spent)",
+        )
+        .hint("set spec.student.classes")),
+    }
+}
+
+pub(super) fn open_ledger(inputs: &Inputs, dir: &JobDir, info: &TeacherInfo, classes: u32) -> Result<Ledger, Failure> {
+    let genesis = Genesis {
+        job_digest: inputs.digest(),
+        fingerprint: info.fingerprint,
+        budget: inputs.plan.budget,
+        classes,
+        on_ambiguous: match inputs.job.spec.budget.on_ambiguous {
+            OnAmbiguous::Hold => stillhouse_ledger::OnAmbiguous::Hold,
+            OnAmbiguous::Resend(attempts) => stillhouse_ledger::OnAmbiguous::Resend { attempts },
+        },
+    };
+    Ledger::create_or_open(dir.path(), &genesis).map_err(|error| {
+        let (kind, hint) = match &error {
+            LedgerError::OtherJob { .. } => (Kind::Directory, Some("name another --dir for this job")),
+            LedgerError::Locked { .. } => (Kind::Directory, Some("wait for the other process")),
+            LedgerError::BudgetShrunk { .. } => (
+                Kind::Budget,
+                Some("a budget may only grow: set spec.budget.queries to the old value or more"),
+            ),
+            LedgerError::StorageFull { .. } => {
+                (Kind::Storage, Some("free some space, then run the same command again"))
+            }
+            _ => (Kind::Storage, None),
+        };
+        Failure::new(kind, error).maybe_hint(hint.map(str::to_owned))
+    })
+}
+
+/// The history, and when the job first started (a record of its own at the head of the journal).
+pub(super) async fn read_journal(ledger: &Ledger) -> Result<(History, u64), Failure> {
+    let damaged = |error: serde_json::Error| {
+        Failure::new(Kind::Storage, error)
+            .context("the job's history cannot be read: the ledger was written by another version")
+    };
+    let storage = |error: LedgerError| Failure::new(Kind::Storage, error).context("cannot read the job's history");
+    let journal = ledger.journal().await.map_err(storage)?;
+    let Some((first, rest)) = journal.split_first() else {
+        let now = unix_ms();
+        ledger
+            .append(serde_json::to_vec(&now).expect("a number"))
+            .await
+            .map_err(storage)?;
+        return Ok((History::default(), now));
+    };
+    let started = serde_json::from_slice(first).map_err(damaged)?;
+    let transitions: Result<Vec<Transition>, _> = rest.iter().map(|line| serde_json::from_slice(line)).collect();
+    let mut transitions = transitions.map_err(damaged)?;
+    // A larger budget, given since, makes a stopped job go on; with the same one it stops again.
+    transitions.retain(|transition| !matches!(transition, Transition::Stopped { .. }));
+    Ok((History::new(transitions), started))
+}
+
+pub(super) fn settings(inputs: &Inputs, classes: u32, workers: u32) -> Settings {
+    let Inputs { job, plan, .. } = inputs;
+    Settings {
+        plan: plan.clone(),
+        arms: job.arms().to_vec(),
+        pool: inputs.pool(),
+        grid: job.grid.clone(),
+        acquisition: job.spec.acquisition.score,
+        exact_scan: job.spec.acquisition.scan == Scan::Exact,
+        warm: job.spec.training.restart == Restart::Warm,
+        seed: job.spec.training.seed,
+        classes: classes as usize,
+        min_workers: job.spec.workers.min.min(workers) as usize,
+        max_workers: workers as usize,
+        evaluation: inputs.evaluation_asked.clone(),
+        stopping: job.spec.stopping.map(|rule| StoppingRule {
+            gain: rule.agreement_gain,
+            rounds: rule.rounds,
+        }),
+    }
+}
