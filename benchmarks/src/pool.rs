@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::ensure;
+use serde::Deserialize;
 use serde_json::json;
 
 use crate::cli::DataArgs;
@@ -14,10 +15,18 @@ use crate::table::{Table, grouped, verdict};
 
 /// N (N - 1) / 2 pairs are just above 10^9.
 const SEED_IMAGES: u32 = 44_722;
+const PAIRS: &str = "1,000,006,281";
+const LAMBDAS: u64 = 11;
 const SHARD_PAIRS: u64 = 131_072;
 /// First pair of the shard: in the middle of the pool.
 const SHARD_START: u64 = 500_000_000;
 const LIMIT_BYTES: u64 = 1_000_000_000;
+
+/// What `stillhouse-worker bench score` prints.
+#[derive(Deserialize)]
+struct Scored {
+    candidates: f64,
+}
 
 /// One process and what it used.
 struct Use {
@@ -46,6 +55,11 @@ pub(crate) fn run(places: &Places, args: &DataArgs) -> anyhow::Result<()> {
     write(&path, &job(&data.train_images()))?;
     eprintln!("a dry run, then a shard of {} pairs", grouped(SHARD_PAIRS as f64));
     let dry = run_program(places.stillhouse()?.arg("run").arg(&path).arg("--dry-run"))?;
+    ensure!(
+        dry.stdout.contains(PAIRS),
+        "expected a dry run over {PAIRS} pairs, found {:?}",
+        dry.stdout
+    );
     let mut shard = places.worker()?;
     shard
         .args(["bench", "score", "--k", "6000", "--threads", "2"])
@@ -54,6 +68,12 @@ pub(crate) fn run(places: &Places, args: &DataArgs) -> anyhow::Result<()> {
     shard.args(["--seeds", &SEED_IMAGES.to_string(), "--pairs", &SHARD_PAIRS.to_string()]);
     shard.args(["--start", &SHARD_START.to_string()]);
     let shard = run_program(&mut shard)?;
+    let Scored { candidates } = shard.json()?;
+    let want = (SHARD_PAIRS * LAMBDAS) as f64;
+    ensure!(
+        candidates == want,
+        "expected {want} candidates to be scored, found {candidates}"
+    );
     let uses = [
         Use::new("stillhouse run --dry-run", &dry),
         Use::new("scoring one shard", &shard),
@@ -80,7 +100,7 @@ fn within(uses: &[Use]) -> bool {
 }
 
 fn table(uses: &[Use]) -> Table {
-    let title = "A pool of 1,000,006,281 pairs x 11 lambdas (44,722 MNIST images)";
+    let title = format!("A pool of {PAIRS} pairs x {LAMBDAS} lambdas (44,722 MNIST images)");
     let mut table = Table::new(title, ["process", "peak memory MB", "seconds"]);
     for Use { what, wall, peak_bytes } in uses {
         let peak = grouped(*peak_bytes as f64 / 1e6);
@@ -123,7 +143,8 @@ mod tests {
     fn the_job_is_valid_and_its_pool_has_a_billion_pairs() {
         let job = Job::parse(&job(Path::new("/data/train images.gz"))).expect("valid");
         let plan = Plan::new(&job, SEED_IMAGES).expect("budget");
-        assert_eq!(plan.pairs, 1_000_006_281);
+        assert_eq!(grouped(plan.pairs as f64), PAIRS);
+        assert_eq!(u64::from(plan.lambdas), LAMBDAS);
         assert!(SHARD_START + SHARD_PAIRS <= plan.pairs);
     }
 

@@ -1,5 +1,9 @@
 //! From the start of a process to its first score and its end, beside Python.
 
+use std::process::Command;
+
+use anyhow::ensure;
+use serde::Deserialize;
 use serde_json::json;
 
 use crate::machine::Machine;
@@ -15,23 +19,33 @@ const GOAL: f64 = 5.0;
 
 /// Measures both programs and publishes the table.
 pub(crate) fn run(places: &Places) -> anyhow::Result<()> {
-    let mut ours = || {
-        Ok(run_program(places.worker()?.args(["bench", "first-score"]))?
-            .wall
-            .as_secs_f64())
-    };
-    let mut theirs = || {
-        Ok(run_program(&mut python::peer(places, "first_score_peer.py")?)?
-            .wall
-            .as_secs_f64())
-    };
+    let mut ours = || seconds(places.worker()?.args(["bench", "first-score"]));
+    let mut theirs = || seconds(&mut python::peer(places, "first_score_peer.py")?);
     // The first runs read libtorch from the disk and write Python's bytecode: nobody's speed.
-    interleaved::<f64>(1, &mut [&mut ours, &mut theirs])?;
+    interleaved(1, &mut [&mut ours, &mut theirs])?;
     eprintln!("{REPETITIONS} repetitions, interleaved");
     let results = interleaved(REPETITIONS, &mut [&mut ours, &mut theirs])?;
     let table = table(&results[0], &results[1]);
     let data = json!({ "machine": Machine::this(), "stillhouseSeconds": results[0], "pythonSeconds": results[1] });
     places.publish("startup", &table, &data)
+}
+
+/// What both programs print.
+#[derive(Deserialize)]
+struct First {
+    score: f64,
+}
+
+/// Seconds of a whole process that prints a score.
+fn seconds(command: &mut Command) -> anyhow::Result<f64> {
+    let ended = run_program(command)?;
+    let First { score } = ended.json()?;
+    // The highest of ten probabilities.
+    ensure!(
+        (0.1..=1.0).contains(&score),
+        "expected a score of 0.1 to 1, found {score}"
+    );
+    Ok(ended.wall.as_secs_f64())
 }
 
 fn table(ours: &[f64], theirs: &[f64]) -> Table {
@@ -67,6 +81,13 @@ fn table(ours: &[f64], theirs: &[f64]) -> Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_without_a_score_has_no_time() {
+        let print = |text| seconds(Command::new("echo").arg(text));
+        assert!(print("{\"score\": 0.25}").unwrap() > 0.0);
+        assert!(print("").is_err() && print("{\"score\": 1.5}").is_err());
+    }
 
     #[test]
     fn the_ratio_says_how_many_times_faster_we_are() {

@@ -1,20 +1,25 @@
 //! The black box of the MNIST setting: trained once and kept, served for each job with a bill.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, bail};
 
 use crate::places::{Mnist, Places};
 use crate::process::{read, run_logged};
+
+/// Seeds to train with, one after the other: at these rates a LeNet-5 now and then dies in its
+/// first steps and stays at 11 %.
+const ATTEMPTS: u64 = 3;
 
 /// How a teacher is trained.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Recipe {
     name: &'static str,
     epochs: u32,
+    learning_rate: f64,
     /// Test accuracy in percent that it must reach.
     at_least: f64,
 }
@@ -24,12 +29,14 @@ impl Recipe {
     pub(crate) const PUBLISHED: Self = Self {
         name: "mnist-teacher",
         epochs: 20,
+        learning_rate: 0.05,
         at_least: 99.0,
     };
     /// A teacher within a minute.
     pub(crate) const SMALL: Self = Self {
         name: "mnist-small-teacher",
         epochs: 3,
+        learning_rate: 0.02,
         at_least: 97.0,
     };
 }
@@ -50,42 +57,70 @@ impl Teacher {
     /// The teacher of `recipe` in `target/bench`, trained on all 60,000 images unless it is there.
     ///
     /// # Errors
-    /// When training fails or does not reach the accuracy that `recipe` wants.
+    /// When training fails, or does not reach the accuracy that `recipe` wants with any seed.
     pub(crate) fn trained(places: &Places, data: &Mnist, recipe: &Recipe) -> anyhow::Result<Self> {
-        let Recipe { name, epochs, at_least } = recipe;
-        let weights = places.work()?.join(format!("{name}.safetensors"));
-        let log = places.work()?.join(format!("{name}.log"));
-        if !(weights.exists() && log.exists()) {
-            eprintln!("training a teacher, with its log in {}", log.display());
-            let mut command = places.worker()?;
-            command.args([
-                "teacher",
-                "train",
-                "--architecture",
-                Self::ARCHITECTURE,
-                "--epochs",
-                &epochs.to_string(),
-            ]);
-            command
-                .arg("--images")
-                .arg(data.train_images())
-                .arg("--labels")
-                .arg(data.train_labels());
-            command
-                .arg("--test-images")
-                .arg(data.test_images())
-                .arg("--test-labels")
-                .arg(data.test_labels());
-            run_logged(command.arg("--out").arg(&weights), &log)?;
+        let file = |suffix| Ok::<_, anyhow::Error>(places.work()?.join(format!("{}.{suffix}", recipe.name)));
+        let (weights, log) = (file("safetensors")?, file("log")?);
+        if let Some(accuracy) = kept(&weights, &log).filter(|accuracy| *accuracy >= recipe.at_least) {
+            return Ok(Self { weights, accuracy });
         }
-        let accuracy = last_accuracy(&read(&log)?)
-            .with_context(|| format!("expected lines with a test accuracy in {}", log.display()))?;
-        ensure!(
-            accuracy >= *at_least,
-            "expected a teacher of at least {at_least} %, found {accuracy} %"
-        );
-        Ok(Self { weights, accuracy })
+        for seed in 0..ATTEMPTS {
+            eprintln!("training a teacher with seed {seed}, with its log in {}", log.display());
+            run_logged(&mut training(places, data, recipe, seed, &weights)?, &log)?;
+            match kept(&weights, &log) {
+                Some(accuracy) if accuracy >= recipe.at_least => return Ok(Self { weights, accuracy }),
+                found => eprintln!(
+                    "expected at least {} % on the test images, found {found:?}",
+                    recipe.at_least
+                ),
+            }
+        }
+        bail!(
+            "expected a teacher of at least {} %, found none with {ATTEMPTS} seeds",
+            recipe.at_least
+        )
     }
+}
+
+/// The command that trains a teacher; weights of an earlier training are gone before it runs, so
+/// that a log never belongs to other weights.
+fn training(places: &Places, data: &Mnist, recipe: &Recipe, seed: u64, weights: &Path) -> anyhow::Result<Command> {
+    if weights.exists() {
+        fs::remove_file(weights).with_context(|| format!("cannot remove {}", weights.display()))?;
+    }
+    let mut command = places.worker()?;
+    command.args([
+        "teacher",
+        "train",
+        "--architecture",
+        Teacher::ARCHITECTURE,
+        "--seed",
+        &seed.to_string(),
+    ]);
+    command.args([
+        "--epochs",
+        &recipe.epochs.to_string(),
+        "--learning-rate",
+        &recipe.learning_rate.to_string(),
+    ]);
+    command
+        .arg("--images")
+        .arg(data.train_images())
+        .arg("--labels")
+        .arg(data.train_labels());
+    command
+        .arg("--test-images")
+        .arg(data.test_images())
+        .arg("--test-labels")
+        .arg(data.test_labels());
+    command.arg("--out").arg(weights);
+    Ok(command)
+}
+
+/// Test accuracy in percent of the teacher that an earlier run left, when it is whole.
+fn kept(weights: &Path, log: &Path) -> Option<f64> {
+    let log = weights.is_file().then(|| fs::read_to_string(log).ok())??;
+    last_accuracy(&log)
 }
 
 /// The last `test accuracy 99.12 %` of a training log.
@@ -164,6 +199,18 @@ mod tests {
         let log = "epoch   2  loss 0.1  test accuracy 98.71 %\nepoch  20  loss 0.0  test accuracy 99.34 %\nwrote it\n";
         assert_eq!(last_accuracy(log), Some(99.34));
         assert_eq!(last_accuracy("wrote it\n"), None);
+    }
+
+    #[test]
+    fn a_teacher_without_weights_or_without_a_log_is_not_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let (weights, log) = (folder.path().join("weights"), folder.path().join("log"));
+        fs::write(&log, "epoch   3  loss 0.1  test accuracy 98.71 %\n").unwrap();
+        assert_eq!(kept(&weights, &log), None);
+        fs::write(&weights, "weights").unwrap();
+        assert_eq!(kept(&weights, &log), Some(98.71));
+        fs::remove_file(&log).unwrap();
+        assert_eq!(kept(&weights, &log), None);
     }
 
     #[test]
