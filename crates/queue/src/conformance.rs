@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, HashSet};
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use stillhouse_core::image::ImageShape;
 use stillhouse_core::plan::Arm;
 use stillhouse_core::{Fingerprint, Key, Sample};
+use tokio::sync::mpsc;
 
 use crate::{Lease, LeaseId, Queue, QueueError, Reference};
 
@@ -24,6 +26,8 @@ where
     delivers_in_order_and_forgets_what_was_acknowledged(make(64).await).await;
     delivers_again_what_was_given_back(make(64).await).await;
     shares_between_consumers_without_doubles(Arc::new(make(16).await)).await;
+    delivers_again_what_a_dead_consumer_held(make(64).await).await;
+    keeps_what_nobody_waits_for_any_more(make(64).await).await;
     ignores_unknown_deliveries(make(64).await).await;
     tells_those_who_wait_that_it_is_closed(Arc::new(make(4).await)).await;
 }
@@ -43,7 +47,7 @@ fn reference(number: u32) -> Reference {
     }
 }
 
-fn references(numbers: std::ops::Range<u32>) -> Vec<Reference> {
+pub(crate) fn references(numbers: std::ops::Range<u32>) -> Vec<Reference> {
     numbers.map(reference).collect()
 }
 
@@ -78,38 +82,72 @@ async fn delivers_again_what_was_given_back(queue: impl Queue) {
     );
 }
 
-async fn consume(queue: Arc<impl Queue>) -> Vec<Sample> {
-    let mut seen = Vec::new();
+async fn delivers_again_what_a_dead_consumer_held(queue: impl Queue) {
+    queue.push(references(0..4)).await.expect("open");
+    let held = queue.lease(3).await.expect("open");
+    queue.ack(&ids(&held[..1])).await;
+    assert_eq!(
+        queue.reclaim(Duration::from_secs(3_600)).await,
+        0,
+        "young deliveries stay"
+    );
+    assert_eq!(queue.reclaim(Duration::ZERO).await, 2, "acknowledged ones are gone");
+    let again = queue.lease(8).await.expect("open");
+    let got: Vec<Reference> = again.iter().map(|lease| lease.reference).collect();
+    assert_eq!(got, references(1..4), "what was taken back comes next, oldest first");
+    queue.ack(&ids(&held)).await;
+    queue.nack(&ids(&held)).await;
+    assert_eq!(queue.depth().await, 3, "the dead consumer's delivery is void");
+}
+
+async fn keeps_what_nobody_waits_for_any_more(queue: impl Queue) {
+    tokio::select! {
+        biased;
+        leases = queue.lease(1) => panic!("an empty queue delivered {leases:?}"),
+        () = tokio::task::yield_now() => {}
+    }
+    queue.push(references(0..2)).await.expect("open");
+    let leases = queue.lease(2).await.expect("open");
+    assert_eq!(leases.len(), 2, "a consumer that gave up waiting took nothing");
+}
+
+/// Takes and acknowledges until the queue is closed.
+async fn consume(queue: Arc<impl Queue>, seen: mpsc::UnboundedSender<Sample>) {
     while let Ok(leases) = queue.lease(7).await {
-        seen.extend(leases.iter().map(|lease| lease.reference.sample));
+        for lease in &leases {
+            seen.send(lease.reference.sample).expect("the suite listens");
+        }
         queue.ack(&ids(&leases)).await;
         tokio::task::yield_now().await;
     }
-    seen
 }
 
 async fn shares_between_consumers_without_doubles(queue: Arc<impl Queue + 'static>) {
     const ALL: u32 = 500;
-    let consumers: Vec<_> = (0..4).map(|_| tokio::spawn(consume(queue.clone()))).collect();
-    queue
-        .push(references(0..ALL))
-        .await
-        .expect("more than there is room for, but consumers make room");
-    while queue.depth().await > 0 {
-        tokio::task::yield_now().await;
+    // Unbounded: it holds at most what is pushed below, unless the queue is wrong.
+    let (seen, mut samples) = mpsc::unbounded_channel();
+    let consumers: Vec<_> = (0..4)
+        .map(|_| tokio::spawn(consume(queue.clone(), seen.clone())))
+        .collect();
+    drop(seen);
+    let pushed = queue.push(references(0..ALL)).await;
+    pushed.expect("more than there is room for, but consumers make room");
+    let mut counts: BTreeMap<Sample, u32> = BTreeMap::new();
+    while counts.len() < ALL as usize {
+        let sample = samples
+            .recv()
+            .await
+            .expect("consumers do not end before the queue is closed");
+        *counts.entry(sample).or_default() += 1;
     }
     queue.close();
-    let mut counts: BTreeMap<Sample, u32> = BTreeMap::new();
     for consumer in consumers {
-        for sample in consumer.await.expect("consumers do not panic") {
-            *counts.entry(sample).or_default() += 1;
-        }
+        consumer.await.expect("consumers do not panic");
     }
-    assert_eq!(counts.len(), ALL as usize, "every reference is delivered");
-    assert!(
-        counts.values().all(|count| *count == 1),
-        "and acknowledged ones only once"
-    );
+    while let Some(sample) = samples.recv().await {
+        *counts.entry(sample).or_default() += 1;
+    }
+    assert!(counts.values().all(|count| *count == 1), "each is delivered once");
 }
 
 async fn ignores_unknown_deliveries(queue: impl Queue) {

@@ -11,6 +11,8 @@
 pub mod conformance;
 pub mod memory;
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use stillhouse_core::plan::Arm;
@@ -63,8 +65,8 @@ pub trait Queue: Send + Sync {
     /// When the queue is closed; some of them may have been added.
     async fn push(&self, references: Vec<Reference>) -> Result<(), QueueError>;
 
-    /// Takes up to `max` references (at least 1), waiting for the first. Dropping the future takes
-    /// nothing.
+    /// Takes up to `max` references (at least 1), oldest first, waiting for the first. Dropping the
+    /// future takes nothing.
     ///
     /// # Errors
     /// When the queue is closed.
@@ -80,6 +82,11 @@ pub trait Queue: Send + Sync {
     /// References waiting or delivered and not acknowledged.
     async fn depth(&self) -> usize;
 
-    /// Ends the queue: whoever waits is told.
+    /// Gives back the deliveries that are older than `age`, oldest first: their consumers are taken
+    /// for dead. Returns how many. One that is alive after all may go on; the ledger refuses the
+    /// second to announce a permit. (`XAUTOCLAIM` in a Redis stream.)
+    async fn reclaim(&self, age: Duration) -> usize;
+
+    /// Ends the queue: whoever waits is told, and what waits is not delivered any more.
     fn close(&self);
 }

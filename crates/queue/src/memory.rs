@@ -1,7 +1,8 @@
 //! The queue of one process.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use tokio::sync::Notify;
@@ -22,9 +23,23 @@ pub struct MemoryQueue {
 #[derive(Debug, Default)]
 struct State {
     waiting: VecDeque<Reference>,
-    leased: HashMap<LeaseId, Reference>,
+    /// In order of delivery.
+    leased: BTreeMap<LeaseId, (Instant, Reference)>,
     last_lease: u64,
     closed: bool,
+}
+
+impl State {
+    /// Puts references in front, the first of `leases` foremost; returns how many there were.
+    fn give_back(&mut self, leases: &[LeaseId]) -> usize {
+        let before = self.leased.len();
+        for id in leases.iter().rev() {
+            if let Some((_, reference)) = self.leased.remove(id) {
+                self.waiting.push_front(reference);
+            }
+        }
+        before - self.leased.len()
+    }
 }
 
 impl MemoryQueue {
@@ -63,10 +78,11 @@ impl MemoryQueue {
         }
         let count = max.max(1).min(state.waiting.len());
         let taken: Vec<Reference> = state.waiting.drain(..count).collect();
+        let now = Instant::now();
         let lease = |reference| {
             state.last_lease += 1;
             let id = LeaseId(state.last_lease);
-            state.leased.insert(id, reference);
+            state.leased.insert(id, (now, reference));
             Lease { id, reference }
         };
         Ok(taken.into_iter().map(lease).collect())
@@ -112,20 +128,24 @@ impl Queue for MemoryQueue {
     }
 
     async fn nack(&self, leases: &[LeaseId]) {
-        {
-            let mut state = self.state();
-            for id in leases.iter().rev() {
-                if let Some(reference) = state.leased.remove(id) {
-                    state.waiting.push_front(reference);
-                }
-            }
-        }
+        self.state().give_back(leases);
         self.arrived.notify_one();
     }
 
     async fn depth(&self) -> usize {
         let state = self.state();
         state.waiting.len() + state.leased.len()
+    }
+
+    async fn reclaim(&self, age: Duration) -> usize {
+        let reclaimed = {
+            let mut state = self.state();
+            let is_old = |(_, (since, _)): &(&LeaseId, &(Instant, Reference))| since.elapsed() >= age;
+            let old: Vec<LeaseId> = state.leased.iter().filter(is_old).map(|(id, _)| *id).collect();
+            state.give_back(&old)
+        };
+        self.arrived.notify_one();
+        reclaimed
     }
 
     fn close(&self) {
@@ -143,5 +163,36 @@ mod tests {
     #[tokio::test]
     async fn the_memory_queue_conforms() {
         crate::conformance::run(|capacity| async move { MemoryQueue::new(capacity) }).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn the_memory_queue_conforms_on_several_threads() {
+        crate::conformance::run(|capacity| async move { MemoryQueue::new(capacity) }).await;
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_makes_whoever_pushes_wait() {
+        let queue = MemoryQueue::new(3);
+        let push = queue.push(crate::conformance::references(0..5));
+        tokio::pin!(push);
+        tokio::select! {
+            biased;
+            pushed = &mut push => panic!("two of five found no room: {pushed:?}"),
+            () = tokio::task::yield_now() => {}
+        }
+        assert_eq!(queue.depth().await, 3);
+        let leases = queue.lease(2).await.expect("open");
+        assert_eq!(leases.len(), 2);
+        push.await.expect("there is room now");
+        assert_eq!(queue.depth().await, 5);
+    }
+
+    #[tokio::test]
+    async fn closing_tells_whoever_waits_to_push() {
+        let queue = MemoryQueue::new(1);
+        let push = queue.push(crate::conformance::references(0..2));
+        let close = async { queue.close() };
+        let (pushed, ()) = tokio::join!(biased; push, close);
+        assert_eq!(pushed, Err(QueueError::Closed));
     }
 }
