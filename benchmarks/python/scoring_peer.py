@@ -12,6 +12,7 @@ depends on neither.
 """
 
 import argparse
+import functools
 import itertools
 import json
 import statistics
@@ -27,8 +28,8 @@ from torch import nn
 
 LAMBDAS = torch.arange(30, 71, 4, dtype=torch.float32) / 100
 SEED_IMAGES = 2000
-# Images in a trial batch, and how long each combination is tried.
-BATCHES = (128, 256, 512)
+# Most images in a trial batch, and how long each combination is tried.
+BATCHES = (16, 32, 64, 128, 256, 512)
 TRIAL_SECONDS = 0.5
 REPEATS = 3
 
@@ -107,7 +108,7 @@ def pair_images(start, count):
     return first, (first - ids // SEED_IMAGES - 1) % SEED_IMAGES
 
 
-def score_batch(network, images, start, count, layout):
+def score_batch(network, images, count, layout, start):
     """Best score and lambda of `count` pairs, images `[n, c, h, w]` in 0..1."""
     first, second = pair_images(start, count)
     mixes = torch.lerp(images[second][:, None], images[first][:, None], LAMBDAS.view(1, -1, 1, 1, 1))
@@ -127,7 +128,7 @@ def best_combination(architecture, images):
             example = torch.rand(pairs * len(LAMBDAS), *images.shape[1:]).contiguous(memory_format=layout)
             with torch.no_grad():
                 network = torch.jit.optimize_for_inference(torch.jit.freeze(torch.jit.trace(network, example)))
-        run = lambda start: score_batch(network, images, start, pairs, layout)
+        run = functools.partial(score_batch, network, images, pairs, layout)
         for _ in range(3):
             run(0)
         times, end = [], time.perf_counter() + TRIAL_SECONDS

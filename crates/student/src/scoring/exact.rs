@@ -22,7 +22,7 @@ use crate::network::{Mode, Network, unit_pixels};
 /// and those of large ones within some hundred megabytes.
 const BATCH_PIXELS: usize = 1 << 20;
 /// Most rows of a batch.
-const BATCH_ROWS: usize = 256;
+const BATCH_ROWS: usize = 128;
 
 /// Size of every batch of images of this shape: `[rows, channels, height, width]`.
 pub(super) fn batch_size(shape: ImageShape) -> [i64; 4] {

@@ -1,6 +1,6 @@
 //! Scores candidates of the pool: for each pair, the lambda that a student is least sure of.
 //!
-//! A score has one exact definition ([`exact`]): the acquisition function of the network's logits
+//! A score has one exact definition (`exact`): the acquisition function of the network's logits
 //! for the canonical bytes, computed in batches of one fixed shape on one thread, so that its bits
 //! depend on nothing but network and candidate. Most pairs are far from being selected, so a
 //! [`Scorer`] first scans them with an approximation that is several times faster, keeps the band
