@@ -4,9 +4,11 @@
 
 use stillhouse_core::ImageShape;
 use stillhouse_core::sampler::Stream;
-use tch::{Kind, TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
+use crate::ffi::relu_halve;
 use crate::network::Mode;
+use crate::operators::{drop_out, halve, shortcut};
 
 /// Initial values of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -65,6 +67,8 @@ pub(crate) enum Op {
         mean: usize,
     },
     Relu,
+    /// ReLU and 2x2 pooling.
+    ReluHalve,
     MaxPool {
         kernel: i64,
         stride: i64,
@@ -225,6 +229,13 @@ impl Builder {
         Ok(())
     }
 
+    /// ReLU, then the maximum of each 2x2 window.
+    pub(crate) fn relu_halve(&mut self, name: &str) -> Result<(), String> {
+        self.slide(name, 2, 2, 0)?;
+        self.graph.ops.push(Op::ReluHalve);
+        Ok(())
+    }
+
     pub(crate) fn global_average(&mut self) {
         self.shape = [self.shape[0], 1, 1];
         self.graph.ops.push(Op::GlobalAverage);
@@ -321,7 +332,11 @@ impl Tensors<'_> {
                 false,
             ),
             Op::Relu => x.f_relu(),
-            Op::MaxPool { kernel: 2, stride: 2 } if matches!(mode, Mode::Eval) => halve(&x),
+            Op::ReluHalve => match mode {
+                Mode::Eval => halve(&x)?.f_relu(),
+                Mode::Train { .. } if x.device() == Device::Cpu => relu_halve(&x),
+                Mode::Train { .. } => x.f_max_pool2d([2, 2], [2, 2], [0, 0], [1, 1], false)?.f_relu(),
+            },
             Op::MaxPool { kernel, stride } => x.f_max_pool2d([*kernel; 2], [*stride; 2], [0, 0], [1, 1], false),
             Op::GlobalAverage => x.f_mean_dim([2_i64, 3].as_slice(), true, Kind::Float),
             Op::Flatten => x.f_flatten(1, -1),
@@ -340,38 +355,4 @@ impl Tensors<'_> {
             }
         }
     }
-}
-
-/// Maximum of each 2x2 window: the same values as ATen's pooling, whose forward is ten times slower
-/// on the CPU (its backward is faster, so training uses that one).
-pub(crate) fn halve(x: &Tensor) -> Result<Tensor, TchError> {
-    let size = x.size();
-    let (height, width) = (size[2] / 2 * 2, size[3] / 2 * 2);
-    let rows = x.f_slice(2, 0, height, 2)?.f_maximum(&x.f_slice(2, 1, height, 2)?)?;
-    rows.f_slice(3, 0, width, 2)?.f_maximum(&rows.f_slice(3, 1, width, 2)?)
-}
-
-fn shortcut(x: &Tensor, stride: i64, new_channels: i64) -> Result<Tensor, TchError> {
-    let strided = match stride {
-        1 => x.shallow_clone(),
-        _ => x.f_slice(2, None, None, stride)?.f_slice(3, None, None, stride)?,
-    };
-    if new_channels == 0 {
-        return Ok(strided);
-    }
-    let before = new_channels / 2;
-    strided.f_constant_pad_nd([0, 0, 0, 0, before, new_channels - before])
-}
-
-/// Zeroes each element with `probability` and scales the others up; the element's position in
-/// `stream` decides, so the mask does not depend on threads.
-fn drop_out(x: &Tensor, probability: f32, stream: Stream) -> Result<Tensor, TchError> {
-    let scale = 1.0 / (1.0 - probability);
-    let kept = |at: u64| if stream.unit(at) < probability { 0.0 } else { scale };
-    let mask: Vec<f32> = (0..x.numel() as u64).map(kept).collect();
-    x.f_mul(
-        &Tensor::f_from_slice(&mask)?
-            .f_view(x.size().as_slice())?
-            .f_to_device(x.device())?,
-    )
 }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use stillhouse_core::ImageShape;
 use stillhouse_core::job::Architecture;
 use stillhouse_core::sampler::{Purpose, Stream};
 use tch::{Device, Kind, TchError, Tensor};
@@ -11,90 +10,8 @@ use crate::error::StudentError;
 use crate::ffi;
 use crate::graph::{Graph, Initial, Op, Slot, Tensors};
 use crate::script::{Script, ScriptTensors};
+pub use crate::spec::NetworkSpec;
 use crate::zoo::{self, FirstLayer, LenetParts};
-
-/// Largest image, in pixels times channels.
-const MAX_IMAGE: usize = 1 << 20;
-/// Most classes.
-const MAX_CLASSES: usize = 1 << 16;
-
-/// What a student is, without its weights.
-#[derive(Clone, Debug)]
-pub enum NetworkSpec {
-    /// A network of the [zoo](crate::zoo).
-    Zoo {
-        /// Which one.
-        architecture: Architecture,
-        /// Shape of its images.
-        shape: ImageShape,
-        /// Number of classes.
-        classes: usize,
-    },
-    /// A TorchScript module whose `forward` takes `[n, c, h, w]` and gives logits `[n, classes]`.
-    /// The weights in it are its initial weights.
-    TorchScript {
-        /// Bytes of the `.pt` file.
-        module: Arc<[u8]>,
-        /// Shape of its images.
-        shape: ImageShape,
-        /// Number of classes.
-        classes: usize,
-    },
-}
-
-impl NetworkSpec {
-    /// Shape of the images.
-    #[must_use]
-    pub fn shape(&self) -> ImageShape {
-        match self {
-            Self::Zoo { shape, .. } | Self::TorchScript { shape, .. } => *shape,
-        }
-    }
-
-    /// Number of classes.
-    #[must_use]
-    pub fn classes(&self) -> usize {
-        match self {
-            Self::Zoo { classes, .. } | Self::TorchScript { classes, .. } => *classes,
-        }
-    }
-
-    /// Name of the architecture, or `torchscript`.
-    #[must_use]
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Zoo { architecture, .. } => architecture.name(),
-            Self::TorchScript { .. } => "torchscript",
-        }
-    }
-
-    /// Checks the bounds that hold for every network.
-    fn check(&self) -> Result<(), StudentError> {
-        let misfit = |reason: String| StudentError::Misfit {
-            network: self.name(),
-            shape: self.shape(),
-            reason,
-        };
-        let ImageShape {
-            channels,
-            height,
-            width,
-        } = self.shape();
-        let pixels = [channels, height, width]
-            .iter()
-            .try_fold(1_u32, |product, side| product.checked_mul(*side));
-        if !pixels.is_some_and(|pixels| (1..=MAX_IMAGE).contains(&(pixels as usize))) {
-            return Err(misfit(format!("expected 1 to {MAX_IMAGE} values an image")));
-        }
-        if !(2..=MAX_CLASSES).contains(&self.classes()) {
-            return Err(misfit(format!(
-                "expected 2 to {MAX_CLASSES} classes, found {}",
-                self.classes()
-            )));
-        }
-        Ok(())
-    }
-}
 
 /// What a forward pass is for.
 #[derive(Clone, Copy, Debug)]

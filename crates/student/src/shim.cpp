@@ -22,6 +22,8 @@
 
 using torch::jit::Module;
 
+at::Tensor stillhouse_relu_halved(const at::Tensor &x);  // pool.cpp
+
 namespace {
 
 // Runs `body`; returns null, or the first line of what it threw (the rest is a C++ stack).
@@ -66,6 +68,10 @@ int stillhouse_flush_denormal(int on) {
 
 char *stillhouse_set_gradient(const at::Tensor *parameter, const at::Tensor *gradient) {
   return guarded([&] { parameter->mutable_grad() = *gradient; });
+}
+
+char *stillhouse_relu_halve(const at::Tensor *x, at::Tensor **out) {
+  return guarded([&] { *out = new at::Tensor(stillhouse_relu_halved(*x)); });
 }
 
 // PyTorch's fused SGD: one pass over weights, gradients and velocities.

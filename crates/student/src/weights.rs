@@ -5,6 +5,8 @@ use std::collections::HashMap;
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
+use stillhouse_core::ImageShape;
+use stillhouse_core::job::Architecture;
 use tch::{Device, Tensor};
 
 use crate::error::StudentError;
@@ -42,6 +44,36 @@ impl std::fmt::Display for Owner {
             "{} for {} images and {} classes",
             self.network, self.image, self.classes
         )
+    }
+}
+
+impl NetworkSpec {
+    /// The zoo network that a safetensors file of [`Network::weights`] belongs to.
+    ///
+    /// # Errors
+    /// [`StudentError::Weights`] when the file does not say, or names a network that is not in the
+    /// zoo.
+    pub fn of_weights(bytes: &[u8]) -> Result<Self, StudentError> {
+        let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|error| wrong(error.to_string()))?;
+        let entries = metadata.metadata().as_ref();
+        let owner = entries.and_then(|entries| entries.get(METADATA_KEY));
+        let owner = owner.ok_or_else(|| wrong("expected metadata that names the network, found none"))?;
+        let owner: Owner = serde_json::from_str(owner).map_err(|error| wrong(format!("metadata: {error}")))?;
+        let unknown = || wrong(format!("expected a network of the zoo, found {owner}"));
+        let architecture = Architecture::ALL.into_iter().find(|a| a.name() == owner.network);
+        let sides: Vec<u32> = owner.image.split('x').filter_map(|side| side.parse().ok()).collect();
+        let [channels, height, width] = sides[..] else {
+            return Err(unknown());
+        };
+        Ok(Self::Zoo {
+            architecture: architecture.ok_or_else(unknown)?,
+            shape: ImageShape {
+                channels,
+                height,
+                width,
+            },
+            classes: owner.classes,
+        })
     }
 }
 

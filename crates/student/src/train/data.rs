@@ -22,7 +22,7 @@ impl TransferSet<'_> {
     pub(crate) fn samples(&self, shape: ImageShape, classes: usize) -> Result<usize, StudentError> {
         let wrong = |reason: String| Err(StudentError::Training { reason });
         let samples = self.images.len() / shape.len();
-        if self.images.len() % shape.len() != 0 {
+        if !self.images.len().is_multiple_of(shape.len()) {
             return wrong(format!(
                 "{} bytes are not a whole number of {shape} images",
                 self.images.len()

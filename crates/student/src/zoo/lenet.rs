@@ -4,15 +4,14 @@
 use tch::Tensor;
 
 use crate::error::StudentError;
-use crate::graph::{Builder, Conv, halve};
+use crate::graph::{Builder, Conv};
+use crate::operators::halve;
 
 pub(super) fn build(net: &mut Builder, channels: [i64; 2], classes: i64) -> Result<(), String> {
     net.conv("conv1", Conv::valid(channels[0], 5))?;
-    net.relu();
-    net.max_pool("pool1", 2, 2)?;
+    net.relu_halve("pool1")?;
     net.conv("conv2", Conv::same(channels[1], 5))?;
-    net.relu();
-    net.max_pool("pool2", 2, 2)?;
+    net.relu_halve("pool2")?;
     net.flatten();
     net.linear("fc1", 120);
     net.relu();
@@ -77,10 +76,8 @@ impl LenetParts {
     /// When the shape is another one.
     pub fn tail(&self, pooled: &Tensor) -> Result<Tensor, StudentError> {
         let (weight, bias) = &self.conv2;
-        let x = pooled
-            .f_conv2d(weight, Some(bias), [1, 1], [2, 2], [1, 1], 1)?
-            .f_relu()?;
-        let mut x = halve(&x)?.f_flatten(1, -1)?;
+        let x = pooled.f_conv2d(weight, Some(bias), [1, 1], [2, 2], [1, 1], 1)?;
+        let mut x = halve(&x)?.f_relu()?.f_flatten(1, -1)?;
         for (weight, bias) in [&self.fc1, &self.fc2] {
             x = x.f_linear(weight, Some(bias))?.f_relu()?;
         }

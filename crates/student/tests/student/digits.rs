@@ -6,9 +6,7 @@ use std::path::PathBuf;
 
 use stillhouse_collective::Local;
 use stillhouse_core::job::Architecture;
-use stillhouse_student::train::{
-    Augmentation, Evaluation, EvaluationSet, TrainConfig, Training, TransferSet, evaluate, train,
-};
+use stillhouse_student::train::{Evaluation, EvaluationSet, TrainConfig, Training, TransferSet, evaluate, train};
 use tch::Device;
 
 use crate::world::{config, training, zoo};
@@ -50,15 +48,10 @@ fn a_lenet_learns_digits_and_reports_it_epoch_by_epoch() {
         teacher: &teacher,
     };
     let spec = zoo(Architecture::Lenet5, 1, 8);
-    let augmentation = Augmentation::Jitter {
-        degrees: 5.0,
-        shift: 0.05,
-    };
     let config = TrainConfig {
         batch: 64,
-        augmentation,
-        evaluate_every: 4,
-        ..config(14)
+        evaluate_every: 8,
+        ..config(30)
     };
     let transfer = TransferSet {
         images: &images,
@@ -76,13 +69,13 @@ fn a_lenet_learns_digits_and_reports_it_epoch_by_epoch() {
     let trained = train(&training, &mut Local, &mut observer).unwrap();
     assert_eq!(
         evaluated.iter().map(|(epoch, _)| *epoch).collect::<Vec<_>>(),
-        [3, 7, 11, 13]
+        [7, 15, 23, 29]
     );
     let last = trained.evaluation.unwrap();
-    assert_eq!(Some(&(13, last)), evaluated.last());
+    assert_eq!(Some(&(29, last)), evaluated.last());
     assert_eq!((last.labelled, last.answered), (500, 500));
-    // 97 to 98 % over ten seeds; an untrained student has 10 %.
-    assert!(last.correct >= 465, "{last:?}");
+    // 474 to 478 over three seeds; an untrained student has about 50.
+    assert!(last.correct >= 460, "{last:?}");
     assert!((250..400).contains(&last.agreed), "{last:?}");
 
     let mut sum = Evaluation::default();

@@ -1,5 +1,10 @@
 //! One binary for all tests of this crate that need libtorch and more than one module.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "clippy.toml allows it in test functions; these are their helpers"
+)]
+
 mod determinism;
 mod digits;
 mod exported;
