@@ -15,25 +15,37 @@ pub(crate) struct Setting {
     pub(crate) rounds: u32,
     /// Test images that the teacher labels, to measure agreement.
     pub(crate) agreement: u32,
+    /// Samples a step.
+    batch: u32,
+    /// Peak learning rate.
+    learning_rate: f64,
+    /// Steps over which the rate rises first.
+    warm_up_steps: u32,
 }
 
 impl Setting {
-    /// As the paper has it.
+    /// As the paper has it, trained as the reference run is; its rate wants a warm-up.
     pub(crate) const PUBLISHED: Self = Self {
         name: "mnist",
         seed_images: 2_000,
         per_round: 6_000,
         rounds: 4,
         agreement: 1_000,
+        batch: 128,
+        learning_rate: 0.05,
+        warm_up_steps: 100,
     };
 
-    /// Whether everything works.
+    /// Whether everything works. Of so few images, small batches make enough steps.
     pub(crate) const SMALL: Self = Self {
         name: "mnist-small",
         seed_images: 300,
         per_round: 300,
         rounds: 2,
         agreement: 200,
+        batch: 16,
+        learning_rate: 0.02,
+        warm_up_steps: 50,
     };
 
     /// Passes over the transfer set, and the learning rate falls along a cosine: the short schedule
@@ -53,6 +65,9 @@ impl Setting {
             seed_images,
             per_round,
             agreement,
+            batch,
+            learning_rate,
+            warm_up_steps,
             ..
         } = self;
         let (queries, epochs) = (self.queries(), Self::EPOCHS);
@@ -71,8 +86,8 @@ spec:
   control:     random
   budget:      {{ queries: {queries}, perRound: {per_round} }}
   training:
-    {{ epochs: {epochs}, batch: 128, optimizer: sgd, learningRate: 0.05, momentum: 0.9, weightDecay: 0.0005,
-      schedule: cosine, warmupSteps: 100, augmentation: none, restart: fresh, seed: {seed} }}
+    {{ epochs: {epochs}, batch: {batch}, optimizer: sgd, learningRate: {learning_rate}, momentum: 0.9, weightDecay: 0.0005,
+      schedule: cosine, warmupSteps: {warm_up_steps}, augmentation: none, restart: fresh, seed: {seed} }}
   evaluation:
     {{ images: {test_images}, labels: {test_labels}, agreementQueries: {agreement}, everyEpochs: 4 }}
 "#
@@ -98,6 +113,7 @@ mod tests {
         assert_eq!(job.spec.budget.queries, 2_000 + 48_000 + 1_000);
         assert_eq!((job.spec.images.seed, job.spec.training.seed), (7, 7));
         assert_eq!(job.spec.control, Control::Random);
+        assert_eq!((job.spec.training.batch, job.spec.training.learning_rate), (128, 0.05));
         assert_eq!(
             (job.spec.training.schedule, job.spec.training.restart),
             (Schedule::Cosine, Restart::Fresh)
