@@ -11,8 +11,9 @@ use stillhouse_core::plan::Arm;
 use stillhouse_core::{Fingerprint, Key, Sample, SoftLabel};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::counts::Counts;
 use crate::error::LedgerError;
-use crate::permit::{Cause, Charge, Counts, OnAmbiguous, Permit, Proof, Record};
+use crate::permit::{Cause, Charge, OnAmbiguous, Permit, Proof, Record};
 use crate::store::Store;
 use crate::writer::{Command, Reply, Writer};
 

@@ -3,6 +3,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`permit`] | the permit protocol as a pure state machine |
+//! | [`counts`] | sums of its charges, for the budget |
 //! | [`store`] | the tables of the file |
 //! | `codec` | a record as bytes |
 //! | [`writer`] | the one thread that writes: many requests, one fsync |
@@ -15,6 +16,7 @@
 //! [`Ledger::commit`] returned (I3); reports of an earlier life change nothing but may still bring a
 //! label that was paid for (I5).
 
+pub mod counts;
 pub mod error;
 pub mod permit;
 pub mod store;
@@ -27,7 +29,8 @@ mod reader;
 #[cfg(test)]
 mod random_schedules;
 
+pub use counts::{Categories, Counts};
 pub use error::LedgerError;
 pub use handle::{Admission, Entry, Genesis, Ledger, MAX_ENTRY_BYTES, Request};
-pub use permit::{Categories, Cause, Charge, Counts, OnAmbiguous, Permit, Proof, State};
+pub use permit::{Cause, Charge, OnAmbiguous, Permit, Proof, State};
 pub use reader::Reader;

@@ -6,9 +6,10 @@ use std::path::Path;
 use redb::ReadOnlyDatabase;
 use stillhouse_core::Key;
 
+use crate::counts::Counts;
 use crate::error::LedgerError;
 use crate::handle::{Entry, Genesis, entries};
-use crate::permit::{Book, Counts, Record};
+use crate::permit::{Book, Record};
 use crate::store::{Head, Store, file};
 
 /// A ledger open for reading, which keeps writers out. Its calls block on the disk.

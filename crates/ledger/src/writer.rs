@@ -11,9 +11,10 @@ use redb::Database;
 use stillhouse_core::{Key, SoftLabel};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::counts::Counts;
 use crate::error::LedgerError;
 use crate::handle::{Admission, Entry, Genesis, Request, entries};
-use crate::permit::{Book, Cause, Counts, Decision, Permit, Proof, Refusal};
+use crate::permit::{Book, Cause, Decision, Permit, Proof, Refusal};
 use crate::store::{Changes, Head, Store, file};
 
 /// Requests written together at most: beyond a few hundred an fsync is cheap already.

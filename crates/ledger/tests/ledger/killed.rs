@@ -88,8 +88,7 @@ impl Heard {
         }
         child.kill().expect("it is ours");
         while let Some(line) = next() {
-            // A line cut off by the kill is at most one, the last; it has no digit missing unless
-            // the pipe tore it, and a write this short is atomic.
+            // No line is torn: a short write to a pipe is atomic.
             self.line(&line);
         }
         child.wait().expect("it is ours");
