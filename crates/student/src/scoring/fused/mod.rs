@@ -7,7 +7,7 @@
 //! form.
 //!
 //! The first convolution is linear, so it could run once for each image and its answers be mixed.
-//! But a mix that is not rounded to bytes moved scores by up to 0.02 on a trained LeNet-5, and made
+//! But a mix that is not rounded to bytes moved scores by up to 0.025 on a trained LeNet-5, and made
 //! the band that must be rescored fifteen times as large as the selection; exact bytes move them by
 //! less than 0.00001, and the band is the selection.
 
