@@ -9,7 +9,7 @@ demo: build ## train a teacher, serve it over HTTP, distil a student from it, on
 	scripts/demo.sh
 
 build: libtorch ## both binaries in target/release
-	$(CARGO) build --release --locked -p stillhouse -p stillhouse-worker
+	$(CARGO) build --release --locked --workspace --bins
 
 test: build ## every test
 	$(CARGO) test --release --locked --workspace
