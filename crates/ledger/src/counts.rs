@@ -20,7 +20,7 @@ pub struct Counts {
     pub spent: u64,
     /// Charges billed with a label.
     pub committed: u64,
-    /// Charges that are or may be billed, by what was asked.
+    /// Charges billed for certain, with a label or without, by what was asked.
     pub by_category: Categories,
 }
 
@@ -62,18 +62,17 @@ impl Counts {
 
     fn tally(&mut self, record: &Record, step: impl Fn(&mut u64)) {
         for charge in &record.charges {
-            let state = match charge.state {
-                State::Reserved => {
-                    step(&mut self.reserved);
-                    continue;
-                }
-                State::Sent => &mut self.sent,
-                State::Ambiguous(_) => &mut self.ambiguous,
-                State::Spent(_) => &mut self.spent,
-                State::Committed => &mut self.committed,
+            let (state, is_billed) = match charge.state {
+                State::Reserved => (&mut self.reserved, false),
+                State::Sent => (&mut self.sent, false),
+                State::Ambiguous(_) => (&mut self.ambiguous, false),
+                State::Spent(_) => (&mut self.spent, true),
+                State::Committed => (&mut self.committed, true),
             };
             step(state);
-            step(self.by_category.of(record));
+            if is_billed {
+                step(self.by_category.of(record));
+            }
         }
     }
 }

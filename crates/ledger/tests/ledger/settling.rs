@@ -149,7 +149,11 @@ async fn queries_are_counted_by_what_was_asked() {
         0,
         "what is reserved is not billed"
     );
-    ledger.mark_sent(permits).await.expect("valid");
+    ledger.mark_sent(permits.clone()).await.expect("valid");
+    let in_doubt = ledger.counts().await.expect("open");
+    assert_eq!((in_doubt.billed(), in_doubt.by_category), (5, Default::default()));
+    let answered = permits.into_iter().map(|permit| (permit, label(1))).collect();
+    ledger.commit(answered).await.expect("valid");
     let billed = ledger.counts().await.expect("open").by_category;
     let found = (
         billed.seed,

@@ -104,19 +104,21 @@ impl Record<'_> {
         let Counts {
             by_category: billed, ..
         } = self.counts;
-        let total = self.counts.billed();
+        let [real, evaluation] = [billed.seed, billed.evaluation];
+        let synthetic = billed.synthetic_active + billed.synthetic_control;
+        let total = real + synthetic + evaluation;
         let price = self.inputs.job.spec.teacher.price_per_query;
         BudgetSummary {
             queries: self.counts.budget,
             billed: Billed {
-                real: billed.seed,
-                synthetic: billed.synthetic_active + billed.synthetic_control,
-                evaluation: billed.evaluation,
+                real,
+                synthetic,
+                evaluation,
                 total,
             },
             ambiguous: self.counts.ambiguous,
             held: self.counts.ambiguous,
-            left: self.counts.budget.saturating_sub(total + self.counts.reserved),
+            left: self.counts.left(),
             price_per_query: price,
             cost: price.map(|price| price * total as f64),
         }
