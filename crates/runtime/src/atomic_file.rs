@@ -12,7 +12,8 @@ const PARTIAL: &str = ".partial";
 /// Why a file was not replaced. Unless said otherwise it holds what it held before.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
-    /// The file system or the user's share of it is full. Free some space and try again.
+    /// The file system, the user's share of it or the limit for one file is full. Free some space
+    /// and try again.
     #[error("no space left to write {path}")]
     StorageFull {
         /// The file that was to be replaced.
@@ -55,10 +56,12 @@ pub fn write(path: &Path, content: &[u8]) -> Result<(), WriteError> {
 /// [`WriteError`], with the error of `fill` as its source where that failed.
 pub fn write_with(path: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>) -> Result<(), WriteError> {
     let failed = |source: io::Error| match source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => WriteError::StorageFull {
-            path: path.to_owned(),
-            source,
-        },
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+            WriteError::StorageFull {
+                path: path.to_owned(),
+                source,
+            }
+        }
         _ => WriteError::Io {
             path: path.to_owned(),
             source,
