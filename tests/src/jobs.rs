@@ -47,13 +47,13 @@ pub fn three_rounds(url: &str) -> JobSpec {
             "student": { "architecture": "lenet5" },
             "budget": { "queries": 530, "perRound": 60 },
             "control": "random",
-            "training": { "epochs": 8, "batch": 32, "learningRate": 0.05, "schedule": "cosine", "warmupSteps": 8 },
+            "training": { "epochs": 20, "batch": 16, "learningRate": 0.05, "schedule": "cosine", "warmupSteps": 20 },
             "workers": { "min": 1, "max": 3 },
             "evaluation": {
                 "images": digits("test-images-idx3-ubyte.gz"),
                 "labels": digits("test-labels-idx1-ubyte.gz"),
                 "agreementQueries": 20,
-                "everyEpochs": 4,
+                "everyEpochs": 10,
             },
         },
     });
@@ -69,8 +69,8 @@ pub fn one_round(url: &str) -> JobSpec {
     spec.budget.queries = 40;
     spec.budget.per_round = 10;
     spec.control = stillhouse_core::job::Control::None;
-    spec.training.epochs = 2;
-    spec.training.warmup_steps = 0;
+    spec.training.epochs = 12;
+    spec.training.batch = 8;
     spec.evaluation = None;
     job
 }

@@ -1,12 +1,12 @@
 //! Programs as child processes: started, watched, waited for, killed with all they started.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -70,8 +70,8 @@ pub fn stillhouse() -> Command {
 #[derive(Debug)]
 pub struct Running {
     child: Child,
-    stdout: File,
-    stderr: File,
+    stdout: Option<JoinHandle<String>>,
+    stderr: Option<JoinHandle<String>>,
 }
 
 impl Running {
@@ -81,15 +81,14 @@ impl Running {
     /// When it cannot be started.
     #[must_use]
     pub fn start(mut command: Command) -> Self {
-        let file = || tempfile::tempfile().expect("a temporary file");
-        let (stdout, stderr) = (file(), file());
-        let copy = |file: &File| Stdio::from(file.try_clone().expect("a second handle"));
         command
             .stdin(Stdio::null())
-            .stdout(copy(&stdout))
-            .stderr(copy(&stderr))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .process_group(0);
-        let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let stdout = child.stdout.take().map(keep);
+        let stderr = child.stderr.take().map(keep);
         Self { child, stdout, stderr }
     }
 
@@ -126,8 +125,8 @@ impl Running {
         let status = wait_for("the end of a program", || self.child.try_wait().expect("our own child"));
         Finished {
             status,
-            stdout: read(&mut self.stdout),
-            stderr: read(&mut self.stderr),
+            stdout: said(self.stdout.take()),
+            stderr: said(self.stderr.take()),
         }
     }
 
@@ -164,11 +163,20 @@ impl Drop for Running {
     }
 }
 
-fn read(file: &mut File) -> String {
-    let mut bytes = Vec::new();
-    file.seek(SeekFrom::Start(0)).expect("a file of our own");
-    file.read_to_end(&mut bytes).expect("a file of our own");
-    String::from_utf8_lossy(&bytes).into_owned()
+/// Reads a pipe to its end, so that the program never waits for us.
+fn keep(mut pipe: impl Read + Send + 'static) -> JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        // A pipe that breaks has said all it will say.
+        let _ = pipe.read_to_end(&mut bytes);
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}
+
+fn said(reader: Option<JoinHandle<String>>) -> String {
+    reader
+        .map(|reader| reader.join().expect("reading does not panic"))
+        .unwrap_or_default()
 }
 
 /// SIGKILL to one process, if it is still there.

@@ -98,8 +98,7 @@ fn a_job_killed_again_and_again_bills_nothing_twice_and_loses_no_label() {
 fn a_job_killed_while_it_trains_and_while_it_scans_ends_as_if_nothing_had_happened() {
     let _alone = alone();
     let world = World::new();
-    let mut job = jobs::three_rounds(&world.url());
-    job.spec.training.epochs = 8;
+    let job = jobs::three_rounds(&world.url());
     let moments = [
         ("asked", "active-000"),
         ("trained", "active-000"),

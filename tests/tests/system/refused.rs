@@ -1,11 +1,11 @@
 //! Bad input gets one clear error with the mend, the documented exit code, and nothing is spent.
 
 use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use image::GrayImage;
-use stillhouse_core::job::{ImageFormat, JobSpec};
+use stillhouse_core::job::{Architecture, ImageFormat, JobSpec};
 use stillhouse_tests::jobs;
 use stillhouse_tests::outcomes::Outcome;
 use stillhouse_tests::processes::{Complaint, Running, run_job, stillhouse};
@@ -145,7 +145,11 @@ fn labels_given_as_images_and_a_picture_given_as_idx() {
         job.spec.images.path = folder.join("picture.png");
         GrayImage::new(8, 8).save(&job.spec.images.path).unwrap();
     });
-    says(&complaint, &["picture.png", "expected", "PNG"], "folder");
+    says(
+        &complaint,
+        &["picture.png is not an IDX images file", "looks like a PNG"],
+        "folder",
+    );
 }
 
 #[test]
@@ -200,7 +204,7 @@ fn a_directory_of_another_job_and_a_smaller_budget() {
     let mut other = job.clone();
     other.spec.training.seed = 9;
     let complaint = world.start(&other, "job", 1).0.wait().refused(DIRECTORY);
-    says(&complaint, &["expected", "found"], "--dir");
+    says(&complaint, &["belongs to another job"], "--dir");
     let mut smaller = job.clone();
     smaller.spec.budget.queries -= 1;
     let complaint = world.start(&smaller, "job", 1).0.wait().refused(BUDGET);
@@ -269,22 +273,41 @@ fn limited(command: &Command, blocks: u64) -> Command {
 }
 
 #[test]
-fn a_disk_that_is_full_at_once_or_in_the_middle() {
+fn a_disk_that_is_full_from_the_start() {
     let _alone = alone();
     let world = World::new();
     let job = jobs::one_round(&world.url());
-    let file = jobs::write(world.path(), &job);
-    let full = |dir: &PathBuf, blocks| Running::start(limited(&run_job(&file, dir, 1), blocks)).wait();
-    let dir = world.path().join("at-once");
-    let complaint = full(&dir, 0).refused(STORAGE);
-    says(&complaint, &[], "free some space");
-    assert!(world.bill().is_empty(), "nothing was spent");
+    let command = run_job(&jobs::write(world.path(), &job), &world.path().join("job"), 1);
+    let complaint = Running::start(limited(&command, 0)).wait().refused(STORAGE);
+    says(&complaint, &["no space left"], "free some space");
+    assert!(world.bill().is_empty(), "something was spent");
+    world.finish(&job, "job", 1).settle(&world.bill());
+}
 
-    // Enough for the ledger's first megabyte and for nothing that must be larger.
-    let dir = world.path().join("job");
-    let whole = world.finish(&job, "whole", 1);
-    let largest = std::fs::metadata(whole.file("report.html")).unwrap().len();
-    let _ = (largest, dir);
+#[test]
+fn a_disk_that_fills_up_in_the_middle_loses_nothing_that_was_paid_for() {
+    let _alone = alone();
+    let world = World::new();
+    let mut job = jobs::one_round(&world.url());
+    // A student of 1.09 MB is the first file larger than the limit; the ledger begins with 1 MiB.
+    job.spec.student.architecture = Some(Architecture::Resnet20);
+    job.spec.training.epochs = 4;
+    let command = run_job(&jobs::write(world.path(), &job), &world.path().join("job"), 2);
+    let complaint = Running::start(limited(&command, 2_100)).wait().refused(STORAGE);
+    says(
+        &complaint,
+        &["no space left", "active-000.safetensors"],
+        "free some space",
+    );
+    let paid = world.bill();
+    assert_eq!(
+        paid.len(),
+        30,
+        "the seed images were asked before the student was written"
+    );
+    let outcome = world.finish(&job, "job", 2);
+    assert_eq!(world.bill()[..30], paid);
+    outcome.settle(&world.bill());
 }
 
 #[test]

@@ -22,15 +22,16 @@ pub(crate) fn alone() -> MutexGuard<'static, ()> {
 
 /// A folder with a teacher and its bill.
 pub(crate) struct World {
-    pub(crate) folder: TempDir,
+    // Stops before its folder goes.
     pub(crate) teacher: TestTeacher,
+    folder: TempDir,
 }
 
 impl World {
     pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let teacher = TestTeacher::start(SHAPE, CLASSES, Some(&folder.path().join("bill"))).unwrap();
-        Self { folder, teacher }
+        Self { teacher, folder }
     }
 
     pub(crate) fn path(&self) -> &Path {
