@@ -33,7 +33,7 @@ fn pytorch_loads_the_student_and_agrees_with_its_weights_to_1e_5() {
     };
     let _alone = alone();
     let outcome = &undisturbed().outcome;
-    let script = jobs::root().join("tests/tests/python/check_torchscript.py");
+    let script = jobs::root().join("tests/python/check_torchscript.py");
     let output = python.arg(script).arg(outcome.file("")).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
