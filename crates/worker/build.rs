@@ -1,8 +1,8 @@
 //! Lets the program find libtorch where it was built against it.
 
 fn main() {
-    println!("cargo:rerun-if-env-changed=LIBTORCH");
-    if let Some(lib) = std::env::var_os("DEP_TCH_LIBTORCH_LIB") {
-        println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.to_string_lossy());
+    if let Some(libraries) = std::env::var_os("DEP_STILLHOUSE_STUDENT_LIBRARIES") {
+        println!("cargo:rustc-link-arg=-Wl,-rpath,{}", libraries.to_string_lossy());
     }
+    println!("cargo:rerun-if-changed=build.rs");
 }
