@@ -98,7 +98,6 @@ impl Coordinator {
             return effects;
         }
         match event {
-            Event::Started => {}
             Event::Joined { worker, ring } => {
                 let (loaded, busy) = (None, None);
                 self.workers.insert(worker, Worker { ring, loaded, busy });

@@ -50,9 +50,7 @@ pub struct Settings {
 /// Something that happened.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// The coordinator's process is up.
-    Started,
-    /// A worker said hello and was welcomed.
+    /// A worker was welcomed and can build the student. The first one begins the job.
     Joined {
         /// Who.
         worker: WorkerId,

@@ -162,6 +162,12 @@ pub enum FromWorker {
         /// Threads it computes with.
         threads: u32,
     },
+    /// Answer to the welcome: the student was built here, or cannot be. Nothing is asked before the
+    /// first worker could.
+    Ready {
+        /// Why the student cannot be built.
+        obstacle: Option<String>,
+    },
     /// Still here; sent every few seconds.
     Heartbeat,
     /// How far a command is.

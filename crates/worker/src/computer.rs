@@ -113,6 +113,13 @@ impl Computer {
         })
     }
 
+    /// Builds the student once, before anything is paid for, and tells whether that works.
+    pub(crate) fn introduce(&self) {
+        let built = Network::build(&self.spec, 0, Device::Cpu).map_err(anyhow::Error::from);
+        let obstacle = built.err().map(|error| format!("{error:#}"));
+        self.outbox.send(FromWorker::Ready { obstacle });
+    }
+
     /// Does what a command says and reports. A command that was overtaken is not reported on.
     pub(crate) fn obey(&mut self, fence: Fence, command: Command) {
         let result = self.execute(fence, command);

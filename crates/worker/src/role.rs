@@ -46,6 +46,7 @@ pub(crate) fn run(args: &WorkerArgs) -> anyhow::Result<()> {
     let control = Control::default();
     let link = runtime.spawn(exchange(sender, receiver, orders, outgoing, control.clone()));
     let mut computer = Computer::new(welcome, ring, secret, threads, control, outbox)?;
+    computer.introduce();
     while let Ok((fence, command)) = incoming.recv() {
         computer.obey(fence, command);
     }

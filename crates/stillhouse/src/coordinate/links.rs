@@ -28,7 +28,7 @@ const MESSAGES: usize = 1_024;
 /// Something that came over a link.
 #[derive(Debug)]
 pub enum LinkEvent {
-    /// A worker was welcomed.
+    /// A worker was welcomed and can build the student.
     Joined {
         /// Its name from now on.
         worker: WorkerId,
@@ -38,6 +38,11 @@ pub enum LinkEvent {
         process: u32,
         /// Threads it computes with.
         threads: u32,
+    },
+    /// A worker cannot build the student.
+    Unfit {
+        /// Why.
+        obstacle: String,
     },
     /// A message.
     Message {
@@ -181,6 +186,14 @@ async fn serve(worker: WorkerId, connection: Connection, welcome: Arc<Welcomer>,
             }
         }
     });
+    match ready(&mut receiver).await {
+        Ok(None) => {}
+        Ok(Some(obstacle)) => {
+            // The coordinator may be gone already.
+            return drop(events.send((LinkEvent::Unfit { obstacle }, None)).await);
+        }
+        Err(cause) => return tracing::warn!(worker = worker.0, cause, "a worker never became ready"),
+    }
     let joined = LinkEvent::Joined {
         worker,
         ring,
@@ -214,8 +227,26 @@ async fn hello(receiver: &mut FrameReceiver) -> Result<(SocketAddr, u32, u32), S
         FromWorker::Hello { version, .. } => {
             Err(format!("expected protocol version {PROTOCOL_VERSION}, found {version}"))
         }
-        FromWorker::Heartbeat | FromWorker::Progress { .. } | FromWorker::Report { .. } => {
+        FromWorker::Ready { .. } | FromWorker::Heartbeat | FromWorker::Progress { .. } | FromWorker::Report { .. } => {
             Err("expected a hello".into())
+        }
+    }
+}
+
+/// Waits until the worker has built the student, or says why it cannot.
+async fn ready(receiver: &mut FrameReceiver) -> Result<Option<String>, String> {
+    loop {
+        let frame = tokio::time::timeout(SILENCE, receiver.recv()).await;
+        let frame = frame
+            .map_err(|_| format!("it was silent for {} s", SILENCE.as_secs()))?
+            .map_err(|error| error.to_string())?;
+        let frame = frame.ok_or("the link closed before it was ready")?;
+        match codec::decode::<FromWorker>(&frame).map_err(|error| error.to_string())? {
+            FromWorker::Heartbeat => {}
+            FromWorker::Ready { obstacle } => return Ok(obstacle),
+            FromWorker::Hello { .. } | FromWorker::Progress { .. } | FromWorker::Report { .. } => {
+                return Err("expected to hear whether it is ready".into());
+            }
         }
     }
 }

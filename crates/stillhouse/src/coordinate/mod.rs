@@ -150,7 +150,6 @@ async fn watch(
     let mut asking = tokio::spawn(gateway.run(stop_gateway.clone(), event_sender));
     let mut gateway_over = false;
     let mut drive = async || -> Result<(), Failure> {
-        shell.start().await?;
         loop {
             tokio::select! {
                 // Only waiting may be cancelled by another branch; handling is not part of the race.

@@ -133,14 +133,6 @@ impl Shell {
         }
     }
 
-    /// Begins: decides on the first step.
-    ///
-    /// # Errors
-    /// When something cannot be written, or the job cannot go on.
-    pub async fn start(&mut self) -> Result<(), Failure> {
-        self.handle(Event::Started).await
-    }
-
     /// Waits for something to happen. Cancel safe: a call that is dropped loses nothing.
     pub async fn next(&mut self) -> Happening {
         tokio::select! {
@@ -194,6 +186,11 @@ impl Shell {
                 );
                 self.handle(Event::Joined { worker, ring }).await
             }
+            LinkEvent::Unfit { obstacle } => {
+                let message = format!("the student cannot be built (nothing was spent on it): {obstacle}");
+                Err(Failure::message(Kind::Usage, message)
+                    .hint("change spec.student, or bring the images to another size with spec.images.size"))
+            }
             LinkEvent::Lost { worker, cause } => {
                 tracing::warn!(worker = worker.0, cause, "worker lost");
                 self.note("worker-lost", json!({ "worker": worker.0, "cause": cause }));
@@ -221,7 +218,7 @@ impl Shell {
                 self.meter.done(fence).show(&self.bars);
                 self.handle(Event::Reported { worker, fence, report }).await
             }
-            FromWorker::Hello { .. } | FromWorker::Heartbeat => Ok(()),
+            FromWorker::Hello { .. } | FromWorker::Ready { .. } | FromWorker::Heartbeat => Ok(()),
         }
     }
 
