@@ -31,6 +31,12 @@ pub fn digits(file: &str) -> PathBuf {
     root().join("examples/data/digits").join(file)
 }
 
+/// A TorchScript student for [`SHAPE`] and ten classes, with the script that makes it beside it.
+#[must_use]
+pub fn small_module() -> PathBuf {
+    root().join("crates/student/tests/data/small.pt")
+}
+
 /// Three rounds of 60 queries for each of two students, from 150 digits: 530 queries.
 ///
 /// # Panics

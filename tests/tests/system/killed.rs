@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use stillhouse_core::job::JobSpec;
+use stillhouse_core::job::{JobSpec, Scan};
 use stillhouse_core::sampler::{Purpose, Stream};
 use stillhouse_tests::jobs;
 use stillhouse_tests::outcomes::Outcome;
@@ -185,7 +185,9 @@ fn losing_a_worker_while_it_trains_changes_nothing_but_the_time() {
 fn losing_a_worker_while_it_scans_changes_nothing_but_the_time() {
     let _alone = alone();
     let world = World::new();
-    let job = jobs::three_rounds(&world.url());
+    let mut job = jobs::three_rounds(&world.url());
+    // Slow enough to be killed within, and by definition the same query batch.
+    job.spec.acquisition.scan = Scan::Exact;
     let outcome = kill_a_worker(&job, &world, [("trained", "active-000"), ("selected", "active-001")]);
     assert_eq!(outcome.essence(), undisturbed().essence);
     outcome.settle(&world.bill());

@@ -1,14 +1,14 @@
 //! Bad input gets one clear error with the mend, the documented exit code, and nothing is spent.
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::Path;
 use std::process::Command;
 
 use image::GrayImage;
 use stillhouse_core::job::{Architecture, ImageFormat, JobSpec};
 use stillhouse_tests::jobs;
-use stillhouse_tests::outcomes::Outcome;
 use stillhouse_tests::processes::{Complaint, Running, run_job, stillhouse};
+use stillhouse_tests::teacher::TestTeacher;
 
 use crate::world::{World, alone};
 
@@ -310,35 +310,49 @@ fn a_disk_that_fills_up_in_the_middle_loses_nothing_that_was_paid_for() {
     outcome.settle(&world.bill());
 }
 
-#[test]
-fn a_torchscript_student_that_is_none() {
+/// Runs `job`, of which no worker can build the student; nothing may be spent.
+fn unfit(change: impl FnOnce(&Path, &mut JobSpec)) -> Complaint {
     let _alone = alone();
     let world = World::new();
     let mut job = jobs::one_round(&world.url());
-    let module = world.path().join("student.pt");
-    std::fs::File::create(&module)
-        .unwrap()
-        .write_all(b"not a module")
-        .unwrap();
+    change(world.path(), &mut job);
+    let complaint = world.start(&job, "job", 2).0.wait().refused(USAGE);
+    assert!(world.bill().is_empty(), "something was spent");
+    says(&complaint, &["the student cannot be built"], "spec.student");
+    complaint
+}
+
+#[test]
+fn a_student_that_does_not_fit_the_images() {
+    let complaint = unfit(|_, job| job.spec.student.architecture = Some(Architecture::AlexnetHalf));
+    says(
+        &complaint,
+        &["alexnet-half does not fit 1x8x8 images"],
+        "spec.images.size",
+    );
+}
+
+#[test]
+fn a_torchscript_student_that_is_none() {
+    let complaint = unfit(|folder, job| {
+        let module = folder.join("student.pt");
+        std::fs::write(&module, "not a module").unwrap();
+        job.spec.student.architecture = None;
+        job.spec.student.torchscript = Some(module);
+    });
+    says(&complaint, &["TorchScript student cannot be read"], "");
+}
+
+#[test]
+fn a_torchscript_student_of_another_number_of_classes() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let teacher = TestTeacher::start(jobs::SHAPE, 7, Some(&folder.path().join("bill"))).unwrap();
+    let mut job = jobs::one_round(&teacher.url());
     job.spec.student.architecture = None;
-    job.spec.student.torchscript = Some(module);
-    let finished = world.start(&job, "job", 1).0.wait();
-    assert!(!finished.status.success());
-    assert_eq!(
-        finished
-            .stderr
-            .lines()
-            .filter(|line| line.starts_with("error:"))
-            .count(),
-        1,
-        "{}",
-        finished.stderr
-    );
-    assert!(
-        finished.stderr.contains("TorchScript") || finished.stderr.contains("torchscript"),
-        "{}",
-        finished.stderr
-    );
-    let outcome = Outcome::of(&world.path().join("job"));
-    assert!(world.bill().len() as u64 <= 30, "{}", outcome.summary());
+    job.spec.student.torchscript = Some(jobs::small_module());
+    let command = run_job(&jobs::write(folder.path(), &job), &folder.path().join("job"), 1);
+    let complaint = Running::start(command).wait().refused(USAGE);
+    says(&complaint, &["[2, 10]", "expected [2, 7]"], "spec.student");
+    assert!(teacher.billed().unwrap().is_empty(), "something was spent");
 }

@@ -52,7 +52,7 @@ fn a_users_own_torchscript_student_trains_alike_on_one_worker_and_on_two() {
     let world = World::new();
     let mut job = jobs::one_round(&world.url());
     job.spec.student.architecture = None;
-    job.spec.student.torchscript = Some(jobs::root().join("crates/student/tests/data/small.pt"));
+    job.spec.student.torchscript = Some(jobs::small_module());
     let one = world.finish(&job, "one", 1);
     let summary = one.summary();
     assert_eq!(summary["student"]["architecture"], "small.pt");
