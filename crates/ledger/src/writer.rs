@@ -88,7 +88,7 @@ impl Writer {
             records: book.take_changes(),
             ..Changes::default()
         })?;
-        tracing::info!(epoch, counts = ?book.counts(), "opened the ledger");
+        tracing::debug!(epoch, counts = ?book.counts(), "opened the ledger");
         Ok(Self {
             next_sequence: store.next_sequence()?,
             store,
