@@ -10,9 +10,9 @@ use stillhouse_core::plan::Plan;
 use stillhouse_core::score::Acquisition;
 
 /// Student forward passes a second and thread, scanning and training, at the architecture's own
-/// image size. Origin: `stillhouse-bench scoring` and `training` on two cores of a 2023 server
-/// processor, rounded down (docs/benchmarks.md). Other machines differ; the order of magnitude is
-/// what a dry run is for.
+/// image size. LeNet-5 and the training of ResNet-20 are rounded down from docs/benchmarks.md (two
+/// cores of a 2023 server processor, MNIST's loaded runs); the others are scaled from those by
+/// their operations and have not been measured. The order of magnitude is what a dry run is for.
 fn rates(architecture: Architecture) -> (f64, f64) {
     match architecture {
         Architecture::Lenet5 => (100_000.0, 12_000.0),
