@@ -14,7 +14,7 @@ use stillhouse_core::pool::PairId;
 use stillhouse_core::sampler::{Purpose, Stream};
 use stillhouse_core::score::Acquisition;
 
-pub use crate::effects::{Action, CommandBody, Durable, Effects, Event, JobFailure, Settings};
+pub use crate::effects::{Action, Durable, Effects, Event, JobFailure, Settings};
 use crate::effects::{MAX_ATTEMPTS, MAX_RETRIES};
 use crate::history::{History, Selection, Step, Student, Transition};
 use crate::message::{Command, Fence, Report, WorkerId};
@@ -240,7 +240,7 @@ impl Coordinator {
             let fence = self.fence();
             let worker = self.workers.get_mut(&id).expect("listed above");
             worker.busy = Some((fence, task));
-            let command = Box::new(CommandBody(command));
+            let command = Box::new(command);
             effects.actions.push(Action::Command {
                 worker: id,
                 fence,

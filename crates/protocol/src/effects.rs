@@ -127,7 +127,7 @@ pub enum Action {
         /// Command number.
         fence: Fence,
         /// What.
-        command: Box<CommandBody>,
+        command: Box<Command>,
     },
     /// Send a training command, filled in with samples, labels and weights.
     Train {
@@ -150,16 +150,6 @@ pub enum Action {
     Finish,
     /// The job cannot go on.
     Fail(JobFailure),
-}
-
-/// A [`Command`] that compares, for tests and logs.
-#[derive(Clone, Debug)]
-pub struct CommandBody(pub Command);
-
-impl PartialEq for CommandBody {
-    fn eq(&self, other: &Self) -> bool {
-        format!("{:?}", self.0) == format!("{:?}", other.0)
-    }
 }
 
 /// Why a job cannot go on.

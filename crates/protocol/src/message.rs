@@ -80,7 +80,7 @@ pub struct EvaluationData {
 }
 
 /// Something to do.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Command {
     /// Take over these weights; no report.
     Load {
@@ -128,7 +128,7 @@ pub enum Command {
 }
 
 /// One rank's part in a training.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainCommand {
     /// Which student.
     pub student: Student,

@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use stillhouse_collective::RingListener;
 use stillhouse_protocol::message::{Command, PROTOCOL_VERSION, Welcome};
 use stillhouse_protocol::{Fence, FromWorker, ToWorker, codec};
-use stillhouse_runtime::link::{self, Connection, FrameReceiver, FrameSender};
+use stillhouse_runtime::link::{self, FrameReceiver, FrameSender};
 use stillhouse_runtime::{Secret, signals};
 use tokio::sync::mpsc;
 
@@ -39,7 +39,7 @@ pub(crate) fn run(args: &WorkerArgs) -> anyhow::Result<()> {
         .with_context(|| format!("cannot reach the coordinator at {}", args.coordinator))?;
     let host = local_address(args.coordinator)?;
     let ring = RingListener::bind((host, 0)).context("cannot listen for the other ranks")?;
-    let (sender, mut receiver) = connection_halves(connection);
+    let (sender, mut receiver) = connection.split();
     let welcome = runtime.block_on(greet(&sender, &mut receiver, ring.local_addr()?, threads))?;
     let (outbox, outgoing) = mpsc::channel(OUTBOX);
     let (orders, incoming) = blocking::channel();
@@ -55,10 +55,6 @@ pub(crate) fn run(args: &WorkerArgs) -> anyhow::Result<()> {
 
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
-}
-
-fn connection_halves(connection: Connection) -> (FrameSender, FrameReceiver) {
-    connection.split()
 }
 
 /// The address under which this host reaches the coordinator: other ranks reach it there too.

@@ -8,7 +8,6 @@ use serde_json::json;
 use stillhouse_core::key::Fingerprint;
 use stillhouse_core::{Sample, SoftLabel};
 use stillhouse_ledger::Ledger;
-use stillhouse_protocol::coordinator::CommandBody;
 use stillhouse_protocol::message::{Command, Fence, TrainCommand};
 use stillhouse_protocol::{
     Action, AskOutcome, Coordinator, Durable, Effects, Event, FromWorker, JobFailure, Report, Student, ToWorker,
@@ -314,7 +313,7 @@ impl Shell {
                 self.send(worker, fence, Command::Load { student, weights });
             }
             Action::Command { worker, fence, command } => {
-                let CommandBody(command) = *command;
+                let command = *command;
                 if let Command::Scan { start, end, .. } = command {
                     self.meter.scan(worker, fence, end - start);
                 }
