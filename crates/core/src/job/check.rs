@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::explain::nearest;
+use super::queue::QueueSpec;
 use super::spec::{
     Architecture, Control, JobSpec, LambdaSpec, MixupSpec, OnAmbiguous, PoolSource, Spec, StudentSpec, WorkersSpec,
 };
@@ -63,12 +64,12 @@ pub enum JobError {
     },
 }
 
-fn value(field: &'static str, expected: impl Into<String>, found: impl std::fmt::Display) -> JobError {
+pub(super) fn value(field: &'static str, expected: impl Into<String>, found: impl std::fmt::Display) -> JobError {
     let (expected, found) = (expected.into(), found.to_string());
     JobError::Value { field, expected, found }
 }
 
-fn require(
+pub(super) fn require(
     holds: bool,
     field: &'static str,
     expected: impl Into<String>,
@@ -135,6 +136,7 @@ impl Job {
         check_teacher(&spec)?;
         check_training(&spec)?;
         check_budget(&spec)?;
+        spec.queue.as_ref().map_or(Ok(()), QueueSpec::check)?;
         check_workers(&spec.workers)?;
         check_evaluation(&spec)?;
         Ok(Self {
@@ -167,6 +169,8 @@ impl Job {
     pub fn digest(&self) -> [u8; 32] {
         let mut same = self.clone();
         same.spec.budget.queries = 0;
+        same.spec.budget.on_ambiguous = OnAmbiguous::default();
+        same.spec.queue = None;
         same.spec.workers = WorkersSpec::default();
         same.spec.images.path = PathBuf::new();
         same.spec.teacher.url.clear();
@@ -347,17 +351,29 @@ fn check_budget(spec: &Spec) -> Result<(), JobError> {
         "1 to 100000000",
         per_round,
     )?;
-    if let OnAmbiguous::Resend(attempts) = spec.budget.on_ambiguous {
-        require(
-            (1..=10).contains(&attempts),
-            "spec.budget.onAmbiguous.resend",
-            "1 to 10",
-            attempts,
-        )?;
-    }
+    check_on_ambiguous(spec)?;
     match spec.images.take {
         Some(take) => require(take >= 2, "spec.images.take", "at least 2", take),
         None => Ok(()),
+    }
+}
+
+fn check_on_ambiguous(spec: &Spec) -> Result<(), JobError> {
+    const AT: &str = "spec.budget.onAmbiguous";
+    match spec.budget.on_ambiguous {
+        OnAmbiguous::Hold => Ok(()),
+        OnAmbiguous::Resend(attempts) => require((1..=10).contains(&attempts), AT, "1 to 10 attempts", attempts),
+        OnAmbiguous::IdempotencyKey(attempts) => {
+            require((1..=10).contains(&attempts), AT, "1 to 10 attempts", attempts)?;
+            // A key names one query for ever; a batch of another make-up would need another.
+            let expected = "1 with spec.budget.onAmbiguous: idempotency-key";
+            require(
+                spec.teacher.batch == 1,
+                "spec.teacher.batch",
+                expected,
+                spec.teacher.batch,
+            )
+        }
     }
 }
 

@@ -4,9 +4,11 @@
 
 mod check;
 mod explain;
+mod queue;
 mod spec;
 
 pub use check::{Job, JobError, Student};
+pub use queue::{QueueSpec, SecretSource};
 pub use spec::{
     AcquisitionSpec, Architecture, Augmentation, BudgetSpec, Control, Determinism, Device, EvaluationSpec, ImageFormat,
     ImagesSpec, JobSpec, LambdaSpec, Metadata, MixupSpec, OnAmbiguous, Optimizer, PoolSource, Protocol, Response,

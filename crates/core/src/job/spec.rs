@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::queue::QueueSpec;
 use crate::pool::Pairing;
 use crate::score::Acquisition;
 
@@ -47,6 +48,9 @@ pub struct Spec {
     pub acquisition: AcquisitionSpec,
     /// What may be spent.
     pub budget: BudgetSpec,
+    /// The Redis server through which references reach gateways; memory when absent.
+    #[serde(default)]
+    pub queue: Option<QueueSpec>,
     /// A control arm at equal queries.
     #[serde(default)]
     pub control: Control,
@@ -317,6 +321,10 @@ pub enum OnAmbiguous {
     Hold,
     /// It counts as billed and is sent again, up to so many times, each on a new permit.
     Resend(u32),
+    /// It counts as billed and is sent again on the same permit, up to so many times, with the same
+    /// `Idempotency-Key`: for teachers that promise to bill a key once.
+    #[serde(rename = "idempotency-key")]
+    IdempotencyKey(u32),
 }
 
 /// A second student at equal queries.
