@@ -26,6 +26,8 @@ pub enum Command {
     Validate(JobArgs),
     /// Run a job on this machine, or go on with an interrupted one.
     Run(RunArgs),
+    /// Ask the teacher for a job that runs elsewhere, until it is over.
+    Gateway(GatewayArgs),
     /// Show how far the job in a directory is.
     Status(DirArgs),
     /// Write report.html of the job in a directory again.
@@ -71,9 +73,28 @@ pub struct RunArgs {
     /// The worker program [default: stillhouse-worker beside this program, or on the path].
     #[arg(long, env = "STILLHOUSE_WORKER")]
     pub worker_program: Option<PathBuf>,
+    /// Let gateways of other processes join at this address; needs spec.queue. The token that they
+    /// need is STILLHOUSE_TOKEN, or else drawn and written to the file `token` in the job directory.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub listen: Option<String>,
+    /// Ask the teacher through gateways of other processes alone.
+    #[arg(long, requires = "listen")]
+    pub no_gateway: bool,
     /// No progress bars.
     #[arg(long)]
     pub quiet: bool,
+}
+
+/// Arguments of `gateway`. The job's token is in STILLHOUSE_TOKEN, or in a file that
+/// STILLHOUSE_TOKEN_FILE names.
+#[derive(Debug, Args)]
+pub struct GatewayArgs {
+    /// Where the coordinator listens for gateways.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub coordinator: String,
+    /// The queue as this host reaches it [default: the job's spec.queue].
+    #[arg(long, value_name = "redis://HOST:PORT/DB")]
+    pub queue: Option<String>,
 }
 
 #[cfg(test)]

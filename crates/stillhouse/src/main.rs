@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use stillhouse::cli::{Cli, Command};
-use stillhouse::commands::{init, run, show, validate};
+use stillhouse::commands::{gateway, init, run, show, validate};
 use stillhouse::failure::{Failure, Kind};
 use stillhouse::report::ProgressBars;
 use stillhouse_runtime::logging::{self, Format};
@@ -40,6 +40,7 @@ fn perform(command: &Command, bars: &ProgressBars) -> Result<String, Failure> {
         Command::Validate(args) => validate::validate(&args.job),
         Command::Run(args) if args.dry_run => validate::dry_run(&args.job),
         Command::Run(args) => run::run(args, bars),
+        Command::Gateway(args) => gateway::gateway(args),
         Command::Status(args) => show::status(&args.dir),
         Command::Report(args) => show::report(&args.dir),
     }

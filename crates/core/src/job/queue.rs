@@ -14,12 +14,10 @@ use super::check::{JobError, require};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct QueueSpec {
-    /// `redis://` or, under TLS, `rediss://`.
+    /// `redis://[USER@]HOST:PORT/DB` or, under TLS, `rediss://...`.
     pub url: String,
     /// What the job's keys begin with; the job's name when absent.
     pub prefix: Option<String>,
-    /// User of Redis 6 access lists.
-    pub username: Option<String>,
     /// Where the password is.
     pub password: Option<SecretSource>,
     /// Certificates of the authorities that are trusted beside the system's, PEM.
@@ -44,8 +42,6 @@ struct Map {
     #[serde(default)]
     prefix: Option<String>,
     #[serde(default)]
-    username: Option<String>,
-    #[serde(default)]
     password: Option<SecretSource>,
     #[serde(default)]
     ca_file: Option<PathBuf>,
@@ -56,14 +52,12 @@ impl From<Map> for QueueSpec {
         let Map {
             url,
             prefix,
-            username,
             password,
             ca_file,
         } = map;
         Self {
             url,
             prefix,
-            username,
             password,
             ca_file,
         }
@@ -84,7 +78,6 @@ impl<'de> Deserialize<'de> for QueueSpec {
                 Ok(QueueSpec {
                     url: url.to_owned(),
                     prefix: None,
-                    username: None,
                     password: None,
                     ca_file: None,
                 })

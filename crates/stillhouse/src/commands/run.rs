@@ -33,6 +33,9 @@ pub fn run(args: &RunArgs, bars: &ProgressBars) -> Result<String, Failure> {
         workers,
         threads: (cores / workers).max(1),
         worker_program: worker_program(args)?,
+        listen: args.listen.clone(),
+        has_gateway: !args.no_gateway,
+        base: args.job.parent().map(Path::to_path_buf).unwrap_or_default(),
         bars: bars.clone(),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
