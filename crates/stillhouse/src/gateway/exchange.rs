@@ -1,11 +1,12 @@
 //! One request: leases, bytes, permits on disk, the teacher, and the bill settled.
 
 use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::Ordering;
 
 use stillhouse_core::Key;
 use stillhouse_ledger::{LedgerError, Permit, Proof};
 use stillhouse_queue::{Lease, LeaseId, Reference};
-use stillhouse_teacher::{Answer, Billing, FailureKind, TeacherFailure};
+use stillhouse_teacher::{Answer, Attempt, Billing, FailureKind, TeacherFailure};
 use tokio::sync::{RwLockReadGuard, RwLockWriteGuard};
 use tokio::time::Instant;
 
@@ -109,7 +110,8 @@ impl Shared {
         marked?;
         let sent = Instant::now();
         let n = request.permits.len();
-        match self.gateway.teacher.infer(&request.images, n).await {
+        let attempt = Attempt::new(self.requests.fetch_add(1, Ordering::Relaxed).to_string());
+        match self.gateway.teacher.infer(&request.images, n, &attempt).await {
             Ok(answer) => self.settle_answer(request, answer, sent).await,
             Err(failure) => self.settle_failure(request.permits, failure, sent).await,
         }

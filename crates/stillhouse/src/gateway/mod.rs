@@ -19,6 +19,7 @@ mod pace;
 #[cfg(test)]
 mod tests;
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -166,7 +167,7 @@ impl Gateway {
         // `as` saturates: a rate above 2^32 is no limit to a batch.
         let second = spec.rate_per_second.map_or(u32::MAX, |rate| rate as u32);
         Self {
-            batch: spec.batch.min(takes).min(second).max(1) as usize,
+            batch: spec.batch_size().min(takes).min(second).max(1) as usize,
             concurrency: spec.concurrency,
             rate: spec.rate_per_second,
             patience: PATIENCE,
@@ -205,6 +206,7 @@ impl Gateway {
             gateway: self,
             stop: stop.clone(),
             events,
+            requests: AtomicU64::new(0),
         });
         let mut connections = JoinSet::new();
         for _ in 0..concurrency {
@@ -229,6 +231,8 @@ struct Shared {
     alone: tokio::sync::RwLock<()>,
     stop: CancellationToken,
     events: mpsc::Sender<GatewayEvent>,
+    /// Requests begun, which names them.
+    requests: AtomicU64,
 }
 
 struct Control {
