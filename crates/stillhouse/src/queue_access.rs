@@ -19,7 +19,7 @@ pub fn redis_config(job: &Job, url: Option<&str>, base: &Path) -> Option<RedisCo
     } = spec;
     let prefix = prefix.as_deref().unwrap_or(&job.name);
     let mut config = RedisConfig::new(url.unwrap_or(written), prefix);
-    config.block = job.spec.teacher.batch as usize;
+    config.block = job.spec.teacher.batch_size() as usize;
     config.password = password.as_ref().map(|source| match source {
         SecretSource::File(path) => Credential::File(base.join(path)),
         SecretSource::Environment(name) => Credential::Variable(name.clone()),

@@ -9,13 +9,12 @@ use super::queue::QueueSpec;
 use super::spec::{
     Architecture, Control, JobSpec, LambdaSpec, MixupSpec, OnAmbiguous, PoolSource, Spec, StudentSpec, WorkersSpec,
 };
+use super::teacher;
 use crate::plan::Arm;
 use crate::pool::{LambdaGrid, Pairing, Pool};
 
 const API_VERSION: &str = "stillhouse.dev/v1alpha1";
 const KIND: &str = "DistillJob";
-/// A u32 of images times 32 KB each is far past any memory; this keeps arithmetic in range too.
-const MAX_TEACHER_BATCH: u32 = 4096;
 
 /// A job that says something that makes sense.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -88,7 +87,7 @@ impl JobError {
     pub fn hint(&self) -> Option<String> {
         match self {
             JobError::Syntax { nearest, .. } => nearest.as_ref().map(|known| format!("did you mean `{known}`?")),
-            JobError::Value { .. } => None,
+            JobError::Value { field, .. } => teacher::hint(field).map(str::to_owned),
         }
     }
 }
@@ -133,7 +132,7 @@ impl Job {
         let spec = job.spec;
         let student = check_student(&spec.student)?;
         let (grid, pairing) = check_pool(&spec.pool)?;
-        check_teacher(&spec)?;
+        teacher::check(&spec)?;
         check_training(&spec)?;
         check_budget(&spec)?;
         spec.queue.as_ref().map_or(Ok(()), QueueSpec::check)?;
@@ -173,12 +172,7 @@ impl Job {
         same.spec.queue = None;
         same.spec.workers = WorkersSpec::default();
         same.spec.images.path = PathBuf::new();
-        same.spec.teacher.url.clear();
-        same.spec.teacher.batch = 0;
-        same.spec.teacher.concurrency = 0;
-        same.spec.teacher.rate_per_second = None;
-        same.spec.teacher.timeout_seconds = 0.0;
-        same.spec.teacher.price_per_query = None;
+        same.spec.teacher = same.spec.teacher.identity();
         let text = serde_json::to_vec(&same).expect("a job has only text keys");
         let mut hasher = blake3::Hasher::new_derive_key("stillhouse job v1");
         hasher.update(&text);
@@ -223,69 +217,6 @@ fn hundredths(value: f64) -> Option<u8> {
     let scaled = value * 100.0;
     let whole = scaled.round();
     ((scaled - whole).abs() < 1e-6 && (0.0..=100.0).contains(&whole)).then_some(whole as u8)
-}
-
-fn check_teacher(spec: &Spec) -> Result<(), JobError> {
-    let teacher = &spec.teacher;
-    let http = teacher.url.starts_with("http://") || teacher.url.starts_with("https://");
-    require(
-        http,
-        "spec.teacher.url",
-        "an address that begins with http:// or https://",
-        &teacher.url,
-    )?;
-    let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    let name = |text: &str| !text.is_empty() && text.chars().all(plain) && text != "." && text != "..";
-    require(
-        name(&teacher.model),
-        "spec.teacher.model",
-        "letters, digits, '.', '_' and '-'",
-        &teacher.model,
-    )?;
-    if let Some(version) = &teacher.version {
-        require(
-            name(version),
-            "spec.teacher.version",
-            "letters, digits, '.', '_' and '-'",
-            version,
-        )?;
-    }
-    require(
-        (1..=MAX_TEACHER_BATCH).contains(&teacher.batch),
-        "spec.teacher.batch",
-        "1 to 4096",
-        teacher.batch,
-    )?;
-    require(
-        (1..=256).contains(&teacher.concurrency),
-        "spec.teacher.concurrency",
-        "1 to 256",
-        teacher.concurrency,
-    )?;
-    let seconds = teacher.timeout_seconds;
-    require(
-        (0.01..=3600.0).contains(&seconds),
-        "spec.teacher.timeoutSeconds",
-        "0.01 to 3600",
-        seconds,
-    )?;
-    if let Some(rate) = teacher.rate_per_second {
-        require(
-            rate.is_finite() && rate > 0.0,
-            "spec.teacher.ratePerSecond",
-            "a number above 0",
-            rate,
-        )?;
-    }
-    if let Some(price) = teacher.price_per_query {
-        require(
-            price.is_finite() && price >= 0.0,
-            "spec.teacher.pricePerQuery",
-            "a number of at least 0",
-            price,
-        )?;
-    }
-    Ok(())
 }
 
 fn check_training(spec: &Spec) -> Result<(), JobError> {
@@ -368,10 +299,10 @@ fn check_on_ambiguous(spec: &Spec) -> Result<(), JobError> {
             // A key names one query for ever; a batch of another make-up would need another.
             let expected = "1 with spec.budget.onAmbiguous: idempotency-key";
             require(
-                spec.teacher.batch == 1,
+                spec.teacher.batch_size() == 1,
                 "spec.teacher.batch",
                 expected,
-                spec.teacher.batch,
+                spec.teacher.batch_size(),
             )
         }
     }

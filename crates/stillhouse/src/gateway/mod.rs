@@ -92,7 +92,7 @@ impl Gateway {
         // `as` saturates: a rate above 2^32 is no limit to a batch.
         let second = spec.rate_per_second.map_or(u32::MAX, |rate| rate as u32);
         Self {
-            batch: spec.batch.min(takes).min(second).max(1) as usize,
+            batch: spec.batch_size().min(takes).min(second).max(1) as usize,
             concurrency: spec.concurrency,
             deadline: Duration::from_secs_f64(spec.timeout_seconds),
             sends_idempotency_keys: matches!(policy, OnAmbiguous::IdempotencyKey(_)),

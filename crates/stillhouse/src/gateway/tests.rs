@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use stillhouse_core::job::{Protocol, Response};
+use stillhouse_core::job::Protocol;
 use stillhouse_core::plan::Arm;
 use stillhouse_core::pool::Pairing;
 use stillhouse_core::sampler::{Purpose, Stream};
@@ -55,16 +55,10 @@ impl Bench {
         let bill: PathBuf = folder.path().join("bill");
         let teacher = TestTeacher::start(SHAPE, CLASSES, Some(&bill)).unwrap();
         let spec = TeacherSpec {
-            protocol: Protocol::OpenInference,
-            url: teacher.url(),
-            model: MODEL.into(),
-            version: None,
-            response: Response::Probabilities,
-            batch: BATCH,
+            batch: Some(BATCH),
             concurrency,
-            rate_per_second: None,
             timeout_seconds: 20.0,
-            price_per_query: None,
+            ..TeacherSpec::new(Protocol::OpenInference, teacher.url(), MODEL)
         };
         let (_, info) = OpenInference::connect(&spec, SHAPE).await.unwrap();
         let genesis = Genesis {
