@@ -94,7 +94,9 @@ impl Shared {
         let permits: Vec<Permit> = leases.iter().map(|lease| permit(&lease.reference)).collect();
         let settled = self.send(Request { permits, images }).await;
         // The ledger knows: whoever gets these references again finds their permits used.
-        self.gateway.queue.ack(&ids(&leases)).await;
+        if let Err(error) = self.gateway.queue.ack(&ids(&leases)).await {
+            tracing::debug!(%error, "the queue is told later that references are through");
+        }
         settled
     }
 
@@ -271,7 +273,9 @@ impl Shared {
 
     /// Returns leases whose permits were not touched.
     async fn hand_back(&self, leases: &[Lease]) {
-        self.gateway.queue.nack(&ids(leases)).await;
+        if let Err(error) = self.gateway.queue.nack(&ids(leases)).await {
+            tracing::debug!(%error, "the queue is told later that references come back");
+        }
     }
 }
 

@@ -26,7 +26,7 @@ use stillhouse_core::job::TeacherSpec;
 use stillhouse_core::sample::Sources;
 use stillhouse_core::{ImageSet, Pool, Sample};
 use stillhouse_ledger::{Ledger, LedgerError};
-use stillhouse_queue::{Queue, QueueError};
+use stillhouse_queue::Queue;
 use stillhouse_teacher::Teacher;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -247,7 +247,11 @@ impl Shared {
             };
             match leased {
                 Ok(leases) => self.ask(leases).await?,
-                Err(QueueError::Closed) => break,
+                // A lease waits through everything but the end of the queue.
+                Err(ended) => {
+                    tracing::debug!(%ended, "a connection to the teacher ends");
+                    break;
+                }
             }
         }
         Ok(())

@@ -358,7 +358,7 @@ async fn a_reference_that_comes_twice_is_asked_once() {
     bench.admit(&mut open).await;
     let lease = bench.queue.lease(1).await.unwrap().remove(0);
     bench.queue.push(vec![lease.reference; 3]).await.unwrap();
-    bench.queue.nack(&[lease.id]).await;
+    bench.queue.nack(&[lease.id]).await.unwrap();
     let run = bench.run(bench.gateway().await, |_| ()).await;
     assert!(run.error.is_none(), "{:?}", run.error);
     assert_eq!((run.counts.committed, run.billed), (u64::from(SEEDS), u64::from(SEEDS)));
