@@ -9,6 +9,7 @@
 //! | [`writer`] | the one thread that writes: many requests, one fsync |
 //! | `handle` | [`Ledger`], by which everybody else speaks to that thread |
 //! | `reader` | [`Reader`], for a job that is not running |
+//! | [`audit`] | everything that is wrong with a ledger |
 //! | [`error`] | what can go wrong |
 //!
 //! Every write returns after fsync. Invariants: billed queries never exceed the budget (I1); nothing
@@ -16,6 +17,7 @@
 //! [`Ledger::commit`] returned (I3); reports of an earlier life change nothing but may still bring a
 //! label that was paid for (I5).
 
+pub mod audit;
 pub mod counts;
 pub mod error;
 pub mod permit;
@@ -29,6 +31,7 @@ mod reader;
 #[cfg(test)]
 mod random_schedules;
 
+pub use audit::{Audit, Finding};
 pub use counts::{Categories, Counts};
 pub use error::LedgerError;
 pub use handle::{Admission, Entry, Genesis, Ledger, MAX_ENTRY_BYTES, Request};
