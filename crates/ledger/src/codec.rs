@@ -15,18 +15,19 @@
 //! | bytes | what |
 //! |---|---|
 //! | 0 | state: 1 reserved, 2 sent, 3 ambiguous, 4 spent, 5 committed |
-//! | 1 | zero |
+//! | 1 | 1 when a request marked it as sent, otherwise 0 |
 //! | 2..4 | u16: length of the cause; 0 unless ambiguous or spent |
 //! | 4..8 | u32: number |
 //! | 8..16 | u64: epoch |
-//! | 16.. | the cause, UTF-8 |
+//! | 16..32 | u128: the request that marked it as sent; 0 unless byte 1 is 1 |
+//! | 32.. | the cause, UTF-8 |
 
 use stillhouse_core::plan::Arm;
 use stillhouse_core::pool::{Candidate, Lambda, PairId};
 use stillhouse_core::{Sample, SoftLabel};
 
 use crate::error::LedgerError;
-use crate::permit::{Cause, Charge, Record, State};
+use crate::permit::{Cause, Charge, Record, RequestId, State};
 
 pub(crate) fn encode(record: &Record) -> Vec<u8> {
     let (kind, lambda, at) = match record.sample {
@@ -56,10 +57,11 @@ fn encode_charge(charge: &Charge, bytes: &mut Vec<u8>) {
         State::Committed => (5, ""),
     };
     let length = u16::try_from(cause.len()).expect("a cause is at most 200 bytes");
-    bytes.extend([state, 0]);
+    bytes.extend([state, u8::from(charge.request.is_some())]);
     bytes.extend(length.to_le_bytes());
     bytes.extend(charge.number.to_le_bytes());
     bytes.extend(charge.epoch.to_le_bytes());
+    bytes.extend(charge.request.map_or(0, |request| request.0).to_le_bytes());
     bytes.extend(cause.as_bytes());
 }
 
@@ -96,21 +98,31 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Record, LedgerError> {
 }
 
 fn decode_charge(rest: &mut Bytes<'_>) -> Result<Charge, LedgerError> {
-    let [state, zero] = rest.take()?;
+    let [state, is_marked] = rest.take()?;
     let length = usize::from(u16::from_le_bytes(rest.take()?));
     let number = u32::from_le_bytes(rest.take()?);
     let epoch = u64::from_le_bytes(rest.take()?);
+    let request = match (is_marked, u128::from_le_bytes(rest.take()?)) {
+        (0, 0) => None,
+        (1, request) => Some(RequestId(request)),
+        _ => return Err(wrong("request")),
+    };
     let cause = rest.split(length)?;
     let cause = std::str::from_utf8(cause).map_err(|_| wrong("cause"))?;
-    let state = match (state, zero, length) {
-        (1, 0, 0) => State::Reserved,
-        (2, 0, 0) => State::Sent,
-        (3, 0, ..=Cause::MAX_BYTES) => State::Ambiguous(Cause::new(cause)),
-        (4, 0, ..=Cause::MAX_BYTES) => State::Spent(Cause::new(cause)),
-        (5, 0, 0) => State::Committed,
+    let state = match (state, length) {
+        (1, 0) => State::Reserved,
+        (2, 0) => State::Sent,
+        (3, ..=Cause::MAX_BYTES) => State::Ambiguous(Cause::new(cause)),
+        (4, ..=Cause::MAX_BYTES) => State::Spent(Cause::new(cause)),
+        (5, 0) => State::Committed,
         _ => return Err(wrong("state")),
     };
-    Ok(Charge { number, epoch, state })
+    Ok(Charge {
+        number,
+        epoch,
+        request,
+        state,
+    })
 }
 
 pub(crate) fn encode_label(label: &SoftLabel) -> Vec<u8> {
@@ -182,9 +194,11 @@ mod tests {
         #[test]
         fn records_keep_every_field(
             sample in sample(), control: bool, issued: u32,
-            charges in prop::collection::vec((any::<u32>(), any::<u64>(), state()), 0..5),
+            charges in prop::collection::vec((any::<u32>(), any::<u64>(), any::<Option<u128>>(), state()), 0..5),
         ) {
-            let charge = |(number, epoch, state)| Charge { number, epoch, state };
+            let charge = |(number, epoch, request, state): (_, _, Option<u128>, _)| {
+                Charge { number, epoch, request: request.map(RequestId), state }
+            };
             let arm = if control { Arm::Control } else { Arm::Active };
             let record = Record { sample, arm, issued, charges: charges.into_iter().map(charge).collect() };
             let bytes = encode(&record);

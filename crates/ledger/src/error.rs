@@ -1,9 +1,12 @@
 //! What can go wrong, and whether anything was spent: never, by an error of this crate.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 
-/// Why the ledger cannot do what was asked.
-#[derive(Clone, Debug, thiserror::Error)]
+use serde::{Deserialize, Serialize};
+
+/// Why the ledger cannot do what was asked. Can be told to another process.
+#[derive(Clone, Debug, thiserror::Error, Serialize, Deserialize)]
 pub enum LedgerError {
     /// There is none where one was to be read.
     #[error("there is no ledger {}", path.display())]
@@ -23,7 +26,7 @@ pub enum LedgerError {
         /// The file.
         path: PathBuf,
         /// What differs.
-        what: &'static str,
+        what: Cow<'static, str>,
     },
     /// The budget is smaller than it was.
     #[error("the budget was {was} queries and may only grow, found {found}")]
@@ -80,14 +83,6 @@ pub enum LedgerError {
     Stopped {
         /// The first failure.
         cause: String,
-    },
-    /// A permit that is not valid any more: its query must not be sent.
-    #[error("{stale} of {given} permits are not valid any more")]
-    Stale {
-        /// How many.
-        stale: usize,
-        /// Of so many.
-        given: usize,
     },
 }
 

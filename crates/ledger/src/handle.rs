@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::counts::Counts;
 use crate::error::LedgerError;
-use crate::permit::{Cause, Charge, OnAmbiguous, Permit, Proof, Record};
+use crate::permit::{Cause, Charge, OnAmbiguous, Permit, Proof, Record, RequestId};
 use crate::store::Store;
 use crate::writer::{Command, Reply, Writer};
 
@@ -43,9 +43,12 @@ pub struct Genesis {
 impl Genesis {
     /// Whether the ledger `path`, made for this, may be opened for `given`.
     pub(crate) fn check(&self, given: &Genesis, path: &Path) -> Result<(), LedgerError> {
-        let other = |what| {
+        let other = |what: &'static str| {
             let path = path.to_path_buf();
-            Err(LedgerError::OtherJob { path, what })
+            Err(LedgerError::OtherJob {
+                path,
+                what: what.into(),
+            })
         };
         if self.job_digest != given.job_digest {
             return other("job (other images, student, training or acquisition)");
@@ -204,14 +207,15 @@ impl Ledger {
         self.call(|reply| Command::Admit(requests, reply)).await
     }
 
-    /// Notes that queries are about to be sent. Only after this returned may a byte leave, and only
-    /// by the caller to whom it returned `Ok`.
+    /// Notes that `request` is about to send queries. Returns those of `permits` that it may send, in
+    /// order and each once; the others are void, settled, or sent by another request. Only after
+    /// this returned may a byte leave. When the answer was lost, the same request may ask again and
+    /// gets the same answer while its queries are in flight.
     ///
     /// # Errors
-    /// [`LedgerError::Stale`] when a permit is not valid any more, and then none may be sent: the
-    /// valid ones were given back.
-    pub async fn mark_sent(&self, permits: Vec<Permit>) -> Result<(), LedgerError> {
-        self.call(|reply| Command::MarkSent(permits, reply)).await
+    /// When it cannot be written; then nothing may be sent.
+    pub async fn mark_sent(&self, request: RequestId, permits: Vec<Permit>) -> Result<Vec<Permit>, LedgerError> {
+        self.call(|reply| Command::MarkSent(request, permits, reply)).await
     }
 
     /// Keeps labels. A permit that is settled brings nothing; one in doubt, even of an earlier life,
@@ -228,32 +232,54 @@ impl Ledger {
         self.call(|reply| Command::Commit(labels, reply)).await
     }
 
-    /// Notes that nobody knows whether queries were billed. Stale permits change nothing.
+    /// Notes that nobody knows whether the queries that `request` sent were billed. Stale permits,
+    /// and what another request sent, change nothing.
     ///
     /// # Errors
     /// When that cannot be written.
-    pub async fn ambiguous(&self, permits: Vec<Permit>, cause: impl AsRef<str>) -> Result<(), LedgerError> {
+    pub async fn ambiguous(
+        &self,
+        request: RequestId,
+        permits: Vec<Permit>,
+        cause: impl AsRef<str>,
+    ) -> Result<(), LedgerError> {
         let cause = Cause::new(cause.as_ref());
-        self.call(|reply| Command::Ambiguous(permits, cause, reply)).await
+        self.call(|reply| Command::Ambiguous(request, permits, cause, reply))
+            .await
     }
 
-    /// Notes that queries were billed and answered with something that is no label. Stale permits
+    /// Notes that the queries that `request` sent were billed and answered with something that is
+    /// no label. Stale permits, and what another request sent, change nothing.
+    ///
+    /// # Errors
+    /// When that cannot be written.
+    pub async fn spent(
+        &self,
+        request: RequestId,
+        permits: Vec<Permit>,
+        cause: impl AsRef<str>,
+    ) -> Result<(), LedgerError> {
+        let cause = Cause::new(cause.as_ref());
+        self.call(|reply| Command::Spent(request, permits, cause, reply)).await
+    }
+
+    /// Gives permits back: those not sent always, those that `request` sent on proof that nothing
+    /// was billed; without proof they are in doubt. Stale permits, and what another request sent,
     /// change nothing.
     ///
     /// # Errors
     /// When that cannot be written.
-    pub async fn spent(&self, permits: Vec<Permit>, cause: impl AsRef<str>) -> Result<(), LedgerError> {
-        let cause = Cause::new(cause.as_ref());
-        self.call(|reply| Command::Spent(permits, cause, reply)).await
+    pub async fn release(&self, request: RequestId, permits: Vec<Permit>, proof: Proof) -> Result<(), LedgerError> {
+        self.call(|reply| Command::Release(request, permits, proof, reply))
+            .await
     }
 
-    /// Gives permits back: those not sent always, those sent on proof that nothing was billed;
-    /// without proof they are in doubt. Stale permits change nothing.
+    /// Gives permits back that are not needed. What was sent, and stale permits, stay as they are.
     ///
     /// # Errors
     /// When that cannot be written.
-    pub async fn release(&self, permits: Vec<Permit>, proof: Proof) -> Result<(), LedgerError> {
-        self.call(|reply| Command::Release(permits, proof, reply)).await
+    pub async fn give_back(&self, permits: Vec<Permit>) -> Result<(), LedgerError> {
+        self.call(|reply| Command::GiveBack(permits, reply)).await
     }
 
     /// Adds an entry to the journal; returns its sequence, from 0.

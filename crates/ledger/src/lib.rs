@@ -14,8 +14,8 @@
 //!
 //! Every write returns after fsync. Invariants: billed queries never exceed the budget (I1); nothing
 //! may be sent before [`Ledger::mark_sent`] returned (I2); a label survives any crash once
-//! [`Ledger::commit`] returned (I3); reports of an earlier life change nothing but may still bring a
-//! label that was paid for (I5).
+//! [`Ledger::commit`] returned (I3); reports of an earlier life, or of a request that did not send,
+//! change nothing but may still bring a label that was paid for (I5).
 
 pub mod audit;
 pub mod counts;
@@ -35,5 +35,5 @@ pub use audit::{Audit, Finding};
 pub use counts::{Categories, Counts};
 pub use error::LedgerError;
 pub use handle::{Admission, Entry, Genesis, Ledger, MAX_ENTRY_BYTES, Request};
-pub use permit::{Cause, Charge, OnAmbiguous, Permit, Proof, State};
+pub use permit::{Cause, Charge, OnAmbiguous, Permit, Proof, RequestId, State};
 pub use reader::Reader;

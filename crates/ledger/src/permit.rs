@@ -18,16 +18,20 @@
 //!
 //! Invariant I1: reserved + sent + ambiguous + spent + committed charges never exceed the budget.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::num::ParseIntError;
+use std::str::FromStr;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use stillhouse_core::plan::Arm;
 use stillhouse_core::{Key, Sample};
 
 use crate::counts::Counts;
 
 /// The right to send one query once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Permit {
     /// What may be asked.
     pub key: Key,
@@ -35,6 +39,26 @@ pub struct Permit {
     pub epoch: u64,
     /// Its number among all permits ever given out for the key, from 1.
     pub charge: u32,
+}
+
+/// One request to the teacher, by one gateway: who marked a charge as sent. Chosen at random by the
+/// gateway and never used for another request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct RequestId(pub u128);
+
+/// 32 hexadecimal digits.
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl FromStr for RequestId {
+    type Err = ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, ParseIntError> {
+        u128::from_str_radix(text, 16).map(Self)
+    }
 }
 
 /// Why a charge brought no label, for people to read: at most [`Cause::MAX_BYTES`].
@@ -84,8 +108,25 @@ pub struct Charge {
     pub number: u32,
     /// [`Permit::epoch`].
     pub epoch: u64,
+    /// Who marked it as sent; `None` until somebody did.
+    pub request: Option<RequestId>,
     /// What is known of it.
     pub state: State,
+}
+
+impl Charge {
+    /// Only who marked a charge as sent knows what became of it (I5).
+    fn held_by(&self, request: RequestId) -> Result<(), Refusal> {
+        if self.request == Some(request) {
+            Ok(())
+        } else {
+            Err(Refusal::OtherRequest)
+        }
+    }
+
+    fn refusal(&self) -> Refusal {
+        Refusal::State(self.state.clone())
+    }
 }
 
 /// A key and its charges.
@@ -111,7 +152,7 @@ impl Record {
 }
 
 /// What to do about a query whose fate is unknown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OnAmbiguous {
     /// It is never sent again.
     Hold,
@@ -123,7 +164,7 @@ pub enum OnAmbiguous {
 }
 
 /// Proof that a sent query was not billed. A timeout is none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Proof {
     /// No connection was made, so no byte left.
     NeverConnected,
@@ -165,12 +206,15 @@ pub enum Refusal {
     Unknown,
     /// It is of an earlier life of the ledger.
     OldEpoch,
+    /// Another request marked it as sent.
+    OtherRequest,
     /// Its charge is in a state that the report cannot follow.
     State(State),
 }
 
 /// What a report makes of a charge.
 enum Next {
+    Stays,
     Becomes(State),
     GivenBack,
 }
@@ -281,6 +325,7 @@ impl Book {
         record.charges.push(Charge {
             number,
             epoch,
+            request: None,
             state: State::Reserved,
         });
         self.set(key, record);
@@ -310,14 +355,24 @@ impl Book {
         }
     }
 
-    /// Notes that a byte may leave from now on. Only the caller who is told `Ok` may send.
-    ///
-    /// # Errors
-    /// When the permit is not valid (any more); nothing changed and nothing may be sent on it.
-    pub fn mark_sent(&mut self, permit: Permit) -> Result<(), Refusal> {
-        self.report(permit, |state| match state {
-            State::Reserved => Some(Next::Becomes(State::Sent)),
-            State::Sent | State::Ambiguous(_) | State::Spent(_) | State::Committed => None,
+    /// Notes that a byte may leave from now on, by `request` only. Returns those of `permits` that
+    /// are now marked by it, in order and each once: only these may be sent. Asking again gets the
+    /// same answer while they are in flight. What is not valid (any more), or marked by another
+    /// request, is left as it is.
+    pub fn mark_sent(&mut self, request: RequestId, permits: &[Permit]) -> Vec<Permit> {
+        let mut marked = HashSet::with_capacity(permits.len());
+        let accepted = |permit: &&Permit| self.mark(request, **permit).is_ok() && marked.insert(**permit);
+        permits.iter().filter(accepted).copied().collect()
+    }
+
+    fn mark(&mut self, request: RequestId, permit: Permit) -> Result<(), Refusal> {
+        self.report(permit, |charge| match charge.state {
+            State::Reserved => {
+                charge.request = Some(request);
+                Ok(Next::Becomes(State::Sent))
+            }
+            State::Sent => charge.held_by(request).map(|()| Next::Stays),
+            State::Ambiguous(_) | State::Spent(_) | State::Committed => Err(charge.refusal()),
         })
     }
 
@@ -349,52 +404,69 @@ impl Book {
     /// Notes that nobody knows whether a sent query was billed.
     ///
     /// # Errors
-    /// When the permit is not in flight; nothing changed.
-    pub fn ambiguous(&mut self, permit: Permit, cause: &Cause) -> Result<(), Refusal> {
-        self.close_sent(permit, State::Ambiguous(cause.clone()))
+    /// When the permit is not in flight for `request`; nothing changed.
+    pub fn ambiguous(&mut self, request: RequestId, permit: Permit, cause: &Cause) -> Result<(), Refusal> {
+        self.close_sent(request, permit, State::Ambiguous(cause.clone()))
     }
 
     /// Notes that a query was billed and its answer is no label.
     ///
     /// # Errors
-    /// When the permit is not in flight; nothing changed.
-    pub fn spent(&mut self, permit: Permit, cause: &Cause) -> Result<(), Refusal> {
-        self.close_sent(permit, State::Spent(cause.clone()))
+    /// When the permit is not in flight for `request`; nothing changed.
+    pub fn spent(&mut self, request: RequestId, permit: Permit, cause: &Cause) -> Result<(), Refusal> {
+        self.close_sent(request, permit, State::Spent(cause.clone()))
     }
 
-    fn close_sent(&mut self, permit: Permit, to: State) -> Result<(), Refusal> {
-        self.report(permit, |state| match state {
-            State::Sent => Some(Next::Becomes(to)),
-            State::Reserved | State::Ambiguous(_) | State::Spent(_) | State::Committed => None,
+    fn close_sent(&mut self, request: RequestId, permit: Permit, to: State) -> Result<(), Refusal> {
+        self.report(permit, |charge| match charge.state {
+            State::Sent => charge.held_by(request).map(|()| Next::Becomes(to)),
+            State::Reserved | State::Ambiguous(_) | State::Spent(_) | State::Committed => Err(charge.refusal()),
         })
     }
 
-    /// Gives a charge back: a reserved one always, a sent one on proof that nothing was billed.
-    /// Without proof it stays, as ambiguous.
+    /// Gives a charge back: a reserved one always, one sent by `request` on proof that nothing was
+    /// billed. Without proof it stays, as ambiguous.
     ///
     /// # Errors
-    /// When the permit is neither reserved nor in flight; nothing changed.
-    pub fn release(&mut self, permit: Permit, proof: Proof) -> Result<(), Refusal> {
+    /// When the permit is neither reserved nor in flight for `request`; nothing changed.
+    pub fn release(&mut self, request: RequestId, permit: Permit, proof: Proof) -> Result<(), Refusal> {
         let unproven = || Cause::new(&format!("{proof:?} does not prove that nothing was billed"));
-        self.report(permit, |state| match state {
-            State::Reserved => Some(Next::GivenBack),
-            State::Sent if proof.holds() => Some(Next::GivenBack),
-            State::Sent => Some(Next::Becomes(State::Ambiguous(unproven()))),
-            State::Ambiguous(_) | State::Spent(_) | State::Committed => None,
+        self.report(permit, |charge| match charge.state {
+            State::Reserved => Ok(Next::GivenBack),
+            State::Sent => charge.held_by(request).map(|()| match proof.holds() {
+                true => Next::GivenBack,
+                false => Next::Becomes(State::Ambiguous(unproven())),
+            }),
+            State::Ambiguous(_) | State::Spent(_) | State::Committed => Err(charge.refusal()),
+        })
+    }
+
+    /// Gives a reserved charge back: nobody sent it, so anybody may.
+    ///
+    /// # Errors
+    /// When the permit is not reserved; nothing changed.
+    pub fn give_back(&mut self, permit: Permit) -> Result<(), Refusal> {
+        self.report(permit, |charge| match charge.state {
+            State::Reserved => Ok(Next::GivenBack),
+            State::Sent | State::Ambiguous(_) | State::Spent(_) | State::Committed => Err(charge.refusal()),
         })
     }
 
     /// Applies a report about a permit of this life.
-    fn report(&mut self, permit: Permit, next: impl FnOnce(&State) -> Option<Next>) -> Result<(), Refusal> {
+    fn report(
+        &mut self,
+        permit: Permit,
+        next: impl FnOnce(&mut Charge) -> Result<Next, Refusal>,
+    ) -> Result<(), Refusal> {
         if permit.epoch != self.epoch {
             return Err(Refusal::OldEpoch);
         }
         let (mut record, at) = self.find(permit)?;
         let charge = &mut record.charges[at];
-        match next(&charge.state) {
-            None => return Err(Refusal::State(charge.state.clone())),
-            Some(Next::Becomes(state)) => charge.state = state,
-            Some(Next::GivenBack) => drop(record.charges.remove(at)),
+        match next(charge)? {
+            Next::Stays => return Ok(()),
+            Next::Becomes(state) => charge.state = state,
+            Next::GivenBack => drop(record.charges.remove(at)),
         }
         self.set(permit.key, record);
         Ok(())
@@ -413,5 +485,19 @@ impl Book {
             self.counts.remove(&old);
         }
         self.dirty.push(key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_read_as_it_is_shown() {
+        for request in [RequestId(0), RequestId(0xab << 64), RequestId(u128::MAX)] {
+            let text = request.to_string();
+            assert_eq!((text.len(), text.parse()), (32, Ok(request)));
+        }
+        assert!("not a request".parse::<RequestId>().is_err());
     }
 }

@@ -11,7 +11,7 @@ use proptest::test_runner::TestRunner;
 use stillhouse_core::plan::Arm;
 use stillhouse_core::{Key, Sample};
 
-use crate::permit::{Book, Cause, Charge, Decision, OnAmbiguous, Permit, Proof, Record, State};
+use crate::permit::{Book, Cause, Charge, Decision, OnAmbiguous, Permit, Proof, Record, RequestId, State};
 
 const BUDGET: u64 = 10;
 const KEYS: u8 = 12;
@@ -47,6 +47,16 @@ enum Step {
     Admit(u8, bool),
     /// Somebody who knows a permit announces it, and sends when it may.
     Send(usize, Fate),
+    /// A reference comes to two gateways: both announce it, and send when they may.
+    SendTwofold(usize, Fate),
+    /// Somebody announces a permit and does not hear the answer.
+    Announce(usize),
+    /// Who did not hear the answer asks again, and sends when it may and has not.
+    Retry(usize, Fate),
+    /// Who did not hear the answer gives up: it never connected.
+    GiveUp(usize),
+    /// A request reports on a charge that another one marked: it knows that it never connected.
+    Impostor(usize),
     /// What happened to a sent query is reported: for the first time, late, or again.
     Report(usize),
     /// The gateway hears nothing in time.
@@ -63,15 +73,22 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     let at = || any::<usize>();
-    let fate = prop_oneof![
-        4 => Just(Fate::Labelled),
-        1 => Just(Fate::Nonsense),
-        2 => Just(Fate::Refused),
-        1 => any::<bool>().prop_map(|billed| Fate::Silent { billed }),
-    ];
+    let fate = || {
+        prop_oneof![
+            4 => Just(Fate::Labelled),
+            1 => Just(Fate::Nonsense),
+            2 => Just(Fate::Refused),
+            1 => any::<bool>().prop_map(|billed| Fate::Silent { billed }),
+        ]
+    };
     prop_oneof![
         6 => (0..KEYS, prop::bool::weighted(0.9)).prop_map(|(key, heard)| Step::Admit(key, heard)),
-        6 => (at(), fate).prop_map(|(at, fate)| Step::Send(at, fate)),
+        6 => (at(), fate()).prop_map(|(at, fate)| Step::Send(at, fate)),
+        2 => (at(), fate()).prop_map(|(at, fate)| Step::SendTwofold(at, fate)),
+        2 => at().prop_map(Step::Announce),
+        2 => (at(), fate()).prop_map(|(at, fate)| Step::Retry(at, fate)),
+        1 => at().prop_map(Step::GiveUp),
+        2 => at().prop_map(Step::Impostor),
         6 => at().prop_map(Step::Report),
         3 => at().prop_map(Step::TimeOut),
         1 => at().prop_map(Step::ServerError),
@@ -116,9 +133,13 @@ enum Fault {
     CommitUnknown,
     /// A label that is reported twice is charged twice.
     ChargeTwice,
+    /// Anybody's report on a charge counts.
+    NoHolderCheck,
+    /// Who asks again is told that it may not send.
+    ForgetHolder,
 }
 
-const FAULTS: [Fault; 14] = [
+const FAULTS: [Fault; 16] = [
     Fault::NoBudgetCheck,
     Fault::ForgetSent,
     Fault::KeepReserved,
@@ -133,6 +154,8 @@ const FAULTS: [Fault; 14] = [
     Fault::DropOvertakenLabels,
     Fault::CommitUnknown,
     Fault::ChargeTwice,
+    Fault::NoHolderCheck,
+    Fault::ForgetHolder,
 ];
 
 type Check = Result<(), String>;
@@ -145,9 +168,12 @@ fn key(number: u8) -> Key {
     Key([number; 32])
 }
 
-fn pick(permits: &[Permit], at: usize) -> Option<Permit> {
-    (!permits.is_empty()).then(|| permits[at % permits.len()])
+fn pick<T: Copy>(all: &[T], at: usize) -> Option<T> {
+    (!all.is_empty()).then(|| all[at % all.len()])
 }
+
+/// A permit, and the request that announced it.
+type Announced = (RequestId, Permit);
 
 struct World {
     book: Book,
@@ -158,8 +184,14 @@ struct World {
     disk: HashMap<Key, Record>,
     /// Every permit that somebody knows.
     permits: Vec<Permit>,
+    /// Requests so far: no two have the same name.
+    requests: u128,
+    /// Every permit that somebody announced.
+    announced: HashSet<Permit>,
+    /// What was announced by requests that did not hear the answer.
+    unheard: Vec<Announced>,
     /// Those of which bytes left, in that order, and what really happened.
-    sent: Vec<Permit>,
+    sent: Vec<Announced>,
     fates: HashMap<Permit, Fate>,
     /// Keys whose label the ledger keeps.
     kept: HashSet<Key>,
@@ -174,6 +206,9 @@ impl World {
             budget: BUDGET,
             disk: HashMap::new(),
             permits: Vec::new(),
+            requests: 0,
+            announced: HashSet::new(),
+            unheard: Vec::new(),
             sent: Vec::new(),
             fates: HashMap::new(),
             kept: HashSet::new(),
@@ -235,17 +270,31 @@ impl World {
     }
 
     fn play(&mut self, step: &Step) -> Check {
+        let permit = |world: &Self, at: usize| pick(&world.permits, at);
         let sent = |world: &Self, at: usize| pick(&world.sent, at);
+        let unheard = |world: &Self, at: usize| pick(&world.unheard, at);
         match *step {
             Step::Admit(number, heard) => self.admit(number, heard)?,
-            Step::Send(at, fate) => pick(&self.permits, at).map_or(Ok(()), |permit| self.send(permit, fate))?,
-            Step::Report(at) => sent(self, at).map_or(Ok(()), |permit| self.report(permit))?,
-            Step::TimeOut(at) => sent(self, at).map_or(Ok(()), |permit| self.time_out(permit))?,
-            Step::ServerError(at) => sent(self, at).map_or(Ok(()), |permit| self.server_error(permit))?,
-            Step::Return(at) => {
-                let unused = pick(&self.permits, at).filter(|permit| !self.fates.contains_key(permit));
-                unused.map_or(Ok(()), |permit| self.release(permit, Proof::NeverConnected))?;
+            Step::Send(at, fate) => permit(self, at).map_or(Ok(()), |permit| self.send(permit, fate))?,
+            Step::SendTwofold(at, fate) => {
+                let twice = permit(self, at).into_iter().chain(permit(self, at));
+                twice.into_iter().try_for_each(|permit| self.send(permit, fate))?;
             }
+            Step::Announce(at) => {
+                let announced = permit(self, at).map(|permit| (self.request(), permit));
+                announced.into_iter().for_each(|(request, permit)| {
+                    self.announced.insert(permit);
+                    self.book.mark_sent(request, &[permit]);
+                    self.unheard.push((request, permit));
+                });
+            }
+            Step::Retry(at, fate) => unheard(self, at).map_or(Ok(()), |from| self.retry(from, fate))?,
+            Step::GiveUp(at) => unheard(self, at).map_or(Ok(()), |from| self.give_up(from))?,
+            Step::Impostor(at) => sent(self, at).map_or(Ok(()), |(_, permit)| self.impostor(permit))?,
+            Step::Report(at) => sent(self, at).map_or(Ok(()), |from| self.report(from))?,
+            Step::TimeOut(at) => sent(self, at).map_or(Ok(()), |from| self.time_out(from))?,
+            Step::ServerError(at) => sent(self, at).map_or(Ok(()), |from| self.server_error(from))?,
+            Step::Return(at) => permit(self, at).map_or(Ok(()), |permit| self.give_back_unsent(permit))?,
             Step::Forge(number, charge) => self.forge(number, charge)?,
             Step::Crash(grow) => self.crash(grow)?,
         }
@@ -265,28 +314,79 @@ impl World {
         Ok(())
     }
 
-    fn send(&mut self, permit: Permit, fate: Fate) -> Check {
-        let again = self.has(Fault::SendTwice) && self.state(permit) == Some(State::Sent);
-        if self.book.mark_sent(permit).is_ok() || again {
-            check(
-                permit.epoch == self.book.epoch(),
-                "a permit of an earlier life was sent",
-            )?;
-            self.sent.push(permit);
-            check(self.fates.insert(permit, fate).is_none(), "a permit was sent twice")?;
-        }
-        Ok(())
+    fn request(&mut self) -> RequestId {
+        self.requests += 1;
+        RequestId(self.requests)
     }
 
-    fn report(&mut self, permit: Permit) -> Check {
+    /// A gateway announces what it leased, the same reference twice, and sends what it may.
+    fn send(&mut self, permit: Permit, fate: Fate) -> Check {
+        let request = self.request();
+        self.announced.insert(permit);
+        let again = self.has(Fault::SendTwice) && self.state(permit) == Some(State::Sent);
+        let accepted = self.book.mark_sent(request, &[permit, permit]);
+        let accepted = if again { vec![permit] } else { accepted };
+        accepted
+            .into_iter()
+            .try_for_each(|permit| self.leave((request, permit), fate))
+    }
+
+    fn leave(&mut self, (request, permit): Announced, fate: Fate) -> Check {
+        check(
+            permit.epoch == self.book.epoch(),
+            "a permit of an earlier life was sent",
+        )?;
+        self.sent.push((request, permit));
+        check(self.fates.insert(permit, fate).is_none(), "a permit was sent twice")
+    }
+
+    fn retry(&mut self, from: Announced, fate: Fate) -> Check {
+        let (request, permit) = from;
+        if self.sent.contains(&from) {
+            // The network delivers the question again; nobody waits for the answer.
+            self.book.mark_sent(request, &[permit]);
+            return Ok(());
+        }
+        let held = |charge: &Charge| charge.state == State::Sent && charge.request == Some(request);
+        let is_holder = permit.epoch == self.book.epoch() && self.charge(permit).is_some_and(held);
+        let mut accepted = self.book.mark_sent(request, &[permit]);
+        if self.has(Fault::ForgetHolder) {
+            accepted.clear();
+        }
+        check(!is_holder || accepted == [permit], "who asked again got another answer")?;
+        accepted.into_iter().try_for_each(|_| self.leave(from, fate))
+    }
+
+    fn give_up(&mut self, from: Announced) -> Check {
+        if self.sent.contains(&from) {
+            return Ok(());
+        }
+        self.unheard.retain(|other| *other != from);
+        self.release(from, Proof::NeverConnected)
+    }
+
+    fn impostor(&mut self, permit: Permit) -> Check {
+        let before = self.charge(permit).cloned();
+        let mut request = self.request();
+        if self.has(Fault::NoHolderCheck) {
+            request = before.as_ref().and_then(|charge| charge.request).unwrap_or(request);
+        }
+        self.release((request, permit), Proof::NeverConnected)?;
+        let same = self.charge(permit) == before.as_ref();
+        check(same, "a request changed what another one had sent")
+    }
+
+    fn report(&mut self, from: Announced) -> Check {
+        let (request, permit) = from;
         match self.fates[&permit] {
             Fate::Labelled => self.label(permit),
             Fate::Nonsense => {
                 // A stale report changes nothing; `unchanged_by_old` sees to it.
-                self.unchanged_by_old(permit, |world| drop(world.book.spent(permit, &Cause::new("nonsense"))))
+                let nonsense = Cause::new("nonsense");
+                self.unchanged_by_old(permit, |world| drop(world.book.spent(request, permit, &nonsense)))
             }
-            Fate::Refused => self.refused(permit),
-            Fate::Silent { .. } => self.time_out(permit),
+            Fate::Refused => self.refused(from),
+            Fate::Silent { .. } => self.time_out(from),
         }
     }
 
@@ -319,12 +419,12 @@ impl World {
         Ok(())
     }
 
-    fn refused(&mut self, permit: Permit) -> Check {
+    fn refused(&mut self, (request, permit): Announced) -> Check {
         if self.has(Fault::NoRefund) {
-            self.book.spent(permit, &Cause::new("refused")).ok();
+            self.book.spent(request, permit, &Cause::new("refused")).ok();
         }
         let in_flight = self.state(permit) == Some(State::Sent);
-        self.release(permit, Proof::Refused { status: 429 })?;
+        self.release((request, permit), Proof::Refused { status: 429 })?;
         let given_back = self.charge(permit).is_none();
         let current = permit.epoch == self.book.epoch();
         let timed_out = matches!(self.state(permit), Some(State::Ambiguous(_)));
@@ -332,9 +432,20 @@ impl World {
         check(!current || given_back || timed_out, "a refusal was billed")
     }
 
-    fn release(&mut self, permit: Permit, proof: Proof) -> Check {
+    fn give_back_unsent(&mut self, permit: Permit) -> Check {
+        let before = self.state(permit);
+        self.book.give_back(permit).ok();
+        let was_open = before == Some(State::Reserved) && permit.epoch == self.book.epoch();
+        let given_back = self.charge(permit).is_none();
+        check(
+            was_open == given_back || before.is_none(),
+            "what was sent was given back, or what was not was kept",
+        )
+    }
+
+    fn release(&mut self, (request, permit): Announced, proof: Proof) -> Check {
         self.unchanged_by_old(permit, |world| {
-            let released = world.book.release(permit, proof).is_ok();
+            let released = world.book.release(request, permit, proof).is_ok();
             if released && world.has(Fault::ReuseNumbers) {
                 world.tamper(permit, |record| record.issued -= 1);
             }
@@ -349,9 +460,12 @@ impl World {
         self.tamper(permit, |record| record.charges.retain(other));
     }
 
-    fn time_out(&mut self, permit: Permit) -> Check {
+    fn time_out(&mut self, (request, permit): Announced) -> Check {
         self.unchanged_by_old(permit, |world| {
-            let noted = world.book.ambiguous(permit, &Cause::new("no answer in time")).is_ok();
+            let noted = world
+                .book
+                .ambiguous(request, permit, &Cause::new("no answer in time"))
+                .is_ok();
             if noted && world.has(Fault::ReleaseOnTimeout) {
                 world.give_back(permit);
             }
@@ -359,9 +473,12 @@ impl World {
     }
 
     /// The teacher fails in the middle of its work: whatever the fate, nobody can know.
-    fn server_error(&mut self, permit: Permit) -> Check {
+    fn server_error(&mut self, (request, permit): Announced) -> Check {
         self.unchanged_by_old(permit, |world| {
-            let noted = world.book.release(permit, Proof::Refused { status: 500 }).is_ok();
+            let noted = world
+                .book
+                .release(request, permit, Proof::Refused { status: 500 })
+                .is_ok();
             if noted && world.has(Fault::AnyProof) {
                 world.give_back(permit);
             }
@@ -374,7 +491,7 @@ impl World {
             epoch: self.book.epoch(),
             charge,
         };
-        if self.fates.contains_key(&permit) {
+        if self.announced.contains(&permit) {
             return Ok(());
         }
         let mut taken = self.book.commit(permit).is_ok();
@@ -404,7 +521,7 @@ impl World {
 
     fn invariants(&self) -> Check {
         self.invariant_bill_within_budget()?;
-        self.invariant_every_key_is_charged_for_what_was_sent()?;
+        self.invariant_every_key_is_charged_for_what_was_announced()?;
         self.invariant_nothing_is_billed_more_often_than_the_policy_allows()?;
         self.invariant_labels_stay()?;
         self.invariant_counts_are_sums()
@@ -424,13 +541,13 @@ impl World {
         check(self.bill(|_| true) <= self.budget, "the bill exceeds the budget")
     }
 
-    fn invariant_every_key_is_charged_for_what_was_sent(&self) -> Check {
+    fn invariant_every_key_is_charged_for_what_was_announced(&self) -> Check {
         for (key, record) in self.book.records() {
             let charged = record.charges.iter().filter(|charge| charge.state != State::Reserved);
             let charged = charged.count() as u64;
-            let sent = self.fates.keys().filter(|permit| permit.key == *key).count() as u64;
+            let announced = self.announced.iter().filter(|permit| permit.key == *key).count() as u64;
             check(self.bill(|other| other == key) <= charged, "the ledger forgot a charge")?;
-            check(charged <= sent, "the ledger charges what was never sent")?;
+            check(charged <= announced, "the ledger charges what was never announced")?;
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 //!
 //! | table | key | value |
 //! |---|---|---|
-//! | `meta` | `format` | u64 little-endian: 2 |
+//! | `meta` | `format` | u64 little-endian: 3 |
 //! | | `genesis` | JSON of [`Genesis`] |
 //! | | `epoch` | u64 little-endian: how often it was opened for writing |
 //! | `records` | 32 bytes of the query's key | a record, see `codec.rs` |
@@ -30,7 +30,7 @@ const RECORDS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("rec
 const LABELS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("labels");
 const JOURNAL: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("journal");
 
-const FORMAT: u64 = 2;
+const FORMAT: u64 = 3;
 
 /// Pages kept in memory: the whole ledger of some 100,000 queries of ten classes.
 const CACHE_BYTES: usize = 64 << 20;

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::counts::Counts;
 use crate::error::LedgerError;
 use crate::handle::{Admission, Entry, Genesis, Request, entries};
-use crate::permit::{Book, Cause, Decision, Permit, Proof, Refusal};
+use crate::permit::{Book, Cause, Decision, Permit, Proof, Refusal, RequestId};
 use crate::store::{Changes, Head, Store, file};
 
 /// Requests written together at most: beyond a few hundred an fsync is cheap already.
@@ -28,16 +28,18 @@ pub type Reply<T> = oneshot::Sender<Result<T, LedgerError>>;
 pub enum Command {
     /// Decide about queries.
     Admit(Vec<Request>, Reply<Vec<Admission>>),
-    /// Queries are about to be sent: all of them, or an error and none.
-    MarkSent(Vec<Permit>, Reply<()>),
+    /// Queries are about to be sent: which of them may be.
+    MarkSent(RequestId, Vec<Permit>, Reply<Vec<Permit>>),
     /// Labels came.
     Commit(Vec<(Permit, SoftLabel)>, Reply<()>),
     /// Nobody knows.
-    Ambiguous(Vec<Permit>, Cause, Reply<()>),
+    Ambiguous(RequestId, Vec<Permit>, Cause, Reply<()>),
     /// Billed for nothing.
-    Spent(Vec<Permit>, Cause, Reply<()>),
+    Spent(RequestId, Vec<Permit>, Cause, Reply<()>),
     /// Provably not billed.
-    Release(Vec<Permit>, Proof, Reply<()>),
+    Release(RequestId, Vec<Permit>, Proof, Reply<()>),
+    /// Not needed, and not sent.
+    GiveBack(Vec<Permit>, Reply<()>),
     /// Note what was done.
     Append(Vec<Vec<u8>>, Reply<Range<u64>>),
     /// Read labels.
@@ -140,18 +142,18 @@ impl Writer {
     fn decide(&mut self, command: Command, changes: &mut Changes) -> Waiting {
         match command {
             Command::Admit(requests, reply) => self.admit(requests, reply),
-            Command::MarkSent(permits, reply) => self.mark_sent(&permits, reply),
+            Command::MarkSent(request, permits, reply) => answer(reply, self.book.mark_sent(request, &permits)),
             Command::Commit(labels, reply) => {
                 changes.labels.extend(self.commit(labels));
                 answer(reply, ())
             }
-            Command::Ambiguous(permits, cause, reply) => {
-                let count = applied(&permits, |permit| self.book.ambiguous(permit, &cause));
+            Command::Ambiguous(request, permits, cause, reply) => {
+                let count = applied(&permits, |permit| self.book.ambiguous(request, permit, &cause));
                 tracing::warn!(count, cause = cause.as_str(), "queries are in doubt");
                 answer(reply, ())
             }
-            Command::Spent(permits, cause, reply) => {
-                let count = applied(&permits, |permit| self.book.spent(permit, &cause));
+            Command::Spent(request, permits, cause, reply) => {
+                let count = applied(&permits, |permit| self.book.spent(request, permit, &cause));
                 tracing::warn!(
                     count,
                     cause = cause.as_str(),
@@ -159,9 +161,13 @@ impl Writer {
                 );
                 answer(reply, ())
             }
-            Command::Release(permits, proof, reply) => {
-                let count = applied(&permits, |permit| self.book.release(permit, proof));
+            Command::Release(request, permits, proof, reply) => {
+                let count = applied(&permits, |permit| self.book.release(request, permit, proof));
                 tracing::debug!(count, ?proof, "permits were given back");
+                answer(reply, ())
+            }
+            Command::GiveBack(permits, reply) => {
+                applied(&permits, |permit| self.book.give_back(permit));
                 answer(reply, ())
             }
             Command::Append(entries, reply) => {
@@ -182,18 +188,6 @@ impl Writer {
         let decisions: Vec<Decision> = requests.iter().map(decide).collect();
         // The asker may be gone; a permit that it never saw is given back at the next start.
         read(reply, move |store, _| admissions(store, &requests, decisions))
-    }
-
-    fn mark_sent(&mut self, permits: &[Permit], reply: Reply<()>) -> Waiting {
-        let (given, book) = (permits.len(), &mut self.book);
-        let sent: Vec<Permit> = permits.iter().copied().filter(|p| book.mark_sent(*p).is_ok()).collect();
-        let stale = given - sent.len();
-        if stale == 0 {
-            return answer(reply, ());
-        }
-        // The caller sends nothing, so the valid ones go back, in the same transaction.
-        applied(&sent, |permit| book.release(permit, Proof::NeverConnected));
-        read(reply, move |_, _| Err(LedgerError::Stale { stale, given }))
     }
 
     /// The labels that must be kept.

@@ -6,9 +6,9 @@ use stillhouse_core::SoftLabel;
 use stillhouse_core::plan::Arm;
 use stillhouse_core::pool::{Candidate, Lambda, PairId};
 use stillhouse_core::{Key, Sample};
-use stillhouse_ledger::{Admission, Genesis, Ledger, LedgerError, OnAmbiguous, Permit, Proof, Request};
+use stillhouse_ledger::{Admission, Genesis, Ledger, OnAmbiguous, Permit, Proof, Request, RequestId};
 
-use crate::{genesis, label, open, permits, permitted, request, requests};
+use crate::{REQUEST, genesis, label, open, permits, permitted, request, requests, send};
 
 #[tokio::test]
 async fn a_key_is_asked_once_and_its_label_is_known_ever_after() {
@@ -20,7 +20,7 @@ async fn a_key_is_asked_once_and_its_label_is_known_ever_after() {
         "{twice:?}"
     );
     let permits = permits(&twice);
-    ledger.mark_sent(permits.clone()).await.expect("valid");
+    send(&ledger, &permits).await;
     ledger.commit(vec![(permits[0], label(1))]).await.expect("written");
     ledger
         .commit(vec![(permits[0], label(2))])
@@ -42,7 +42,7 @@ async fn only_a_proof_gives_a_sent_query_back() {
     let dir = tempfile::tempdir().expect("a folder");
     let ledger = open(dir.path(), 4);
     let permits = permitted(&ledger, 0..4).await;
-    ledger.mark_sent(permits[..3].to_vec()).await.expect("valid");
+    send(&ledger, &permits[..3]).await;
     let proofs = [
         Proof::NeverConnected,
         Proof::Refused { status: 429 },
@@ -50,31 +50,64 @@ async fn only_a_proof_gives_a_sent_query_back() {
         Proof::NeverConnected,
     ];
     for (permit, proof) in permits.iter().zip(proofs) {
-        ledger.release(vec![*permit], proof).await.expect("written");
+        ledger.release(REQUEST, vec![*permit], proof).await.expect("written");
     }
     let counts = ledger.counts().await.expect("open");
     assert_eq!((counts.reserved, counts.sent, counts.ambiguous), (0, 0, 1));
     assert_eq!(counts.left(), 3);
-    let stale = ledger.mark_sent(vec![permits[3]]).await;
-    assert!(
-        matches!(stale, Err(LedgerError::Stale { .. })),
-        "a permit given back is void"
-    );
+    let marked = ledger.mark_sent(REQUEST, vec![permits[3]]).await.expect("written");
+    assert_eq!(marked, [], "a permit given back is void");
 }
 
 #[tokio::test]
-async fn one_stale_permit_stops_the_whole_request_and_costs_nothing() {
+async fn a_query_is_sent_by_one_request_which_may_ask_twice() {
     let dir = tempfile::tempdir().expect("a folder");
-    let ledger = open(dir.path(), 4);
+    let ledger = open(dir.path(), 5);
+    let permits = permitted(&ledger, 0..4).await;
+    let other = RequestId(8);
+    send(&ledger, &permits[..2]).await;
+    let doubled = [&permits[1..], &permits[1..]].concat();
+    let marked = ledger.mark_sent(other, doubled).await.expect("written");
+    assert_eq!(marked, permits[2..], "what nobody sent, and each once");
+    let again = ledger.mark_sent(REQUEST, permits.clone()).await.expect("written");
+    assert_eq!(again, permits[..2], "a lost answer is told again");
+    ledger
+        .spent(REQUEST, permits[..1].to_vec(), "nonsense")
+        .await
+        .expect("written");
+    let again = ledger.mark_sent(REQUEST, permits.clone()).await.expect("written");
+    assert_eq!(again, permits[1..2], "what is settled is not sent again");
+}
+
+#[tokio::test]
+async fn a_report_counts_only_from_who_sent() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let ledger = open(dir.path(), 5);
     let permits = permitted(&ledger, 0..3).await;
-    ledger.mark_sent(permits[..1].to_vec()).await.expect("valid");
-    let stale = ledger.mark_sent(permits.clone()).await;
-    assert!(
-        matches!(stale, Err(LedgerError::Stale { stale: 1, given: 3 })),
-        "{stale:?}"
-    );
+    send(&ledger, &permits[..2]).await;
+    let before = ledger.entries().await.expect("readable");
+    assert_eq!(before[0].charges[0].request, Some(REQUEST));
+    assert_eq!(before[2].charges[0].request, None);
+    let (other, sent) = (RequestId(8), || permits[..2].to_vec());
+    ledger
+        .release(other, sent(), Proof::NeverConnected)
+        .await
+        .expect("written");
+    ledger.ambiguous(other, sent(), "lost").await.expect("written");
+    ledger.spent(other, sent(), "nonsense").await.expect("written");
+    ledger.give_back(sent()).await.expect("written");
+    assert_eq!(ledger.entries().await.expect("readable"), before, "nothing changed");
+    ledger.give_back(permits.clone()).await.expect("written");
+    ledger
+        .release(REQUEST, permits[..1].to_vec(), Proof::NeverConnected)
+        .await
+        .expect("written");
+    ledger
+        .commit(vec![(permits[1], label(1))])
+        .await
+        .expect("a label is welcome from anybody");
     let counts = ledger.counts().await.expect("open");
-    assert_eq!((counts.reserved, counts.sent), (0, 1));
+    assert_eq!((counts.reserved, counts.sent, counts.committed), (0, 0, 1));
 }
 
 #[tokio::test]
@@ -87,14 +120,17 @@ async fn a_query_in_doubt_is_sent_again_as_often_as_the_job_says() {
     };
     let ledger = Ledger::create_or_open(dir.path(), &resend).expect("new");
     let first = permitted(&ledger, 0..1).await;
-    ledger.mark_sent(first.clone()).await.expect("valid");
+    send(&ledger, &first).await;
     ledger
-        .ambiguous(first.clone(), "the connection was lost")
+        .ambiguous(REQUEST, first.clone(), "the connection was lost")
         .await
         .expect("written");
     let second = permitted(&ledger, 0..1).await;
-    ledger.mark_sent(second.clone()).await.expect("valid");
-    ledger.ambiguous(second.clone(), "lost again").await.expect("written");
+    send(&ledger, &second).await;
+    ledger
+        .ambiguous(REQUEST, second.clone(), "lost again")
+        .await
+        .expect("written");
     let held = ledger.admit(requests(0..1)).await.expect("written");
     assert_eq!(
         held,
@@ -149,7 +185,7 @@ async fn queries_are_counted_by_what_was_asked() {
         0,
         "what is reserved is not billed"
     );
-    ledger.mark_sent(permits.clone()).await.expect("valid");
+    send(&ledger, &permits).await;
     let in_doubt = ledger.counts().await.expect("open");
     assert_eq!((in_doubt.billed(), in_doubt.by_category), (5, Default::default()));
     let answered = permits.into_iter().map(|permit| (permit, label(1))).collect();
@@ -169,7 +205,7 @@ async fn a_label_of_another_number_of_classes_is_refused() {
     let dir = tempfile::tempdir().expect("a folder");
     let ledger = open(dir.path(), 10);
     let permits = permitted(&ledger, 0..1).await;
-    ledger.mark_sent(permits.clone()).await.expect("valid");
+    send(&ledger, &permits).await;
     let two = SoftLabel::from_probabilities(vec![0.5, 0.5], 2).expect("sums to one");
     let error = ledger.commit(vec![(permits[0], two)]).await.expect_err("two classes");
     assert_eq!(error.to_string(), "expected labels of 3 classes, found 2");
@@ -180,10 +216,9 @@ async fn ask_all(ledger: Ledger, keys: u32, first: u32) -> Vec<Permit> {
     let mut got = Vec::new();
     for number in (0..keys).map(|n| (n + first) % keys) {
         let permits = permits(&ledger.admit(vec![request(number)]).await.expect("written"));
-        ledger
-            .mark_sent(permits.clone())
-            .await
-            .expect("nobody else has this permit");
+        let request = RequestId(first.into());
+        let sent = ledger.mark_sent(request, permits.clone()).await.expect("written");
+        assert_eq!(sent, permits, "nobody else has this permit");
         got.extend(permits);
     }
     got

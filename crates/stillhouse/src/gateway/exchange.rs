@@ -3,7 +3,7 @@
 use std::hash::{BuildHasher, RandomState};
 
 use stillhouse_core::Key;
-use stillhouse_ledger::{LedgerError, Permit, Proof};
+use stillhouse_ledger::{LedgerError, Permit, Proof, RequestId};
 use stillhouse_queue::{Lease, LeaseId, Reference};
 use stillhouse_teacher::{Answer, Billing, FailureKind, TeacherFailure};
 use tokio::sync::{RwLockReadGuard, RwLockWriteGuard};
@@ -31,9 +31,29 @@ enum Settled {
 
 /// What one request asks, and on which permits.
 struct Request {
+    id: RequestId,
     permits: Vec<Permit>,
     /// `[n, channels, height, width]`.
     images: Vec<u8>,
+}
+
+impl Request {
+    /// Drops every image, of `size` bytes, whose permit is not among `marked`: some of its own, in
+    /// their order.
+    fn keep(&mut self, marked: &[Permit], size: usize) {
+        if marked == self.permits {
+            return;
+        }
+        let mut rest = marked.iter().peekable();
+        let mut kept = Vec::with_capacity(marked.len() * size);
+        for (permit, image) in self.permits.iter().zip(self.images.chunks_exact(size)) {
+            if rest.next_if_eq(&permit).is_some() {
+                kept.extend_from_slice(image);
+            }
+        }
+        self.permits = marked.to_vec();
+        self.images = kept;
+    }
 }
 
 impl Shared {
@@ -92,26 +112,28 @@ impl Shared {
             }
         };
         let permits: Vec<Permit> = leases.iter().map(|lease| permit(&lease.reference)).collect();
-        let settled = self.send(Request { permits, images }).await;
+        let id = self.next_request();
+        let settled = self.send(Request { id, permits, images }).await;
         // The ledger knows: whoever gets these references again finds their permits used.
         self.gateway.queue.ack(&ids(&leases)).await;
         settled
     }
 
-    /// Marks as sent (invariant I2), sends, settles.
-    async fn send(&self, request: Request) -> Result<Settled, GatewayError> {
-        let marked = self.gateway.ledger.mark_sent(request.permits.clone()).await;
-        if let Err(LedgerError::Stale { .. }) = marked {
-            // A reference that came twice, or of an earlier life. The ledger gave the valid permits
-            // of this request back, so the coordinator asks for what it still wants.
+    /// Marks as sent (invariant I2), sends, settles. A reference that came twice, or of an earlier
+    /// life, is not sent: somebody else sees, or saw, to it.
+    async fn send(&self, mut request: Request) -> Result<Settled, GatewayError> {
+        let given = request.permits.clone();
+        let marked = self.gateway.ledger.mark_sent(request.id, given).await?;
+        let size = request.images.len() / request.permits.len();
+        request.keep(&marked, size);
+        let n = marked.len();
+        if n == 0 {
             return Ok(Settled::Answered);
         }
-        marked?;
         let sent = Instant::now();
-        let n = request.permits.len();
         match self.gateway.teacher.infer(&request.images, n).await {
             Ok(answer) => self.settle_answer(request, answer, sent).await,
-            Err(failure) => self.settle_failure(request.permits, failure, sent).await,
+            Err(failure) => self.settle_failure(request.id, request.permits, failure, sent).await,
         }
     }
 
@@ -160,7 +182,7 @@ impl Shared {
         if answer.len() != n {
             let message = format!("expected {n} labels, found {}", answer.len());
             let failure = TeacherFailure::new(FailureKind::Malformed, message);
-            return self.settle_failure(request.permits, failure, sent).await;
+            return self.settle_failure(request.id, request.permits, failure, sent).await;
         }
         let (mut labels, mut bad, mut cause) = (vec![], vec![], None);
         for (permit, label) in request.permits.into_iter().zip(answer) {
@@ -177,7 +199,7 @@ impl Shared {
         let kept = self.gateway.ledger.commit(labels).await;
         if let Err(error @ LedgerError::Classes { .. }) = kept {
             bad.extend(permits);
-            return self.useless(bad, error.to_string()).await;
+            return self.useless(request.id, bad, error.to_string()).await;
         }
         kept?;
         let now = Instant::now();
@@ -191,46 +213,53 @@ impl Shared {
                 self.control().breaker.answered();
                 Ok(Settled::Answered)
             }
-            Some(cause) => self.useless(bad, cause).await,
+            Some(cause) => self.useless(request.id, bad, cause).await,
         }
     }
 
     async fn settle_failure(
         &self,
+        request: RequestId,
         permits: Vec<Permit>,
         failure: TeacherFailure,
         sent: Instant,
     ) -> Result<Settled, GatewayError> {
         match failure.billing() {
             Billing::NotSent => {
-                self.gateway.ledger.release(permits, Proof::NeverConnected).await?;
+                self.gateway
+                    .ledger
+                    .release(request, permits, Proof::NeverConnected)
+                    .await?;
                 self.back_off(&failure, sent)
             }
             Billing::Refused => {
                 let status = status_of(&failure);
-                self.gateway.ledger.release(permits, Proof::Refused { status }).await?;
+                self.gateway
+                    .ledger
+                    .release(request, permits, Proof::Refused { status })
+                    .await?;
                 if failure.is_fatal() {
                     return Err(GatewayError::Rejected { cause: failure.message });
                 }
                 self.back_off(&failure, sent)
             }
-            Billing::Billed => self.useless(permits, failure.message).await,
-            Billing::Ambiguous => self.in_doubt(permits, failure.message).await,
+            Billing::Billed => self.useless(request, permits, failure.message).await,
+            Billing::Ambiguous => self.in_doubt(request, permits, failure.message).await,
         }
     }
 
-    async fn useless(&self, permits: Vec<Permit>, cause: String) -> Result<Settled, GatewayError> {
+    async fn useless(&self, request: RequestId, permits: Vec<Permit>, cause: String) -> Result<Settled, GatewayError> {
         let queries = permits.len();
-        self.gateway.ledger.spent(permits, cause.clone()).await?;
+        self.gateway.ledger.spent(request, permits, cause.clone()).await?;
         let error = GatewayError::Useless { queries, cause };
         let message = error.to_string();
         self.tell(GatewayEvent::Failed { message });
         Err(error)
     }
 
-    async fn in_doubt(&self, permits: Vec<Permit>, cause: String) -> Result<Settled, GatewayError> {
+    async fn in_doubt(&self, request: RequestId, permits: Vec<Permit>, cause: String) -> Result<Settled, GatewayError> {
         let n = permits.len();
-        self.gateway.ledger.ambiguous(permits, cause.clone()).await?;
+        self.gateway.ledger.ambiguous(request, permits, cause.clone()).await?;
         self.tell(GatewayEvent::Failed {
             message: format!("{n} queries may or may not have been billed: {cause}"),
         });

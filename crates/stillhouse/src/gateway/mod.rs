@@ -19,13 +19,15 @@ mod pace;
 #[cfg(test)]
 mod tests;
 
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use stillhouse_core::job::TeacherSpec;
 use stillhouse_core::sample::Sources;
 use stillhouse_core::{ImageSet, Pool, Sample};
-use stillhouse_ledger::{Ledger, LedgerError};
+use stillhouse_ledger::{Ledger, LedgerError, RequestId};
 use stillhouse_queue::{Queue, QueueError};
 use stillhouse_teacher::Teacher;
 use tokio::sync::mpsc;
@@ -202,6 +204,8 @@ impl Gateway {
                 breaker: Breaker::new(self.patience),
             }),
             alone: tokio::sync::RwLock::new(()),
+            name: RandomState::new().hash_one(std::process::id()),
+            requests: AtomicU64::new(0),
             gateway: self,
             stop: stop.clone(),
             events,
@@ -227,6 +231,10 @@ struct Shared {
     control: Mutex<Control>,
     /// Held for writing by a request that must be the only one under way.
     alone: tokio::sync::RwLock<()>,
+    /// Random: no two gateways have the same.
+    name: u64,
+    /// So many requests were made.
+    requests: AtomicU64,
     stop: CancellationToken,
     events: mpsc::Sender<GatewayEvent>,
 }
@@ -251,6 +259,11 @@ impl Shared {
             }
         }
         Ok(())
+    }
+
+    fn next_request(&self) -> RequestId {
+        let number = self.requests.fetch_add(1, Ordering::Relaxed);
+        RequestId(u128::from(self.name) << 64 | u128::from(number))
     }
 
     fn control(&self) -> MutexGuard<'_, Control> {
