@@ -27,6 +27,8 @@ pub struct Finding {
 pub struct Audit {
     /// What the ledger is for.
     pub genesis: Genesis,
+    /// Queries that may be billed: the job's budget, or more when it was raised.
+    pub budget: u64,
     /// Every query whose record can be read, in order of keys.
     pub entries: Vec<Entry>,
     /// The journal, oldest first.
@@ -73,9 +75,10 @@ impl Audit {
             })
             .collect();
         findings.orphans(labels.into_keys());
-        findings.budget(&entries, head.genesis.budget);
+        findings.budget(&entries, head.budget());
         let journal = findings.journal(store)?;
         Ok(Self {
+            budget: head.budget(),
             genesis: head.genesis,
             entries,
             journal,
@@ -110,7 +113,7 @@ impl Findings {
         let key = Some(key);
         let of = |wanted: fn(&State) -> bool| record.charges.iter().filter(|charge| wanted(&charge.state)).count();
         let committed = of(|state| matches!(state, State::Committed));
-        let open = of(|state| matches!(state, State::Reserved | State::Sent));
+        let open = of(|state| matches!(state, State::Reserved | State::Renewed(_) | State::Sent));
         if committed > 1 {
             self.add(
                 key,

@@ -126,7 +126,7 @@ impl Verdict {
         let budget = &summary.budget;
         let used = total.billed() + total.in_doubt() + total.reserved;
         let counts = [
-            ("budget.queries", budget.queries, audit.genesis.budget),
+            ("budget.queries", budget.queries, audit.budget),
             ("budget.billed.real", budget.billed.real, tallies.seed.billed()),
             (
                 "budget.billed.synthetic",
@@ -140,7 +140,7 @@ impl Verdict {
             ),
             ("budget.billed.total", budget.billed.total, total.billed()),
             ("budget.ambiguous", budget.ambiguous, total.in_doubt()),
-            ("budget.left", budget.left, audit.genesis.budget.saturating_sub(used)),
+            ("budget.left", budget.left, audit.budget.saturating_sub(used)),
         ];
         for (name, said, counted) in counts.into_iter().filter(|(_, said, counted)| said != counted) {
             self.findings

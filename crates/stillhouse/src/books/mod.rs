@@ -87,6 +87,7 @@ pub fn state_name(state: &State) -> &'static str {
         State::Reserved => "reserved",
         State::Sent => "sent",
         State::Ambiguous(_) => "ambiguous",
+        State::Renewed(_) => "renewed",
         State::Spent(_) => "spent",
         State::Committed => "committed",
     }
@@ -96,7 +97,7 @@ pub fn state_name(state: &State) -> &'static str {
 #[must_use]
 pub fn cause(state: &State) -> Option<&str> {
     match state {
-        State::Ambiguous(cause) | State::Spent(cause) => Some(cause.as_str()),
+        State::Ambiguous(cause) | State::Renewed(cause) | State::Spent(cause) => Some(cause.as_str()),
         State::Sent => Some("the process died after it was sent"),
         State::Reserved | State::Committed => None,
     }

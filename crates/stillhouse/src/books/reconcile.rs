@@ -13,7 +13,7 @@
 
 use std::collections::BTreeMap;
 
-use stillhouse_ledger::{Entry, Permit, State};
+use stillhouse_ledger::{Charge, Entry, Permit, State};
 
 use super::invoice::Invoice;
 
@@ -38,6 +38,8 @@ impl std::fmt::Display for Name {
 struct Group {
     certain: u64,
     doubtful: Vec<Permit>,
+    /// In doubt too, but the name is only that of the last request that sent them.
+    renamed: u64,
 }
 
 /// How ledger and bill compare, in charges.
@@ -70,12 +72,12 @@ impl Comparison {
             Invoice::Total(total) => Self::with_total(entries, *total),
             Invoice::Requests(requests) => {
                 let billed = requests.iter().map(|(id, count)| (Name::Request(id.clone()), *count));
-                let name = |_: &Entry, request: Option<String>| request.map(Name::Request);
+                let name = |_: &Entry, charge: &Charge| Some(Name::Request(charge.request?.to_string()));
                 Self::with_names(entries, billed.collect(), name, false)
             }
             Invoice::Images(images) => {
                 let billed = images.iter().map(|(digest, count)| (Name::Image(*digest), *count));
-                let name = |entry: &Entry, _: Option<String>| digest(entry).map(Name::Image);
+                let name = |entry: &Entry, _: &Charge| digest(entry).map(Name::Image);
                 Self::with_names(entries, billed.collect(), name, true)
             }
         }
@@ -83,8 +85,8 @@ impl Comparison {
 
     fn with_total(entries: &[Entry], total: u64) -> Self {
         let mut group = Group::default();
-        charges(entries, |_, _, permit| group.add(permit));
-        let doubtful = group.doubtful.len() as u64;
+        charges(entries, |_, charge, permit| group.add(charge, permit, false));
+        let doubtful = group.in_doubt();
         let agreed = total.min(group.certain);
         let in_doubt = (total - agreed).min(doubtful);
         Self {
@@ -101,39 +103,40 @@ impl Comparison {
     fn with_names(
         entries: &[Entry],
         mut billed: BTreeMap<Name, u64>,
-        mut name: impl FnMut(&Entry, Option<String>) -> Option<Name>,
-        interchangeable: bool,
+        mut name: impl FnMut(&Entry, &Charge) -> Option<Name>,
+        by_image: bool,
     ) -> Self {
         let mut groups: BTreeMap<Name, Group> = BTreeMap::new();
         let mut nameless = Group::default();
-        charges(entries, |entry, request, permit| match name(entry, request) {
-            Some(name) => groups.entry(name).or_default().add(permit),
-            None => nameless.add(permit),
+        charges(entries, |entry, charge, permit| match name(entry, charge) {
+            Some(name) => groups.entry(name).or_default().add(charge, permit, by_image),
+            None => nameless.add(charge, permit, by_image),
         });
         let mut comparison = Self::default();
         for (name, group) in groups {
             let count = billed.remove(&name).unwrap_or(0);
-            comparison.settle(&name, group, count, interchangeable);
+            comparison.settle(&name, group, count, by_image);
         }
         for (name, count) in billed.into_iter().filter(|(_, count)| *count > 0) {
             comparison.foreign(&name, count);
         }
         comparison.forgotten += nameless.certain;
-        comparison.undecided += nameless.doubtful.len() as u64;
+        comparison.undecided += nameless.in_doubt();
         comparison
     }
 
-    fn settle(&mut self, name: &Name, mut group: Group, billed: u64, interchangeable: bool) {
+    fn settle(&mut self, name: &Name, mut group: Group, billed: u64, by_image: bool) {
         let agreed = billed.min(group.certain);
         self.agreed += agreed;
         self.forgotten += group.certain - agreed;
-        let (left, doubtful) = (billed - agreed, group.doubtful.len() as u64);
+        let (left, doubtful) = (billed - agreed, group.in_doubt());
         if left >= doubtful {
             self.proven_billed += doubtful;
             self.foreign(name, left - doubtful);
         } else if left == 0 {
+            self.undecided += group.renamed;
             self.unbilled.extend(group.doubtful);
-        } else if interchangeable {
+        } else if by_image {
             self.proven_billed += left;
             self.unbilled.extend(group.doubtful.split_off(left as usize));
         } else {
@@ -150,17 +153,21 @@ impl Comparison {
 }
 
 impl Group {
-    fn add(&mut self, permit: Option<Permit>) {
+    fn in_doubt(&self) -> u64 {
+        self.doubtful.len() as u64 + self.renamed
+    }
+
+    fn add(&mut self, charge: &Charge, permit: Option<Permit>, by_image: bool) {
         match permit {
             None => self.certain += 1,
-            Some(permit) => self.doubtful.push(permit),
+            Some(permit) if by_image || charge.sends < 2 => self.doubtful.push(permit),
+            Some(_) => self.renamed += 1,
         }
     }
 }
 
-/// Visits every charge that was or may have been billed, with the request that sent it, and with
-/// its permit when it is in doubt.
-fn charges(entries: &[Entry], mut visit: impl FnMut(&Entry, Option<String>, Option<Permit>)) {
+/// Visits every charge that was or may have been billed, with its permit when it is in doubt.
+fn charges(entries: &[Entry], mut visit: impl FnMut(&Entry, &Charge, Option<Permit>)) {
     for entry in entries {
         for charge in &entry.charges {
             let permit = Permit {
@@ -168,11 +175,10 @@ fn charges(entries: &[Entry], mut visit: impl FnMut(&Entry, Option<String>, Opti
                 epoch: charge.epoch,
                 charge: charge.number,
             };
-            let request = charge.request.map(|request| request.to_string());
             match charge.state {
                 State::Reserved => {}
-                State::Sent | State::Ambiguous(_) => visit(entry, request, Some(permit)),
-                State::Spent(_) | State::Committed => visit(entry, request, None),
+                State::Sent | State::Ambiguous(_) | State::Renewed(_) => visit(entry, charge, Some(permit)),
+                State::Spent(_) | State::Committed => visit(entry, charge, None),
             }
         }
     }
@@ -183,11 +189,12 @@ mod tests {
     use super::*;
     use stillhouse_core::plan::Arm;
     use stillhouse_core::{Key, Sample};
-    use stillhouse_ledger::{Cause, Charge, RequestId};
+    use stillhouse_ledger::{Cause, RequestId};
 
     fn charge(number: u32, request: u128, state: State) -> Charge {
         Charge {
             number,
+            sends: 1,
             epoch: 1,
             request: Some(RequestId(request)),
             state,
@@ -204,6 +211,7 @@ mod tests {
             sample: Sample::Seed(u32::from(at)),
             arm: Arm::Active,
             charges,
+            imported: false,
             label: None,
         }
     }
@@ -270,6 +278,18 @@ mod tests {
         let comparison = Comparison::of(&both, &invoice, |_| None);
         assert_eq!((comparison.undecided, comparison.proven_billed), (2, 0));
         assert!(comparison.unbilled.is_empty());
+    }
+
+    #[test]
+    fn of_a_charge_that_two_requests_sent_the_last_ones_name_proves_only_that_it_was_billed() {
+        let mut renewed = charge(1, 8, doubt());
+        renewed.sends = 2;
+        let entries = vec![entry(1, vec![renewed])];
+        let of = |invoice: Invoice| Comparison::of(&entries, &invoice, |entry| Some(entry.key.0));
+        let absent = of(Invoice::Requests([].into()));
+        assert_eq!((absent.undecided, absent.unbilled.len()), (1, 0));
+        assert_eq!(of(Invoice::Requests([(request(8), 1)].into())).proven_billed, 1);
+        assert_eq!(of(Invoice::Images([].into())).unbilled.len(), 1);
     }
 
     #[test]

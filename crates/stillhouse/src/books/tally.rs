@@ -38,7 +38,7 @@ impl Tally {
         let count = match state {
             State::Committed => &mut self.committed,
             State::Spent(_) => &mut self.spent,
-            State::Ambiguous(_) => &mut self.ambiguous,
+            State::Ambiguous(_) | State::Renewed(_) => &mut self.ambiguous,
             State::Sent => &mut self.sent,
             State::Reserved => &mut self.reserved,
         };

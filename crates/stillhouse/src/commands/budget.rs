@@ -15,20 +15,19 @@ use crate::report::number::{count, counted};
 /// # Errors
 /// When it is running, or its ledger cannot be read or written; then nothing changed.
 pub fn add(dir: &Path, queries: u64) -> Result<String, Failure> {
-    let failed = |error| {
-        let failure = ledger_failure(error, dir);
-        match failure.kind() {
-            Kind::Directory => failure.hint("stop the job first; or raise spec.budget.queries and run it again"),
-            _ => failure,
+    let books = Books::read(dir).map_err(|failure| match failure.kind() {
+        Kind::Directory if stillhouse_ledger::store::file(dir).is_file() => {
+            failure.hint("stop the job first; or raise spec.budget.queries and run it again")
         }
-    };
-    let books = Books::read(dir)?;
+        _ => failure,
+    })?;
     let lock = JobDir::open(dir)?;
-    let (old, name) = (books.genesis.budget, books.name());
+    let (old, name) = (books.counts.budget, books.name());
     let new = old.checked_add(queries).ok_or_else(|| {
         let message = format!("expected at most {} more queries, found {queries}", u64::MAX - old);
         Failure::message(Kind::Usage, message)
     })?;
+    let failed = |error| ledger_failure(error, dir);
     let ledger = Ledger::create_or_open(dir, &books.genesis).map_err(failed)?;
     let runtime = tokio::runtime::Builder::new_current_thread().build();
     let runtime = runtime.map_err(|error| Failure::new(Kind::Internal, error))?;

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use stillhouse_core::Job;
 use stillhouse_core::plan::Arm;
 use stillhouse_ledger::Reader;
 use stillhouse_runtime::signals;
@@ -60,13 +59,10 @@ pub fn run(args: &RunArgs, bars: &ProgressBars) -> Result<String, Failure> {
     Ok(closing(&summary, &dir))
 }
 
-/// The ledger's budget, where `budget add` made it larger than the job file's. Where the file was
-/// lowered since the last start it is not taken: that the ledger refuses.
+/// The ledger's budget, where `budget add` made it larger than the job file's.
 fn added_budget(inputs: &Inputs, dir: &Path) -> Option<u64> {
-    let genesis = Reader::genesis_of(dir).ok()?;
-    let last = Job::parse(&std::fs::read_to_string(dir.join("job.yaml")).ok()?).ok()?;
-    let (file, was) = (inputs.job.spec.budget.queries, last.spec.budget.queries);
-    (genesis.job_digest == inputs.digest() && file >= was && genesis.budget > file).then_some(genesis.budget)
+    let head = Reader::head_of(dir).ok()?;
+    (head.genesis.job_digest == inputs.digest() && head.budget() > inputs.plan.budget).then(|| head.budget())
 }
 
 /// The summary of a job that was done already, with the same budget.

@@ -66,7 +66,8 @@ pub(super) fn open_ledger(inputs: &Inputs, dir: &JobDir, info: &TeacherInfo, cla
     let genesis = Genesis {
         job_digest: inputs.digest(),
         fingerprint: info.fingerprint,
-        budget: inputs.plan.budget,
+        // The plan's may be larger, by `budget add`, which the ledger remembers by itself.
+        budget: inputs.job.spec.budget.queries,
         classes,
         on_ambiguous: match inputs.job.spec.budget.on_ambiguous {
             OnAmbiguous::Hold => stillhouse_ledger::OnAmbiguous::Hold,

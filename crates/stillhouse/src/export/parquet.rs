@@ -7,7 +7,7 @@
 //! | `first`, `second` | u32 | seed (or evaluation) images of that job; equal unless a mix |
 //! | `lambda` | u32 | weight of `first` in hundredths |
 //! | `arm` | text | `active` or `control`: for whom it was asked first |
-//! | `state` | text | `committed`, `imported`, `ambiguous`, `spent`, `sent`, `reserved` or `given-back` |
+//! | `state` | text | `committed`, `imported`, `ambiguous`, `renewed`, `spent`, `sent`, `reserved` or `given-back` |
 //! | `charges` | u32 | how often it was or may have been billed |
 //! | `request` | text or null | the request that asked it |
 //! | `cause` | text or null | why it has no label |

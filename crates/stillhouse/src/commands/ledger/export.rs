@@ -68,7 +68,7 @@ fn row(entry: &Entry, images: &Images) -> Result<Row, Failure> {
         sample: Columns::of(&images.pool(), entry.sample).ok_or_else(foreign)?,
         arm: entry.arm,
         state: match charge {
-            _ if is_imported(entry) => "imported",
+            _ if entry.imported => "imported",
             Some(charge) => state_name(&charge.state),
             None => "given-back",
         },
@@ -82,9 +82,4 @@ fn row(entry: &Entry, images: &Images) -> Result<Row, Failure> {
             .map(str::to_owned),
         label: entry.label.clone(),
     })
-}
-
-/// Whether a query has a label that no charge of this job paid for.
-fn is_imported(entry: &Entry) -> bool {
-    entry.label.is_some() && !entry.charges.iter().any(|charge| charge.state == State::Committed)
 }

@@ -230,7 +230,7 @@ fn unanswered(entry: &Entry, images: Option<&Images>) -> Vec<Unanswered> {
     let one = |charge: &stillhouse_ledger::Charge| {
         let why = match &charge.state {
             State::Reserved | State::Committed => return None,
-            state @ (State::Sent | State::Ambiguous(_) | State::Spent(_)) => cause(state)?,
+            state @ (State::Sent | State::Ambiguous(_) | State::Renewed(_) | State::Spent(_)) => cause(state)?,
         };
         Some(Unanswered {
             key: entry.key.to_string(),
