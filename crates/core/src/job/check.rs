@@ -163,13 +163,14 @@ impl Job {
     }
 
     /// BLAKE3 over what makes a job this job. Left out is what may change between two runs of one
-    /// job directory: the budget (it may grow), the workers, and where and how fast the teacher is.
+    /// job directory: the budget (it may grow), labels that are reused, the workers, and where and how fast the teacher is.
     #[must_use]
     pub fn digest(&self) -> [u8; 32] {
         let mut same = self.clone();
         same.spec.budget.queries = 0;
         same.spec.budget.on_ambiguous = OnAmbiguous::default();
         same.spec.queue = None;
+        same.spec.budget.reuse.clear();
         same.spec.workers = WorkersSpec::default();
         same.spec.images.path = PathBuf::new();
         same.spec.teacher = same.spec.teacher.identity();

@@ -259,6 +259,10 @@ pub struct BudgetSpec {
     /// What happens to a query whose fate is unknown.
     #[serde(default)]
     pub on_ambiguous: OnAmbiguous,
+    /// Labels that cost nothing: job directories, folders of them, or exported files, relative to
+    /// the job file; may have wildcards.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reuse: Vec<PathBuf>,
 }
 
 /// What happens to a query that may or may not have been billed.

@@ -18,6 +18,7 @@ use stillhouse_protocol::{AskOutcome, Student};
 use stillhouse_queue::{Queue, QueueError, Reference};
 
 use crate::inputs::Inputs;
+use crate::reuse::Library;
 
 /// Requests admitted and pushed together: one commit of the ledger for so many.
 const CHUNK: usize = 4_096;
@@ -49,11 +50,18 @@ pub struct Asker {
     outstanding: Mutex<HashMap<Key, Reference>>,
     /// Held while the queue is filled again.
     refilling: tokio::sync::Mutex<()>,
+    library: Library,
 }
 
 impl Asker {
-    /// An asker for the teacher with `fingerprint`.
-    pub fn new(inputs: Arc<Inputs>, fingerprint: Fingerprint, ledger: Ledger, queue: Arc<dyn Queue>) -> Self {
+    /// An asker for the teacher with `fingerprint`, who asks nothing that `library` knows.
+    pub fn new(
+        inputs: Arc<Inputs>,
+        fingerprint: Fingerprint,
+        ledger: Ledger,
+        queue: Arc<dyn Queue>,
+        library: Library,
+    ) -> Self {
         Self {
             inputs,
             fingerprint,
@@ -61,6 +69,7 @@ impl Asker {
             queue,
             outstanding: Mutex::default(),
             refilling: tokio::sync::Mutex::default(),
+            library,
         }
     }
 
@@ -93,6 +102,7 @@ impl Asker {
     ) -> Result<AskOutcome, AskError> {
         let begun = Instant::now();
         let mut open: HashMap<Key, Sample> = samples.iter().map(|sample| (self.key(*sample), *sample)).collect();
+        self.reuse(student.arm, &open).await?;
         let (mut labelled, mut held) = (0, 0);
         while !open.is_empty() {
             let looked = Instant::now();
@@ -113,6 +123,17 @@ impl Asker {
         }
         let millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         Ok(AskOutcome { labelled, held, millis })
+    }
+
+    /// Gives the ledger the labels of other jobs that are wanted now. It keeps what it knows already.
+    async fn reuse(&self, arm: Arm, open: &HashMap<Key, Sample>) -> Result<(), AskError> {
+        let known = |(key, sample): (&Key, &Sample)| Some((*key, *sample, arm, self.library.get(key)?.clone()));
+        let mut known: Vec<(Key, Sample, Arm, SoftLabel)> = open.iter().filter_map(known).collect();
+        known.sort_unstable_by_key(|(_, sample, ..)| *sample);
+        for chunk in known.chunks(CHUNK) {
+            self.ledger.import(chunk.to_vec()).await?;
+        }
+        Ok(())
     }
 
     /// Asks the ledger about every open query, and queues those that got a permit.

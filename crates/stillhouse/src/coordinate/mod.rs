@@ -42,6 +42,7 @@ use crate::inputs::Inputs;
 use crate::job_dir::{EventLog, JobDir};
 use crate::report::ProgressBars;
 use crate::report::summary::{State, Summary};
+use crate::reuse::{Library, Wanted};
 use asking::Asker;
 use links::{Links, Welcomer};
 use shell::{Parts, Shell};
@@ -82,9 +83,14 @@ pub async fn run(
     let dir = JobDir::open(dir)?;
     let (teacher, info) = start::connect(&inputs, &shutdown).await?;
     let classes = start::class_count(&inputs, &info)?;
+    let wanted = Wanted {
+        fingerprint: info.fingerprint,
+        classes,
+    };
+    let library = Library::gather(&inputs.reuse, dir.path(), wanted)?;
     let ledger = start::open_ledger(&inputs, &dir, &info, classes)?;
     dir.write("job.yaml", inputs.text.as_bytes())?;
-    results::write_seeds(&dir, &inputs.seeds)?;
+    results::write_images(&dir, &inputs)?;
     let (history, started_ms) = start::read_journal(&ledger).await?;
     let (steps, teacher_name) = (history.transitions().len(), &inputs.job.spec.teacher.model);
     tracing::info!(
@@ -101,6 +107,7 @@ pub async fn run(
         info.fingerprint,
         ledger.clone(),
         queue.clone(),
+        library,
     ));
     let (spec, policy) = (&inputs.job.spec.teacher, inputs.job.spec.budget.on_ambiguous);
     let (desk_events, told) = mpsc::channel(DESK_EVENTS);
