@@ -21,6 +21,8 @@ pub mod message;
 pub mod pace;
 pub mod serve;
 mod settle;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
