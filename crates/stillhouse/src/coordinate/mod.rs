@@ -31,6 +31,7 @@ use stillhouse_protocol::Coordinator;
 use stillhouse_runtime::Secret;
 use stillhouse_runtime::supervise::Event as ChildEvent;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::desk::message::{GatewayId, Welcome};
@@ -187,7 +188,7 @@ async fn watch(
                     let early = || Failure::message(Kind::Internal, "the desk closed early");
                     return Err(desk.take_reason().map_or_else(early, asking_failure));
                 }
-                Some(event) = told.recv() => narrate(shell, &event),
+                Some(event) = told.recv() => narrate(shell, event).await?,
                 Some(event) = children.recv() => workers::supervised(shell, event)?,
                 () = shutdown.cancelled() => {
                     return Err(Failure::message(Kind::Interrupted, "interrupted; nothing is lost")
@@ -233,10 +234,15 @@ async fn conclude(mut shell: Shell, outcome: Result<(), Failure>) -> Result<Summ
     }
 }
 
-fn narrate(shell: &mut Shell, event: &DeskEvent) {
+async fn narrate(shell: &mut Shell, event: DeskEvent) -> Result<(), Failure> {
     match event {
-        DeskEvent::Answered { .. } => {}
-        DeskEvent::Waiting { reason, .. } => shell.note("teacher-waits", json!({ "reason": reason })),
+        DeskEvent::Answered { .. } => shell.pause(None).await?,
+        DeskEvent::Waiting { reason, until } => {
+            let seconds = until.saturating_duration_since(Instant::now()).as_secs_f64();
+            tracing::info!(reason, seconds, "waiting for the teacher");
+            shell.note("teacher-waits", json!({ "reason": reason, "seconds": seconds }));
+            shell.pause(Some(reason)).await?;
+        }
         DeskEvent::Failed { message } => {
             tracing::warn!(message, "the teacher failed");
             shell.note("teacher-failed", json!({ "message": message }));
@@ -256,6 +262,7 @@ fn narrate(shell: &mut Shell, event: &DeskEvent) {
             );
         }
     }
+    Ok(())
 }
 
 fn asking_failure(reason: AskingStopped) -> Failure {

@@ -106,7 +106,11 @@ impl Bench {
         let (client, _) = OpenInference::connect(&self.spec, SHAPE).await.unwrap();
         let (sender, events) = mpsc::channel(1_024);
         let (ledger, policy) = (self.ledger.clone(), OnAmbiguous::Hold);
-        let desk = Desk::with_patience(ledger, &self.spec, policy, self.classes, sender, patience);
+        let spec = TeacherSpec {
+            patience_seconds: patience.as_secs_f64(),
+            ..self.spec.clone()
+        };
+        let desk = Desk::new(ledger, &spec, policy, self.classes, sender);
         let counter = Counter::Here {
             desk: desk.clone(),
             gateway: GatewayId(1),

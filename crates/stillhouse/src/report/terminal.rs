@@ -176,6 +176,7 @@ fn title(summary: &Summary, color: Color) -> String {
     let lasted = seconds(end.unix_ms.saturating_sub(summary.started.unix_ms) as f64 / 1e3);
     let state = match &summary.state {
         State::Running => format!("running for {lasted}"),
+        State::Paused { reason } => format!("paused after {lasted}: {}", plain(reason)),
         State::Finished => format!("finished after {lasted}"),
         State::Stopped { reason } => format!("stopped after {lasted}: {}", plain(reason)),
     };
