@@ -11,4 +11,5 @@ pub use spec::{
     AcquisitionSpec, Architecture, Augmentation, BudgetSpec, Control, Determinism, Device, EvaluationSpec, ImageFormat,
     ImagesSpec, JobSpec, LambdaSpec, Metadata, MixupSpec, OnAmbiguous, Optimizer, PoolSource, Protocol, Response,
     Restart, Scan, Schedule, Size, Spec, StoppingSpec, StudentSpec, TeacherSpec, TrainingSpec, WorkersSpec,
+    steps_an_epoch,
 };
