@@ -81,7 +81,10 @@ async fn enqueue(setting: &Setting, stores: &[Storage], first: usize, count: usi
 async fn push(mut store: Storage, numbers: std::ops::Range<usize>, chunk: usize) -> anyhow::Result<()> {
     for low in numbers.clone().step_by(chunk) {
         let tasks = (low..numbers.end.min(low + chunk)).map(reference).collect();
-        store.push_bulk(tasks).await.map_err(|error| anyhow::anyhow!("{error}"))?;
+        store
+            .push_bulk(tasks)
+            .await
+            .map_err(|error| anyhow::anyhow!("{error}"))?;
     }
     Ok(())
 }
@@ -90,7 +93,9 @@ fn start_workers(setting: &Setting, stores: Vec<Storage>, handled: &Handled) {
     for (number, store) in stores.into_iter().enumerate() {
         // The queue tells nobody of new jobs; an idle worker looks once a millisecond.
         let backend = store.poll_with_interval(Duration::from_millis(1));
-        let builder = WorkerBuilder::new(format!("worker-{number}")).backend(backend).data(handled.clone());
+        let builder = WorkerBuilder::new(format!("worker-{number}"))
+            .backend(backend)
+            .data(handled.clone());
         if setting.parallel {
             tokio::spawn(builder.parallelize(tokio::spawn).build(handle).run());
         } else {
@@ -103,11 +108,17 @@ fn start_workers(setting: &Setting, stores: Vec<Storage>, handled: &Handled) {
 async fn done(connection: &mut ConnectionManager, count: usize, patience: Duration) -> anyhow::Result<Instant> {
     let began = Instant::now();
     loop {
-        let found: usize = redis::cmd("SCARD").arg(format!("{QUEUE}:done")).query_async(connection).await?;
+        let found: usize = redis::cmd("SCARD")
+            .arg(format!("{QUEUE}:done"))
+            .query_async(connection)
+            .await?;
         if found >= count {
             return Ok(Instant::now());
         }
-        ensure!(began.elapsed() < patience, "expected {count} jobs to be done in {patience:?}, found {found}");
+        ensure!(
+            began.elapsed() < patience,
+            "expected {count} jobs to be done in {patience:?}, found {found}"
+        );
         tokio::time::sleep(LOOK).await;
     }
 }
@@ -121,7 +132,10 @@ async fn measure(setting: &Setting) -> anyhow::Result<serde_json::Value> {
     }
     enqueue(setting, &producers, setting.jobs, setting.warm_up).await?;
     redis::cmd("FLUSHDB").exec_async(&mut connection).await?;
-    let enqueue_seconds = enqueue(setting, &producers, 0, setting.jobs).await?.elapsed().as_secs_f64();
+    let enqueue_seconds = enqueue(setting, &producers, 0, setting.jobs)
+        .await?
+        .elapsed()
+        .as_secs_f64();
     redis::cmd("FLUSHDB").exec_async(&mut connection).await?;
 
     let handled: Handled = Arc::new((0..setting.jobs + setting.warm_up).map(|_| AtomicU32::new(0)).collect());
@@ -131,7 +145,9 @@ async fn measure(setting: &Setting) -> anyhow::Result<serde_json::Value> {
     }
     start_workers(setting, workers, &handled);
     enqueue(setting, &producers, setting.jobs, setting.warm_up).await?;
-    done(&mut connection, setting.warm_up, patience).await.context("warm-up")?;
+    done(&mut connection, setting.warm_up, patience)
+        .await
+        .context("warm-up")?;
     let began = enqueue(setting, &producers, 0, setting.jobs).await?;
     let ended = done(&mut connection, setting.warm_up + setting.jobs, patience).await?;
     let once = handled.iter().all(|count| count.load(Ordering::Relaxed) == 1);
