@@ -4,7 +4,18 @@ use serde::{Deserialize, Serialize};
 
 /// Class probabilities from the teacher, `[classes]`: finite, not negative, summing to one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Vec<f32>")]
 pub struct SoftLabel(Vec<f32>);
+
+impl TryFrom<Vec<f32>> for SoftLabel {
+    type Error = LabelError;
+
+    /// Labels that come over a link are checked like a teacher's.
+    fn try_from(probabilities: Vec<f32>) -> Result<Self, LabelError> {
+        let classes = probabilities.len();
+        Self::from_probabilities(probabilities, classes)
+    }
+}
 
 /// How far from one the sum of a teacher's probabilities may be. Wide enough for bf16 teachers
 /// (2^-9 a class), far narrower than unnormalised scores.
@@ -115,6 +126,14 @@ mod tests {
             let error = SoftLabel::from_probabilities(bad, 2).expect_err("bad label");
             assert!(error.to_string().starts_with(want), "{error}");
         }
+    }
+
+    #[test]
+    fn a_label_that_was_written_is_read_and_a_forged_one_is_not() {
+        let label = SoftLabel::from_probabilities(vec![0.25, 0.75], 2).expect("sound");
+        let text = serde_json::to_string(&label).expect("numbers");
+        assert_eq!(serde_json::from_str::<SoftLabel>(&text).expect("own text"), label);
+        assert!(serde_json::from_str::<SoftLabel>("[0.9, 0.9]").is_err());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use stillhouse_core::plan::Arm;
 use stillhouse_core::{Fingerprint, Key, Sample, SoftLabel};
-use stillhouse_ledger::{Admission, Genesis, Ledger, OnAmbiguous, Request};
+use stillhouse_ledger::{Admission, Genesis, Ledger, OnAmbiguous, Request, RequestId};
 
 /// Long enough for hundreds of fsyncs.
 const MEASURED: Duration = Duration::from_secs(2);
@@ -80,7 +80,8 @@ async fn spend(ledger: Ledger, caller: u32, batch: u32, until: Instant) -> Resul
                 }
             })
             .collect();
-        ledger.mark_sent(permits.clone()).await?;
+        let request = RequestId(u128::from(caller) << 64 | u128::from(round));
+        let permits = ledger.mark_sent(request, permits).await?;
         ledger
             .commit(permits.into_iter().map(|permit| (permit, label.clone())).collect())
             .await?;

@@ -1,9 +1,12 @@
 //! What can go wrong, and whether anything was spent: never, by an error of this crate.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 
-/// Why the ledger cannot do what was asked.
-#[derive(Clone, Debug, thiserror::Error)]
+use serde::{Deserialize, Serialize};
+
+/// Why the ledger cannot do what was asked. Can be told to another process.
+#[derive(Clone, Debug, thiserror::Error, Serialize, Deserialize)]
 pub enum LedgerError {
     /// There is none where one was to be read.
     #[error("there is no ledger {}", path.display())]
@@ -23,7 +26,7 @@ pub enum LedgerError {
         /// The file.
         path: PathBuf,
         /// What differs.
-        what: &'static str,
+        what: Cow<'static, str>,
     },
     /// The budget is smaller than it was.
     #[error("the budget was {was} queries and may only grow, found {found}")]
@@ -31,6 +34,14 @@ pub enum LedgerError {
         /// As recorded.
         was: u64,
         /// As given now.
+        found: u64,
+    },
+    /// Another process opened it since, whatever its lock says: this one may not write any more.
+    #[error("the ledger was opened by another process (life {found}) while this one (life {epoch}) had it")]
+    Superseded {
+        /// Life of this process.
+        epoch: u64,
+        /// The life that began since.
         found: u64,
     },
     /// Another version of this program wrote it.
@@ -80,14 +91,6 @@ pub enum LedgerError {
     Stopped {
         /// The first failure.
         cause: String,
-    },
-    /// A permit that is not valid any more: its query must not be sent.
-    #[error("{stale} of {given} permits are not valid any more")]
-    Stale {
-        /// How many.
-        stale: usize,
-        /// Of so many.
-        given: usize,
     },
 }
 

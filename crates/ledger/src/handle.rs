@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::counts::Counts;
 use crate::error::LedgerError;
-use crate::permit::{Cause, Charge, OnAmbiguous, Permit, Proof, Record};
+use crate::permit::{Cause, Charge, OnAmbiguous, Permit, Proof, Record, RequestId};
 use crate::store::Store;
 use crate::writer::{Command, Reply, Writer};
 
@@ -43,9 +43,12 @@ pub struct Genesis {
 impl Genesis {
     /// Whether the ledger `path`, made for this, may be opened for `given`.
     pub(crate) fn check(&self, given: &Genesis, path: &Path) -> Result<(), LedgerError> {
-        let other = |what| {
+        let other = |what: &'static str| {
             let path = path.to_path_buf();
-            Err(LedgerError::OtherJob { path, what })
+            Err(LedgerError::OtherJob {
+                path,
+                what: what.into(),
+            })
         };
         if self.job_digest != given.job_digest {
             return other("job (other images, student, training or acquisition)");
@@ -99,10 +102,25 @@ pub struct Entry {
     pub sample: Sample,
     /// For whom it was asked first.
     pub arm: Arm,
+    /// Whether its label came from another job, at no charge.
+    pub imported: bool,
     /// Its charges, oldest first; none when its permit was given back.
     pub charges: Vec<Charge>,
     /// The answer.
     pub label: Option<SoftLabel>,
+}
+
+impl Entry {
+    pub(crate) fn new(key: Key, record: Record, label: Option<SoftLabel>) -> Self {
+        Self {
+            key,
+            sample: record.sample,
+            arm: record.arm,
+            imported: record.imported,
+            charges: record.charges.to_vec(),
+            label,
+        }
+    }
 }
 
 /// Every query among `records`, in order of keys, with its label.
@@ -114,13 +132,7 @@ pub(crate) fn entries<'a, D: ReadableDatabase>(
     records.sort_unstable_by_key(|(key, _)| **key);
     let keys: Vec<Key> = records.iter().map(|(key, _)| **key).collect();
     let labels = store.labels(&keys)?;
-    let entry = |((key, record), label): ((&Key, &Record), Option<SoftLabel>)| Entry {
-        key: *key,
-        sample: record.sample,
-        arm: record.arm,
-        charges: record.charges.clone(),
-        label,
-    };
+    let entry = |((key, record), label): ((&Key, &Record), Option<SoftLabel>)| Entry::new(*key, record.clone(), label);
     Ok(records.into_iter().zip(labels).map(entry).collect())
 }
 
@@ -198,14 +210,15 @@ impl Ledger {
         self.call(|reply| Command::Admit(requests, reply)).await
     }
 
-    /// Notes that queries are about to be sent. Only after this returned may a byte leave, and only
-    /// by the caller to whom it returned `Ok`.
+    /// Notes that `request` is about to send queries. Returns those of `permits` that it may send, in
+    /// order and each once; the others are void, settled, or sent by another request. Only after
+    /// this returned may a byte leave. When the answer was lost, the same request may ask again and
+    /// gets the same answer while its queries are in flight.
     ///
     /// # Errors
-    /// [`LedgerError::Stale`] when a permit is not valid any more, and then none may be sent: the
-    /// valid ones were given back.
-    pub async fn mark_sent(&self, permits: Vec<Permit>) -> Result<(), LedgerError> {
-        self.call(|reply| Command::MarkSent(permits, reply)).await
+    /// When it cannot be written; then nothing may be sent.
+    pub async fn mark_sent(&self, request: RequestId, permits: Vec<Permit>) -> Result<Vec<Permit>, LedgerError> {
+        self.call(|reply| Command::MarkSent(request, permits, reply)).await
     }
 
     /// Keeps labels. A permit that is settled brings nothing; one in doubt, even of an earlier life,
@@ -214,40 +227,89 @@ impl Ledger {
     /// # Errors
     /// When they cannot be written, or have the wrong number of classes.
     pub async fn commit(&self, labels: Vec<(Permit, SoftLabel)>) -> Result<(), LedgerError> {
-        let expected = self.inner.classes;
-        let found = labels.iter().map(|(_, label)| label.probabilities().len());
-        if let Some(found) = found.into_iter().find(|found| *found != expected) {
-            return Err(LedgerError::Classes { expected, found });
-        }
+        self.check_classes(labels.iter().map(|(_, label)| label))?;
         self.call(|reply| Command::Commit(labels, reply)).await
     }
 
-    /// Notes that nobody knows whether queries were billed. Stale permits change nothing.
+    /// Notes that nobody knows whether the queries that `request` sent were billed. Stale permits,
+    /// and what another request sent, change nothing.
     ///
     /// # Errors
     /// When that cannot be written.
-    pub async fn ambiguous(&self, permits: Vec<Permit>, cause: impl AsRef<str>) -> Result<(), LedgerError> {
+    pub async fn ambiguous(
+        &self,
+        request: RequestId,
+        permits: Vec<Permit>,
+        cause: impl AsRef<str>,
+    ) -> Result<(), LedgerError> {
         let cause = Cause::new(cause.as_ref());
-        self.call(|reply| Command::Ambiguous(permits, cause, reply)).await
+        self.call(|reply| Command::Ambiguous(request, permits, cause, reply))
+            .await
     }
 
-    /// Notes that queries were billed and answered with something that is no label. Stale permits
+    /// Notes that the queries that `request` sent were billed and answered with something that is
+    /// no label. Stale permits, and what another request sent, change nothing.
+    ///
+    /// # Errors
+    /// When that cannot be written.
+    pub async fn spent(
+        &self,
+        request: RequestId,
+        permits: Vec<Permit>,
+        cause: impl AsRef<str>,
+    ) -> Result<(), LedgerError> {
+        let cause = Cause::new(cause.as_ref());
+        self.call(|reply| Command::Spent(request, permits, cause, reply)).await
+    }
+
+    /// Gives permits back: those not sent always, those that `request` sent on proof that nothing
+    /// was billed; without proof they are in doubt. Stale permits, and what another request sent,
     /// change nothing.
     ///
     /// # Errors
     /// When that cannot be written.
-    pub async fn spent(&self, permits: Vec<Permit>, cause: impl AsRef<str>) -> Result<(), LedgerError> {
-        let cause = Cause::new(cause.as_ref());
-        self.call(|reply| Command::Spent(permits, cause, reply)).await
+    pub async fn release(&self, request: RequestId, permits: Vec<Permit>, proof: Proof) -> Result<(), LedgerError> {
+        self.call(|reply| Command::Release(request, permits, proof, reply))
+            .await
     }
 
-    /// Gives permits back: those not sent always, those sent on proof that nothing was billed;
-    /// without proof they are in doubt. Stale permits change nothing.
+    /// Gives permits back that are not needed. What was sent, and stale permits, stay as they are.
     ///
     /// # Errors
     /// When that cannot be written.
-    pub async fn release(&self, permits: Vec<Permit>, proof: Proof) -> Result<(), LedgerError> {
-        self.call(|reply| Command::Release(permits, proof, reply)).await
+    pub async fn give_back(&self, permits: Vec<Permit>) -> Result<(), LedgerError> {
+        self.call(|reply| Command::GiveBack(permits, reply)).await
+    }
+
+    /// Gives back charges in doubt, of any life, because the teacher's invoice is closed and does not
+    /// contain them; a permit is the key, epoch and number of such a charge. For
+    /// reconciliation only: nothing that a gateway knows proves this. Returns how many were given
+    /// back; what is not in doubt stays as it is.
+    ///
+    /// # Errors
+    /// When that cannot be written.
+    pub async fn acquit(&self, permits: Vec<Permit>) -> Result<usize, LedgerError> {
+        self.call(|reply| Command::Acquit(permits, reply)).await
+    }
+
+    /// Allows `budget` queries in all, from now on and in every later life, whatever smaller budget
+    /// the job names then.
+    ///
+    /// # Errors
+    /// [`LedgerError::BudgetShrunk`] when that is fewer than now, and when it cannot be written.
+    pub async fn raise_budget(&self, budget: u64) -> Result<(), LedgerError> {
+        self.call(|reply| Command::RaiseBudget(budget, reply)).await
+    }
+
+    /// Keeps labels that another job bought of the same teacher, at no charge: what they are of, for
+    /// whom they are wanted, and the label. The caller compares the fingerprints. Returns how many
+    /// were not known.
+    ///
+    /// # Errors
+    /// When they cannot be written, or have the wrong number of classes.
+    pub async fn import(&self, labels: Vec<(Key, Sample, Arm, SoftLabel)>) -> Result<usize, LedgerError> {
+        self.check_classes(labels.iter().map(|(_, _, _, label)| label))?;
+        self.call(|reply| Command::Import(labels, reply)).await
     }
 
     /// Adds an entry to the journal; returns its sequence, from 0.
@@ -278,6 +340,15 @@ impl Ledger {
         self.call(|reply| Command::Labels(keys, reply)).await
     }
 
+    /// What is permitted in this life and not sent yet, in the order in which the keys came up: what a
+    /// queue that lost everything must deliver.
+    ///
+    /// # Errors
+    /// When the writer is gone.
+    pub async fn outstanding(&self) -> Result<Vec<(Permit, Sample, Arm)>, LedgerError> {
+        self.call(Command::Outstanding).await
+    }
+
     /// Charges by state.
     ///
     /// # Errors
@@ -300,6 +371,15 @@ impl Ledger {
     /// When the file cannot be read.
     pub async fn entries(&self) -> Result<Vec<Entry>, LedgerError> {
         self.call(Command::Entries).await
+    }
+
+    fn check_classes<'a>(&self, labels: impl Iterator<Item = &'a SoftLabel>) -> Result<(), LedgerError> {
+        let expected = self.inner.classes;
+        let mut found = labels.map(|label| label.probabilities().len());
+        match found.find(|found| *found != expected) {
+            Some(found) => Err(LedgerError::Classes { expected, found }),
+            None => Ok(()),
+        }
     }
 
     async fn call<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, LedgerError> {

@@ -2,20 +2,24 @@
 //!
 //! | module | what it is |
 //! |---|---|
-//! | [`permit`] | the permit protocol as a pure state machine |
+//! | [`permit`] | the words of the permit protocol |
+//! | [`book`] | its rules, as a pure state machine |
 //! | [`counts`] | sums of its charges, for the budget |
 //! | [`store`] | the tables of the file |
 //! | `codec` | a record as bytes |
 //! | [`writer`] | the one thread that writes: many requests, one fsync |
 //! | `handle` | [`Ledger`], by which everybody else speaks to that thread |
 //! | `reader` | [`Reader`], for a job that is not running |
+//! | [`audit`] | everything that is wrong with a ledger |
 //! | [`error`] | what can go wrong |
 //!
 //! Every write returns after fsync. Invariants: billed queries never exceed the budget (I1); nothing
 //! may be sent before [`Ledger::mark_sent`] returned (I2); a label survives any crash once
-//! [`Ledger::commit`] returned (I3); reports of an earlier life change nothing but may still bring a
-//! label that was paid for (I5).
+//! [`Ledger::commit`] returned (I3); reports of an earlier life, or of a request that did not send,
+//! change nothing but may still bring a label that was paid for (I5).
 
+pub mod audit;
+pub mod book;
 pub mod counts;
 pub mod error;
 pub mod permit;
@@ -26,11 +30,9 @@ mod codec;
 mod handle;
 mod reader;
 
-#[cfg(test)]
-mod random_schedules;
-
+pub use audit::{Audit, Finding};
 pub use counts::{Categories, Counts};
 pub use error::LedgerError;
 pub use handle::{Admission, Entry, Genesis, Ledger, MAX_ENTRY_BYTES, Request};
-pub use permit::{Cause, Charge, OnAmbiguous, Permit, Proof, State};
+pub use permit::{Cause, Charge, OnAmbiguous, Permit, Proof, RequestId, State};
 pub use reader::Reader;

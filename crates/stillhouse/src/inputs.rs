@@ -12,6 +12,7 @@ use stillhouse_core::sampler::{Purpose, Stream};
 use stillhouse_core::{Job, Sample};
 
 use crate::failure::{Failure, Kind};
+use crate::reuse;
 
 /// Largest TorchScript file that is taken as a student.
 const MAX_MODULE_BYTES: u64 = 1 << 30;
@@ -35,6 +36,8 @@ pub struct Inputs {
     pub evaluation_labels: Option<Vec<u16>>,
     /// Which evaluation images the teacher labels.
     pub evaluation_asked: Vec<u32>,
+    /// Whose labels cost nothing.
+    pub reuse: Vec<PathBuf>,
     /// The TorchScript student; empty for a network of the zoo.
     pub module: Arc<[u8]>,
 }
@@ -78,6 +81,7 @@ impl Inputs {
         let available = evaluation.as_ref().map_or(0, |images| images.len() as u32);
         let stream = Stream::new(job.spec.training.seed, Purpose::Evaluation, 0);
         Ok(Self {
+            reuse: reuse::resolve(&job.spec.budget.reuse, base)?,
             evaluation_asked: stream.choose(available, plan.evaluation),
             module: read_module(&job.student, base)?,
             seeds_digest: seeds.digest,

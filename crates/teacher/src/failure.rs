@@ -6,6 +6,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use serde::{Deserialize, Serialize};
+
 /// Whether the queries of a failed request were spent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Billing {
@@ -20,7 +22,7 @@ pub enum Billing {
 }
 
 /// What happened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FailureKind {
     /// No connection: refused, unknown host, no TLS.
     Unreachable,
@@ -47,8 +49,8 @@ pub enum FailureKind {
     Malformed,
 }
 
-/// One failed request.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+/// One failed request. Gateways report it to their coordinator.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
 pub struct TeacherFailure {
     /// What happened.

@@ -27,5 +27,5 @@ pub use bill::BillFile;
 pub use client::{BearerToken, ConnectError, OpenInference};
 pub use failure::{Billing, FailureKind, TeacherFailure};
 pub use server::{ModelServer, Pixels, Predict, serve};
-pub use teacher::{Answer, Teacher, TeacherInfo};
+pub use teacher::{Answer, Attempt, Teacher, TeacherInfo};
 pub use tensor::{Datatype, InputTensor, Layout};

@@ -28,6 +28,29 @@ pub struct TeacherInfo {
     pub max_batch: Option<u32>,
 }
 
+/// One try to get labels, by name. Each try has a request id of its own; a key is the same for
+/// every try at the same images.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// Name of this request, for invoices: sent as `X-Request-Id`, and as `id` where the protocol
+    /// has one. Visible ASCII.
+    pub request_id: String,
+    /// Promise to a teacher that knows `Idempotency-Key`: requests of one key are one question, to
+    /// be billed once. Visible ASCII.
+    pub idempotency_key: Option<String>,
+}
+
+impl Attempt {
+    /// A try without a key.
+    #[must_use]
+    pub fn new(request_id: impl Into<String>) -> Self {
+        Self {
+            request_id: request_id.into(),
+            idempotency_key: None,
+        }
+    }
+}
+
 /// A black box that labels images.
 #[async_trait]
 pub trait Teacher: Send + Sync {
@@ -39,8 +62,9 @@ pub trait Teacher: Send + Sync {
     /// queries were spent. Dropping the future leaves that unknown.
     ///
     /// # Panics
-    /// When `images` does not hold exactly `n` images, or `n` is zero: a bug of the caller.
-    async fn infer(&self, images: &[u8], n: usize) -> Result<Answer, TeacherFailure>;
+    /// When `images` does not hold exactly `n` images, `n` is zero, or a name in `attempt` cannot
+    /// stand in a header: a bug of the caller.
+    async fn infer(&self, images: &[u8], n: usize, attempt: &Attempt) -> Result<Answer, TeacherFailure>;
 
     /// What was learnt when the connection was made.
     fn info(&self) -> &TeacherInfo;

@@ -14,6 +14,8 @@ pub fn output_name(response: Response) -> &'static str {
     match response {
         Response::Probabilities => "probabilities",
         Response::Logits => "logits",
+        Response::TopK(_) => "top",
+        Response::Label => "label",
     }
 }
 

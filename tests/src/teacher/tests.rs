@@ -1,7 +1,7 @@
 use stillhouse_core::SoftLabel;
 use stillhouse_core::job::{Protocol, TeacherSpec};
 use stillhouse_core::sampler::{Purpose, Stream};
-use stillhouse_teacher::{Billing, OpenInference, Pixels, Teacher};
+use stillhouse_teacher::{Attempt, Billing, OpenInference, Pixels, Teacher};
 
 use super::*;
 
@@ -13,16 +13,8 @@ const SHAPE: ImageShape = ImageShape {
 
 fn spec(url: String, timeout_seconds: f64) -> TeacherSpec {
     TeacherSpec {
-        protocol: Protocol::OpenInference,
-        url,
-        model: MODEL.into(),
-        version: None,
-        response: Response::Probabilities,
-        batch: 4,
-        concurrency: 1,
-        rate_per_second: None,
         timeout_seconds,
-        price_per_query: None,
+        ..TeacherSpec::new(Protocol::OpenInference, url, MODEL)
     }
 }
 
@@ -52,7 +44,7 @@ async fn every_fault_does_what_it_says_and_the_bill_tells() {
     let teacher = TestTeacher::start(SHAPE, 10, Some(&folder.path().join("bill"))).unwrap();
     let (client, _) = OpenInference::connect(&spec(teacher.url(), 0.5), SHAPE).await.unwrap();
     let images = noise(2);
-    let infer = async || client.infer(&images, 2).await;
+    let infer = async || client.infer(&images, 2, &Attempt::new("1")).await;
     let billing = async || infer().await.map_err(|failure| failure.billing());
     assert!(infer().await.unwrap().iter().all(Result::is_ok));
     teacher.set_fault("too-many:1:3".parse().unwrap()).unwrap();

@@ -27,7 +27,7 @@ impl Mortal {
         let teacher = TeacherProcess::start(TEACHER.as_ref(), &folder.path().join("bill"));
         let mut job = jobs::three_rounds(&teacher.url());
         // Few images at stake at a time, and long enough a batch to be killed within.
-        job.spec.teacher.batch = 4;
+        job.spec.teacher.batch = Some(4);
         job.spec.teacher.rate_per_second = Some(300.0);
         Self { folder, teacher, job }
     }

@@ -7,6 +7,7 @@
 //! | [`killed`] | `kill -9` at any moment costs no label and bills nothing twice |
 //! | [`refused`] | bad input gets one clear error, and nothing is spent |
 //! | [`teachers`] | so do bad teachers, or they cost one query |
+//! | [`ledger`] | the books are right, agree with the bill, and no label is bought twice over a sweep |
 //! | [`torchscript`] | students leave and enter as TorchScript |
 //! | [`page`] | the report is a page that a browser shows |
 
@@ -14,6 +15,7 @@
 
 mod house;
 mod killed;
+mod ledger;
 mod page;
 mod refused;
 mod same;

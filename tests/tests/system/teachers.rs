@@ -115,7 +115,7 @@ fn one_server_error_in_the_middle_is_survived_and_held() {
     let _alone = alone();
     let world = World::new();
     let mut job = jobs::one_round(&world.url());
-    job.spec.teacher.batch = 4;
+    job.spec.teacher.batch = Some(4);
     job.spec.teacher.concurrency = 1;
     job.spec.teacher.rate_per_second = Some(20.0);
     let (mut running, outcome) = world.start(&job, "job", 1);

@@ -5,16 +5,16 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::explain::nearest;
+use super::queue::QueueSpec;
 use super::spec::{
     Architecture, Control, JobSpec, LambdaSpec, MixupSpec, OnAmbiguous, PoolSource, Spec, StudentSpec, WorkersSpec,
 };
+use super::teacher;
 use crate::plan::Arm;
 use crate::pool::{LambdaGrid, Pairing, Pool};
 
 const API_VERSION: &str = "stillhouse.dev/v1alpha1";
 const KIND: &str = "DistillJob";
-/// A u32 of images times 32 KB each is far past any memory; this keeps arithmetic in range too.
-const MAX_TEACHER_BATCH: u32 = 4096;
 
 /// A job that says something that makes sense.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -63,12 +63,12 @@ pub enum JobError {
     },
 }
 
-fn value(field: &'static str, expected: impl Into<String>, found: impl std::fmt::Display) -> JobError {
+pub(super) fn value(field: &'static str, expected: impl Into<String>, found: impl std::fmt::Display) -> JobError {
     let (expected, found) = (expected.into(), found.to_string());
     JobError::Value { field, expected, found }
 }
 
-fn require(
+pub(super) fn require(
     holds: bool,
     field: &'static str,
     expected: impl Into<String>,
@@ -87,7 +87,7 @@ impl JobError {
     pub fn hint(&self) -> Option<String> {
         match self {
             JobError::Syntax { nearest, .. } => nearest.as_ref().map(|known| format!("did you mean `{known}`?")),
-            JobError::Value { .. } => None,
+            JobError::Value { field, .. } => teacher::hint(field).map(str::to_owned),
         }
     }
 }
@@ -132,9 +132,10 @@ impl Job {
         let spec = job.spec;
         let student = check_student(&spec.student)?;
         let (grid, pairing) = check_pool(&spec.pool)?;
-        check_teacher(&spec)?;
+        teacher::check(&spec)?;
         check_training(&spec)?;
         check_budget(&spec)?;
+        spec.queue.as_ref().map_or(Ok(()), QueueSpec::check)?;
         check_workers(&spec.workers)?;
         check_evaluation(&spec)?;
         Ok(Self {
@@ -162,19 +163,17 @@ impl Job {
     }
 
     /// BLAKE3 over what makes a job this job. Left out is what may change between two runs of one
-    /// job directory: the budget (it may grow), the workers, and where and how fast the teacher is.
+    /// job directory: the budget (it may grow), labels that are reused, the workers, and where and how fast the teacher is.
     #[must_use]
     pub fn digest(&self) -> [u8; 32] {
         let mut same = self.clone();
         same.spec.budget.queries = 0;
+        same.spec.budget.on_ambiguous = OnAmbiguous::default();
+        same.spec.queue = None;
+        same.spec.budget.reuse.clear();
         same.spec.workers = WorkersSpec::default();
         same.spec.images.path = PathBuf::new();
-        same.spec.teacher.url.clear();
-        same.spec.teacher.batch = 0;
-        same.spec.teacher.concurrency = 0;
-        same.spec.teacher.rate_per_second = None;
-        same.spec.teacher.timeout_seconds = 0.0;
-        same.spec.teacher.price_per_query = None;
+        same.spec.teacher = same.spec.teacher.identity();
         let text = serde_json::to_vec(&same).expect("a job has only text keys");
         let mut hasher = blake3::Hasher::new_derive_key("stillhouse job v1");
         hasher.update(&text);
@@ -219,69 +218,6 @@ fn hundredths(value: f64) -> Option<u8> {
     let scaled = value * 100.0;
     let whole = scaled.round();
     ((scaled - whole).abs() < 1e-6 && (0.0..=100.0).contains(&whole)).then_some(whole as u8)
-}
-
-fn check_teacher(spec: &Spec) -> Result<(), JobError> {
-    let teacher = &spec.teacher;
-    let http = teacher.url.starts_with("http://") || teacher.url.starts_with("https://");
-    require(
-        http,
-        "spec.teacher.url",
-        "an address that begins with http:// or https://",
-        &teacher.url,
-    )?;
-    let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    let name = |text: &str| !text.is_empty() && text.chars().all(plain) && text != "." && text != "..";
-    require(
-        name(&teacher.model),
-        "spec.teacher.model",
-        "letters, digits, '.', '_' and '-'",
-        &teacher.model,
-    )?;
-    if let Some(version) = &teacher.version {
-        require(
-            name(version),
-            "spec.teacher.version",
-            "letters, digits, '.', '_' and '-'",
-            version,
-        )?;
-    }
-    require(
-        (1..=MAX_TEACHER_BATCH).contains(&teacher.batch),
-        "spec.teacher.batch",
-        "1 to 4096",
-        teacher.batch,
-    )?;
-    require(
-        (1..=256).contains(&teacher.concurrency),
-        "spec.teacher.concurrency",
-        "1 to 256",
-        teacher.concurrency,
-    )?;
-    let seconds = teacher.timeout_seconds;
-    require(
-        (0.01..=3600.0).contains(&seconds),
-        "spec.teacher.timeoutSeconds",
-        "0.01 to 3600",
-        seconds,
-    )?;
-    if let Some(rate) = teacher.rate_per_second {
-        require(
-            rate.is_finite() && rate > 0.0,
-            "spec.teacher.ratePerSecond",
-            "a number above 0",
-            rate,
-        )?;
-    }
-    if let Some(price) = teacher.price_per_query {
-        require(
-            price.is_finite() && price >= 0.0,
-            "spec.teacher.pricePerQuery",
-            "a number of at least 0",
-            price,
-        )?;
-    }
-    Ok(())
 }
 
 fn check_training(spec: &Spec) -> Result<(), JobError> {
@@ -347,17 +283,29 @@ fn check_budget(spec: &Spec) -> Result<(), JobError> {
         "1 to 100000000",
         per_round,
     )?;
-    if let OnAmbiguous::Resend(attempts) = spec.budget.on_ambiguous {
-        require(
-            (1..=10).contains(&attempts),
-            "spec.budget.onAmbiguous.resend",
-            "1 to 10",
-            attempts,
-        )?;
-    }
+    check_on_ambiguous(spec)?;
     match spec.images.take {
         Some(take) => require(take >= 2, "spec.images.take", "at least 2", take),
         None => Ok(()),
+    }
+}
+
+fn check_on_ambiguous(spec: &Spec) -> Result<(), JobError> {
+    const AT: &str = "spec.budget.onAmbiguous";
+    match spec.budget.on_ambiguous {
+        OnAmbiguous::Hold => Ok(()),
+        OnAmbiguous::Resend(attempts) => require((1..=10).contains(&attempts), AT, "1 to 10 attempts", attempts),
+        OnAmbiguous::IdempotencyKey(attempts) => {
+            require((1..=10).contains(&attempts), AT, "1 to 10 attempts", attempts)?;
+            // A key names one query for ever; a batch of another make-up would need another.
+            let expected = "1 with spec.budget.onAmbiguous: idempotency-key";
+            require(
+                spec.teacher.batch_size() == 1,
+                "spec.teacher.batch",
+                expected,
+                spec.teacher.batch_size(),
+            )
+        }
     }
 }
 

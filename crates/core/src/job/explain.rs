@@ -11,9 +11,16 @@ pub(super) fn nearest(message: &str) -> Option<&str> {
         .or_else(|| message.find("unknown variant "))?;
     let (unknown, known) = message[complaint..].lines().next()?.split_once(", expected ")?;
     let unknown = unknown.split_whitespace().nth(2)?.trim_matches('`').to_lowercase();
-    known
+    let words = known
         .split([' ', ',', '`'])
-        .filter(|word| !matches!(*word, "" | "one" | "of" | "or" | "at" | "line" | "column"))
+        .filter(|word| !matches!(*word, "" | "one" | "of" | "or" | "at" | "line" | "column"));
+    nearest_of(&unknown, words)
+}
+
+/// The word of `known` that is nearest to `unknown`, if any is near.
+pub(super) fn nearest_of<'a>(unknown: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let unknown = unknown.to_lowercase();
+    known
         .map(|word| (strsim::jaro_winkler(&unknown, &word.to_lowercase()), word))
         .filter(|(likeness, _)| *likeness >= NEAR)
         .max_by(|a, b| a.0.total_cmp(&b.0))

@@ -4,11 +4,18 @@
 
 mod check;
 mod explain;
+mod queue;
 mod spec;
+mod teacher;
 
 pub use check::{Job, JobError, Student};
+pub use queue::{QueueSpec, SecretSource};
 pub use spec::{
     AcquisitionSpec, Architecture, Augmentation, BudgetSpec, Control, Determinism, Device, EvaluationSpec, ImageFormat,
-    ImagesSpec, JobSpec, LambdaSpec, Metadata, MixupSpec, OnAmbiguous, Optimizer, PoolSource, Protocol, Response,
-    Restart, Scan, Schedule, Size, Spec, StoppingSpec, StudentSpec, TeacherSpec, TrainingSpec, WorkersSpec,
+    ImagesSpec, JobSpec, LambdaSpec, Metadata, MixupSpec, OnAmbiguous, Optimizer, PoolSource, Restart, Scan, Schedule,
+    Size, Spec, StoppingSpec, StudentSpec, TrainingSpec, WorkersSpec,
+};
+pub use teacher::{
+    AnswerSpec, AuthSpec, Axes, DEFAULT_PROMPT, EACH, Encoding, ImageForm, Piece, Protocol, Response, Slot,
+    TeacherSpec, UnknownSlot, parse_template,
 };

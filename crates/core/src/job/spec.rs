@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::queue::QueueSpec;
+use super::teacher::TeacherSpec;
 use crate::pool::Pairing;
 use crate::score::Acquisition;
 
@@ -47,6 +49,9 @@ pub struct Spec {
     pub acquisition: AcquisitionSpec,
     /// What may be spent.
     pub budget: BudgetSpec,
+    /// The Redis server through which references reach gateways; memory when absent.
+    #[serde(default)]
+    pub queue: Option<QueueSpec>,
     /// A control arm at equal queries.
     #[serde(default)]
     pub control: Control,
@@ -105,58 +110,6 @@ pub enum ImageFormat {
     Folder,
     /// A tar, optionally gzipped, of PNG and JPEG files.
     Tar,
-}
-
-/// The teacher endpoint.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct TeacherSpec {
-    /// How it is spoken to.
-    pub protocol: Protocol,
-    /// Base address, for example `http://127.0.0.1:8080`.
-    pub url: String,
-    /// Model name at that address.
-    pub model: String,
-    /// Model version; the server's default when absent.
-    #[serde(default)]
-    pub version: Option<String>,
-    /// What it answers.
-    #[serde(default)]
-    pub response: Response,
-    /// Images a request.
-    #[serde(default = "default_teacher_batch")]
-    pub batch: u32,
-    /// Requests in flight.
-    #[serde(default = "default_concurrency")]
-    pub concurrency: u32,
-    /// Images a second, at most; unlimited when absent.
-    #[serde(default)]
-    pub rate_per_second: Option<f64>,
-    /// Deadline of one request.
-    #[serde(default = "default_timeout")]
-    pub timeout_seconds: f64,
-    /// What one query costs, for `--dry-run` and reports, in any currency.
-    #[serde(default)]
-    pub price_per_query: Option<f64>,
-}
-
-/// Teacher protocols.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Protocol {
-    /// Open Inference Protocol v2 over HTTP.
-    OpenInference,
-}
-
-/// What a teacher answers for one image.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Response {
-    /// Class probabilities.
-    #[default]
-    Probabilities,
-    /// Logits; their softmax is the label.
-    Logits,
 }
 
 /// The student: one of the zoo or a TorchScript file.
@@ -306,6 +259,10 @@ pub struct BudgetSpec {
     /// What happens to a query whose fate is unknown.
     #[serde(default)]
     pub on_ambiguous: OnAmbiguous,
+    /// Labels that cost nothing: job directories, folders of them, or exported files, relative to
+    /// the job file; may have wildcards.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reuse: Vec<PathBuf>,
 }
 
 /// What happens to a query that may or may not have been billed.
@@ -317,6 +274,10 @@ pub enum OnAmbiguous {
     Hold,
     /// It counts as billed and is sent again, up to so many times, each on a new permit.
     Resend(u32),
+    /// It counts as billed and is sent again on the same permit, up to so many times, with the same
+    /// `Idempotency-Key`: for teachers that promise to bill a key once.
+    #[serde(rename = "idempotency-key")]
+    IdempotencyKey(u32),
 }
 
 /// A second student at equal queries.
@@ -509,18 +470,6 @@ fn default_pairing() -> Pairing {
 
 fn default_acquisition() -> Acquisition {
     Acquisition::LeastConfidence
-}
-
-fn default_teacher_batch() -> u32 {
-    64
-}
-
-fn default_concurrency() -> u32 {
-    4
-}
-
-fn default_timeout() -> f64 {
-    30.0
 }
 
 fn default_gain() -> f64 {

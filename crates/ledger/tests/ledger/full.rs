@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use stillhouse_ledger::LedgerError;
 
-use crate::{label, open, permitted, request};
+use crate::{REQUEST, label, open, permitted, request, send};
 
 /// Names the ledger's folder to a child process.
 const CHILD: &str = "STILLHOUSE_TEST_FULL_LEDGER";
@@ -16,7 +16,7 @@ async fn child() {
     let Ok(dir) = std::env::var(CHILD) else { return };
     let ledger = open(Path::new(&dir), 1_000_000);
     let permits = permitted(&ledger, 0..2).await;
-    ledger.mark_sent(permits[..1].to_vec()).await.expect("valid");
+    send(&ledger, &permits[..1]).await;
     ledger.commit(vec![(permits[0], label(0))]).await.expect("written");
     let mut written = 0;
     let error = loop {
@@ -28,7 +28,7 @@ async fn child() {
     };
     assert!(matches!(error, LedgerError::StorageFull { .. }), "{error:?}");
     // What needs no more room is refused too: what is on disk is unknown now.
-    let sent = ledger.mark_sent(permits[1..].to_vec()).await;
+    let sent = ledger.mark_sent(REQUEST, permits[1..].to_vec()).await;
     assert!(matches!(sent, Err(LedgerError::Stopped { .. })), "{sent:?}");
     let admitted = ledger.admit(vec![request(9)]).await;
     assert!(matches!(admitted, Err(LedgerError::Stopped { .. })), "{admitted:?}");

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use stillhouse_ledger::{Ledger, Reader, State};
 
-use crate::{genesis, label, open, permits, requests};
+use crate::{genesis, label, open, permits, requests, send};
 
 /// Names the ledger's folder to a child process.
 const CHILD: &str = "STILLHOUSE_TEST_KILLED_LEDGER";
@@ -23,7 +23,7 @@ async fn spend(ledger: &Ledger) {
         if permits.is_empty() {
             return;
         }
-        ledger.mark_sent(permits.clone()).await.expect("valid");
+        send(ledger, &permits).await;
         let numbers = (from..).take(permits.len());
         numbers.clone().for_each(|number| say(&format!("sent {number}")));
         let labels = permits

@@ -1,5 +1,6 @@
 //! The ledger on a real disk: opening, settling, groups of callers, kills and a full disk.
 
+mod auditing;
 mod full;
 mod killed;
 mod opening;
@@ -7,7 +8,7 @@ mod settling;
 
 use stillhouse_core::plan::Arm;
 use stillhouse_core::{Fingerprint, Key, Sample, SoftLabel};
-use stillhouse_ledger::{Admission, Genesis, Ledger, OnAmbiguous, Permit, Request};
+use stillhouse_ledger::{Admission, Genesis, Ledger, OnAmbiguous, Permit, Request, RequestId};
 
 /// A job of `budget` queries and three classes, under hold.
 fn genesis(budget: u64) -> Genesis {
@@ -32,6 +33,15 @@ fn request(number: u32) -> Request {
 
 fn requests(numbers: std::ops::Range<u32>) -> Vec<Request> {
     numbers.map(request).collect()
+}
+
+/// One request, where it does not matter which.
+const REQUEST: RequestId = RequestId(7);
+
+/// Marks `permits` as sent by [`REQUEST`]: all of them, or the test is wrong.
+async fn send(ledger: &Ledger, permits: &[Permit]) {
+    let sent = ledger.mark_sent(REQUEST, permits.to_vec()).await.expect("written");
+    assert_eq!(sent, permits, "all of them may be sent");
 }
 
 /// A label that only query `number` has.

@@ -5,7 +5,7 @@ use std::path::Path;
 use stillhouse_core::Fingerprint;
 use stillhouse_ledger::{Admission, Genesis, Ledger, LedgerError, Proof, Reader, State};
 
-use crate::{genesis, label, open, permitted, request, requests};
+use crate::{REQUEST, genesis, label, open, permitted, request, requests, send};
 
 fn refused(dir: &Path, genesis: &Genesis) -> LedgerError {
     Ledger::create_or_open(dir, genesis).expect_err("it must not open")
@@ -57,8 +57,8 @@ async fn a_budget_may_grow_and_never_shrink() {
     let dir = tempfile::tempdir().expect("a folder");
     let ledger = open(dir.path(), 2);
     let permits = permitted(&ledger, 0..2).await;
-    ledger.mark_sent(permits.clone()).await.expect("valid");
-    ledger.spent(permits, "nonsense").await.expect("written");
+    send(&ledger, &permits).await;
+    ledger.spent(REQUEST, permits, "nonsense").await.expect("written");
     assert_eq!(
         ledger.admit(requests(2..3)).await.expect("written"),
         [Admission::Exhausted]
@@ -83,19 +83,16 @@ async fn what_was_reserved_is_released_and_what_was_sent_is_in_doubt() {
     let dir = tempfile::tempdir().expect("a folder");
     let ledger = open(dir.path(), 10);
     let permits = permitted(&ledger, 0..4).await;
-    ledger.mark_sent(permits[2..].to_vec()).await.expect("valid");
+    send(&ledger, &permits[2..]).await;
     drop(ledger);
 
     let ledger = open(dir.path(), 10);
     let counts = ledger.counts().await.expect("open");
     assert_eq!((counts.reserved, counts.sent, counts.ambiguous), (0, 0, 2));
-    let stale = ledger.mark_sent(permits[..1].to_vec()).await;
-    assert!(
-        matches!(stale, Err(LedgerError::Stale { stale: 1, given: 1 })),
-        "{stale:?}"
-    );
+    let marked = ledger.mark_sent(REQUEST, permits.clone()).await.expect("written");
+    assert_eq!(marked, [], "permits of an earlier life are void");
     ledger
-        .release(permits[2..3].to_vec(), Proof::NeverConnected)
+        .release(REQUEST, permits[2..3].to_vec(), Proof::NeverConnected)
         .await
         .expect("written");
     assert_eq!(
@@ -122,12 +119,33 @@ async fn what_was_reserved_is_released_and_what_was_sent_is_in_doubt() {
 }
 
 #[tokio::test]
+async fn a_raised_budget_outlives_the_process_and_the_jobs_own() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let ledger = open(dir.path(), 2);
+    ledger.raise_budget(4).await.expect("more");
+    let error = ledger.raise_budget(3).await.expect_err("fewer");
+    assert!(
+        matches!(error, LedgerError::BudgetShrunk { was: 4, found: 3 }),
+        "{error}"
+    );
+    permitted(&ledger, 0..4).await;
+    drop(ledger);
+    let reader = Reader::open(dir.path()).expect("closed");
+    assert_eq!((reader.genesis().budget, reader.counts().budget), (2, 4));
+    drop(reader);
+    for (budget, granted) in [(2, 4), (3, 4), (6, 6)] {
+        let ledger = open(dir.path(), budget);
+        assert_eq!(ledger.counts().await.expect("open").budget, granted);
+    }
+}
+
+#[tokio::test]
 async fn a_reader_sees_everything_and_changes_nothing() {
     let dir = tempfile::tempdir().expect("a folder");
     assert!(matches!(Reader::open(dir.path()), Err(LedgerError::Missing { .. })));
     let ledger = open(dir.path(), 10);
     let permits = permitted(&ledger, 0..3).await;
-    ledger.mark_sent(permits[..2].to_vec()).await.expect("valid");
+    send(&ledger, &permits[..2]).await;
     ledger.commit(vec![(permits[0], label(0))]).await.expect("written");
     assert_eq!(ledger.append(b"one".to_vec()).await.expect("written"), 0);
     assert_eq!(

@@ -6,9 +6,9 @@ use stillhouse_core::SoftLabel;
 use stillhouse_core::plan::Arm;
 use stillhouse_core::pool::{Candidate, Lambda, PairId};
 use stillhouse_core::{Key, Sample};
-use stillhouse_ledger::{Admission, Genesis, Ledger, LedgerError, OnAmbiguous, Permit, Proof, Request};
+use stillhouse_ledger::{Admission, Genesis, Ledger, LedgerError, OnAmbiguous, Permit, Proof, Request, RequestId};
 
-use crate::{genesis, label, open, permits, permitted, request, requests};
+use crate::{REQUEST, genesis, label, open, permits, permitted, request, requests, send};
 
 #[tokio::test]
 async fn a_key_is_asked_once_and_its_label_is_known_ever_after() {
@@ -20,7 +20,7 @@ async fn a_key_is_asked_once_and_its_label_is_known_ever_after() {
         "{twice:?}"
     );
     let permits = permits(&twice);
-    ledger.mark_sent(permits.clone()).await.expect("valid");
+    send(&ledger, &permits).await;
     ledger.commit(vec![(permits[0], label(1))]).await.expect("written");
     ledger
         .commit(vec![(permits[0], label(2))])
@@ -42,7 +42,7 @@ async fn only_a_proof_gives_a_sent_query_back() {
     let dir = tempfile::tempdir().expect("a folder");
     let ledger = open(dir.path(), 4);
     let permits = permitted(&ledger, 0..4).await;
-    ledger.mark_sent(permits[..3].to_vec()).await.expect("valid");
+    send(&ledger, &permits[..3]).await;
     let proofs = [
         Proof::NeverConnected,
         Proof::Refused { status: 429 },
@@ -50,31 +50,64 @@ async fn only_a_proof_gives_a_sent_query_back() {
         Proof::NeverConnected,
     ];
     for (permit, proof) in permits.iter().zip(proofs) {
-        ledger.release(vec![*permit], proof).await.expect("written");
+        ledger.release(REQUEST, vec![*permit], proof).await.expect("written");
     }
     let counts = ledger.counts().await.expect("open");
     assert_eq!((counts.reserved, counts.sent, counts.ambiguous), (0, 0, 1));
     assert_eq!(counts.left(), 3);
-    let stale = ledger.mark_sent(vec![permits[3]]).await;
-    assert!(
-        matches!(stale, Err(LedgerError::Stale { .. })),
-        "a permit given back is void"
-    );
+    let marked = ledger.mark_sent(REQUEST, vec![permits[3]]).await.expect("written");
+    assert_eq!(marked, [], "a permit given back is void");
 }
 
 #[tokio::test]
-async fn one_stale_permit_stops_the_whole_request_and_costs_nothing() {
+async fn a_query_is_sent_by_one_request_which_may_ask_twice() {
     let dir = tempfile::tempdir().expect("a folder");
-    let ledger = open(dir.path(), 4);
+    let ledger = open(dir.path(), 5);
+    let permits = permitted(&ledger, 0..4).await;
+    let other = RequestId(8);
+    send(&ledger, &permits[..2]).await;
+    let doubled = [&permits[1..], &permits[1..]].concat();
+    let marked = ledger.mark_sent(other, doubled).await.expect("written");
+    assert_eq!(marked, permits[2..], "what nobody sent, and each once");
+    let again = ledger.mark_sent(REQUEST, permits.clone()).await.expect("written");
+    assert_eq!(again, permits[..2], "a lost answer is told again");
+    ledger
+        .spent(REQUEST, permits[..1].to_vec(), "nonsense")
+        .await
+        .expect("written");
+    let again = ledger.mark_sent(REQUEST, permits.clone()).await.expect("written");
+    assert_eq!(again, permits[1..2], "what is settled is not sent again");
+}
+
+#[tokio::test]
+async fn a_report_counts_only_from_who_sent() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let ledger = open(dir.path(), 5);
     let permits = permitted(&ledger, 0..3).await;
-    ledger.mark_sent(permits[..1].to_vec()).await.expect("valid");
-    let stale = ledger.mark_sent(permits.clone()).await;
-    assert!(
-        matches!(stale, Err(LedgerError::Stale { stale: 1, given: 3 })),
-        "{stale:?}"
-    );
+    send(&ledger, &permits[..2]).await;
+    let before = ledger.entries().await.expect("readable");
+    assert_eq!(before[0].charges[0].request, Some(REQUEST));
+    assert_eq!(before[2].charges[0].request, None);
+    let (other, sent) = (RequestId(8), || permits[..2].to_vec());
+    ledger
+        .release(other, sent(), Proof::NeverConnected)
+        .await
+        .expect("written");
+    ledger.ambiguous(other, sent(), "lost").await.expect("written");
+    ledger.spent(other, sent(), "nonsense").await.expect("written");
+    ledger.give_back(sent()).await.expect("written");
+    assert_eq!(ledger.entries().await.expect("readable"), before, "nothing changed");
+    ledger.give_back(permits.clone()).await.expect("written");
+    ledger
+        .release(REQUEST, permits[..1].to_vec(), Proof::NeverConnected)
+        .await
+        .expect("written");
+    ledger
+        .commit(vec![(permits[1], label(1))])
+        .await
+        .expect("a label is welcome from anybody");
     let counts = ledger.counts().await.expect("open");
-    assert_eq!((counts.reserved, counts.sent), (0, 1));
+    assert_eq!((counts.reserved, counts.sent, counts.committed), (0, 0, 1));
 }
 
 #[tokio::test]
@@ -87,14 +120,17 @@ async fn a_query_in_doubt_is_sent_again_as_often_as_the_job_says() {
     };
     let ledger = Ledger::create_or_open(dir.path(), &resend).expect("new");
     let first = permitted(&ledger, 0..1).await;
-    ledger.mark_sent(first.clone()).await.expect("valid");
+    send(&ledger, &first).await;
     ledger
-        .ambiguous(first.clone(), "the connection was lost")
+        .ambiguous(REQUEST, first.clone(), "the connection was lost")
         .await
         .expect("written");
     let second = permitted(&ledger, 0..1).await;
-    ledger.mark_sent(second.clone()).await.expect("valid");
-    ledger.ambiguous(second.clone(), "lost again").await.expect("written");
+    send(&ledger, &second).await;
+    ledger
+        .ambiguous(REQUEST, second.clone(), "lost again")
+        .await
+        .expect("written");
     let held = ledger.admit(requests(0..1)).await.expect("written");
     assert_eq!(
         held,
@@ -117,6 +153,136 @@ async fn a_query_in_doubt_is_sent_again_as_often_as_the_job_says() {
     );
     let counts = ledger.counts().await.expect("open");
     assert_eq!((counts.committed, counts.spent, counts.ambiguous), (1, 1, 0));
+}
+
+#[tokio::test]
+async fn under_an_idempotency_key_one_charge_is_sent_again() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let genesis = Genesis {
+        on_ambiguous: OnAmbiguous::IdempotencyKey { attempts: 2 },
+        ..genesis(1)
+    };
+    let ledger = Ledger::create_or_open(dir.path(), &genesis).expect("new");
+    let first = permitted(&ledger, 0..1).await;
+    send(&ledger, &first).await;
+    drop(ledger);
+
+    let ledger = Ledger::create_or_open(dir.path(), &genesis).expect("closed");
+    let second = permitted(&ledger, 0..1).await;
+    assert_eq!(second[0].charge, first[0].charge, "no new charge: the budget is spent");
+    assert!(second[0].epoch > first[0].epoch);
+    assert_eq!(ledger.outstanding().await.expect("open").len(), 1);
+    let other = RequestId(8);
+    let old = ledger.mark_sent(other, first.clone()).await.expect("written");
+    assert_eq!(old, [], "a permit of an earlier life is void");
+    let used = ledger.mark_sent(REQUEST, second.clone()).await.expect("written");
+    assert_eq!(used, [], "a request sends once");
+    let sent = ledger.mark_sent(other, second.clone()).await.expect("written");
+    assert_eq!(sent, second);
+    let refused = Proof::Refused { status: 429 };
+    ledger.release(other, second.clone(), refused).await.expect("written");
+    let counts = ledger.counts().await.expect("open");
+    assert_eq!(
+        (counts.ambiguous, counts.left()),
+        (1, 0),
+        "the first may have been billed"
+    );
+
+    // What was not billed is no attempt: two are left.
+    for request in [10, 11] {
+        let again = permitted(&ledger, 0..1).await;
+        let sent = ledger
+            .mark_sent(RequestId(request), again.clone())
+            .await
+            .expect("written");
+        ledger
+            .ambiguous(RequestId(request), sent, "lost")
+            .await
+            .expect("written");
+    }
+    let held = ledger.admit(requests(0..1)).await.expect("written");
+    assert_eq!(held, [Admission::Held { cause: "lost".into() }]);
+    ledger.commit(vec![(first[0], label(1))]).await.expect("a late label");
+    let known = ledger.admit(requests(0..1)).await.expect("written");
+    assert_eq!(known, [Admission::Known(label(1))]);
+    assert_eq!(ledger.counts().await.expect("open").billed(), 1);
+}
+
+#[tokio::test]
+async fn an_invoice_gives_back_what_is_in_doubt_and_nothing_else() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let ledger = open(dir.path(), 4);
+    let permits = permitted(&ledger, 0..4).await;
+    send(&ledger, &permits[..3]).await;
+    ledger
+        .ambiguous(REQUEST, permits[..1].to_vec(), "lost")
+        .await
+        .expect("written");
+    ledger.commit(vec![(permits[1], label(1))]).await.expect("written");
+    assert_eq!(ledger.acquit(permits.clone()).await.expect("written"), 1);
+    let counts = ledger.counts().await.expect("open");
+    assert_eq!(
+        (counts.reserved, counts.sent, counts.ambiguous, counts.committed),
+        (1, 1, 0, 1)
+    );
+    drop(ledger);
+
+    // The charge that the dead process left in doubt, named as an entry shows it.
+    let ledger = open(dir.path(), 4);
+    let entries = ledger.entries().await.expect("readable");
+    let charge = &entries
+        .iter()
+        .find(|entry| entry.key == permits[2].key)
+        .expect("there")
+        .charges[0];
+    let permit = Permit {
+        key: permits[2].key,
+        epoch: charge.epoch,
+        charge: charge.number,
+    };
+    assert_eq!(ledger.acquit(vec![permit]).await.expect("written"), 1);
+    assert_eq!(ledger.counts().await.expect("open").left(), 3);
+    permitted(&ledger, 2..3).await;
+}
+
+#[tokio::test]
+async fn a_label_of_another_job_is_known_at_no_charge() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let ledger = open(dir.path(), 2);
+    let permits = permitted(&ledger, 0..2).await;
+    send(&ledger, &permits[..1]).await;
+    ledger.commit(vec![(permits[0], label(0))]).await.expect("written");
+    let import = |number| {
+        (
+            request(number).key,
+            request(number).sample,
+            Arm::Active,
+            label(number + 100),
+        )
+    };
+    let imported = ledger.import((0..4).map(import).collect()).await.expect("written");
+    assert_eq!(imported, 3, "a label that was bought stays");
+    let marked = ledger.mark_sent(REQUEST, permits.clone()).await.expect("written");
+    assert_eq!(marked, [], "what is known is not sent");
+    drop(ledger);
+
+    let ledger = open(dir.path(), 2);
+    let known = ledger.admit(requests(0..4)).await.expect("written");
+    let labels = [label(0), label(101), label(102), label(103)];
+    assert_eq!(known, labels.map(Admission::Known));
+    let counts = ledger.counts().await.expect("open");
+    assert_eq!((counts.billed(), counts.imported, counts.left()), (1, 3, 1));
+    let entries = ledger.entries().await.expect("readable");
+    let origins: Vec<bool> = entries.iter().map(|entry| entry.imported).collect();
+    assert_eq!(origins, [false, true, true, true]);
+    let two = SoftLabel::from_probabilities(vec![0.5, 0.5], 2).expect("sums to one");
+    let wrong = ledger
+        .import(vec![(request(9).key, Sample::Seed(9), Arm::Active, two)])
+        .await;
+    assert!(
+        matches!(wrong, Err(LedgerError::Classes { expected: 3, found: 2 })),
+        "{wrong:?}"
+    );
 }
 
 #[tokio::test]
@@ -149,7 +315,7 @@ async fn queries_are_counted_by_what_was_asked() {
         0,
         "what is reserved is not billed"
     );
-    ledger.mark_sent(permits.clone()).await.expect("valid");
+    send(&ledger, &permits).await;
     let in_doubt = ledger.counts().await.expect("open");
     assert_eq!((in_doubt.billed(), in_doubt.by_category), (5, Default::default()));
     let answered = permits.into_iter().map(|permit| (permit, label(1))).collect();
@@ -169,7 +335,7 @@ async fn a_label_of_another_number_of_classes_is_refused() {
     let dir = tempfile::tempdir().expect("a folder");
     let ledger = open(dir.path(), 10);
     let permits = permitted(&ledger, 0..1).await;
-    ledger.mark_sent(permits.clone()).await.expect("valid");
+    send(&ledger, &permits).await;
     let two = SoftLabel::from_probabilities(vec![0.5, 0.5], 2).expect("sums to one");
     let error = ledger.commit(vec![(permits[0], two)]).await.expect_err("two classes");
     assert_eq!(error.to_string(), "expected labels of 3 classes, found 2");
@@ -180,10 +346,9 @@ async fn ask_all(ledger: Ledger, keys: u32, first: u32) -> Vec<Permit> {
     let mut got = Vec::new();
     for number in (0..keys).map(|n| (n + first) % keys) {
         let permits = permits(&ledger.admit(vec![request(number)]).await.expect("written"));
-        ledger
-            .mark_sent(permits.clone())
-            .await
-            .expect("nobody else has this permit");
+        let request = RequestId(first.into());
+        let sent = ledger.mark_sent(request, permits.clone()).await.expect("written");
+        assert_eq!(sent, permits, "nobody else has this permit");
         got.extend(permits);
     }
     got

@@ -1,7 +1,13 @@
-//! Puts a query batch to the teacher: ledger, queue, gateway, and back.
+//! Puts a query batch to the teacher: ledger, queue, gateways, and back.
+//!
+//! The queue is transport and may lose everything at any moment. What was put into it and is not
+//! answered is remembered here, and put in again when the queue says that it was emptied, or holds
+//! fewer references than the ledger has permits that nobody has used: a reference stays in the queue
+//! until its permit is used, so fewer means lost. What is put in twice is asked once: the ledger
+//! sees to that.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use stillhouse_core::key::{Fingerprint, Key};
@@ -12,11 +18,16 @@ use stillhouse_protocol::{AskOutcome, Student};
 use stillhouse_queue::{Queue, QueueError, Reference};
 
 use crate::inputs::Inputs;
+use crate::reuse::Library;
 
 /// Requests admitted and pushed together: one commit of the ledger for so many.
-const CHUNK: usize = 1_024;
-/// How often unanswered queries are looked at.
+const CHUNK: usize = 4_096;
+/// How often unanswered queries are looked at, at most.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Part of the time that looking may take: a look at a million takes a while.
+const LOOKING: u32 = 10;
+/// Pause before a queue that could not be reached is tried again.
+const QUEUE_PAUSE: Duration = Duration::from_millis(500);
 
 /// What went wrong while asking.
 #[derive(Debug, thiserror::Error)]
@@ -29,22 +40,36 @@ pub enum AskError {
     Queue(#[from] QueueError),
 }
 
-/// Asks query batches one after another, and remembers the labels.
+/// Asks query batches, and remembers the labels.
 pub struct Asker {
     inputs: Arc<Inputs>,
     fingerprint: Fingerprint,
     ledger: Ledger,
     queue: Arc<dyn Queue>,
+    /// In the queue or with a gateway, of all batches that are being asked.
+    outstanding: Mutex<HashMap<Key, Reference>>,
+    /// Held while the queue is filled again.
+    refilling: tokio::sync::Mutex<()>,
+    library: Library,
 }
 
 impl Asker {
-    /// An asker for the teacher with `fingerprint`.
-    pub fn new(inputs: Arc<Inputs>, fingerprint: Fingerprint, ledger: Ledger, queue: Arc<dyn Queue>) -> Self {
+    /// An asker for the teacher with `fingerprint`, who asks nothing that `library` knows.
+    pub fn new(
+        inputs: Arc<Inputs>,
+        fingerprint: Fingerprint,
+        ledger: Ledger,
+        queue: Arc<dyn Queue>,
+        library: Library,
+    ) -> Self {
         Self {
             inputs,
             fingerprint,
             ledger,
             queue,
+            outstanding: Mutex::default(),
+            refilling: tokio::sync::Mutex::default(),
+            library,
         }
     }
 
@@ -68,7 +93,7 @@ impl Asker {
     /// asked anew after a crash.
     ///
     /// # Errors
-    /// When ledger or queue fail. The teacher's failures are the gateway's to report.
+    /// When ledger or queue fail for good. The teacher's failures are the desk's to report.
     pub async fn ask(
         &self,
         student: Student,
@@ -77,8 +102,10 @@ impl Asker {
     ) -> Result<AskOutcome, AskError> {
         let begun = Instant::now();
         let mut open: HashMap<Key, Sample> = samples.iter().map(|sample| (self.key(*sample), *sample)).collect();
+        self.reuse(student.arm, &open).await?;
         let (mut labelled, mut held) = (0, 0);
         while !open.is_empty() {
+            let looked = Instant::now();
             for (key, admission) in self.admit(student.arm, &open).await? {
                 match admission {
                     Admission::Known(_) => labelled += 1,
@@ -86,14 +113,27 @@ impl Asker {
                     Admission::Permitted(_) | Admission::InFlight => continue,
                 }
                 open.remove(&key);
+                self.outstanding().remove(&key);
             }
             observe(labelled + held);
             if !open.is_empty() {
-                tokio::time::sleep(LOOK_EVERY).await;
+                self.refill_what_was_lost().await?;
+                tokio::time::sleep(LOOK_EVERY.max(looked.elapsed() * LOOKING)).await;
             }
         }
         let millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         Ok(AskOutcome { labelled, held, millis })
+    }
+
+    /// Gives the ledger the labels of other jobs that are wanted now. It keeps what it knows already.
+    async fn reuse(&self, arm: Arm, open: &HashMap<Key, Sample>) -> Result<(), AskError> {
+        let known = |(key, sample): (&Key, &Sample)| Some((*key, *sample, arm, self.library.get(key)?.clone()));
+        let mut known: Vec<(Key, Sample, Arm, SoftLabel)> = open.iter().filter_map(known).collect();
+        known.sort_unstable_by_key(|(_, sample, ..)| *sample);
+        for chunk in known.chunks(CHUNK) {
+            self.ledger.import(chunk.to_vec()).await?;
+        }
+        Ok(())
     }
 
     /// Asks the ledger about every open query, and queues those that got a permit.
@@ -111,25 +151,90 @@ impl Asker {
         let mut answers = Vec::with_capacity(requests.len());
         for chunk in requests.chunks(CHUNK) {
             let admissions = self.ledger.admit(chunk.to_vec()).await?;
-            let references = chunk
-                .iter()
-                .zip(&admissions)
-                .filter_map(|(request, admission)| match admission {
-                    Admission::Permitted(permit) => Some(Reference {
-                        key: request.key,
-                        sample: request.sample,
-                        epoch: permit.epoch,
-                        charge: permit.charge,
-                        arm,
-                    }),
-                    _ => None,
-                });
-            let references: Vec<Reference> = references.collect();
+            let references = chunk.iter().zip(&admissions);
+            let references: Vec<Reference> = references.filter_map(|(r, a)| reference(r, a)).collect();
             if !references.is_empty() {
-                self.queue.push(references).await?;
+                self.outstanding()
+                    .extend(references.iter().map(|reference| (reference.key, *reference)));
+                self.push(references).await?;
             }
             answers.extend(chunk.iter().map(|request| request.key).zip(admissions));
         }
         Ok(answers)
     }
+
+    /// Puts references into the queue, however long it cannot be reached.
+    async fn push(&self, references: Vec<Reference>) -> Result<(), AskError> {
+        loop {
+            match self.queue.push(references.clone()).await {
+                // Refilling puts in everything outstanding, these too.
+                Err(QueueError::Lost) => return self.refill().await,
+                Err(error @ QueueError::Unavailable { .. }) => self.wait_for_queue(&error).await,
+                done => return Ok(done?),
+            }
+        }
+    }
+
+    async fn wait_for_queue(&self, error: &QueueError) {
+        tracing::debug!(%error, "waiting for the queue");
+        tokio::time::sleep(QUEUE_PAUSE).await;
+    }
+
+    /// Fills the queue again when it holds fewer references than there are unused permits.
+    async fn refill_what_was_lost(&self) -> Result<(), AskError> {
+        // In this order: a permit that is used in between can only hide a loss until the next look.
+        let depth = match self.queue.depth().await {
+            Ok(depth) => depth as u64,
+            Err(QueueError::Lost) => 0,
+            Err(QueueError::Unavailable { .. }) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        let reserved = self.ledger.counts().await?.reserved;
+        if depth >= reserved {
+            return Ok(());
+        }
+        tracing::warn!(found = depth, expected = reserved, "the queue lost references");
+        self.refill().await
+    }
+
+    /// Empties the queue and puts in everything outstanding.
+    async fn refill(&self) -> Result<(), AskError> {
+        let _one_at_a_time = self.refilling.lock().await;
+        loop {
+            let references: Vec<Reference> = self.outstanding().values().copied().collect();
+            match self.begin_anew(references).await {
+                Err(QueueError::Lost) => {}
+                Err(error @ QueueError::Unavailable { .. }) => self.wait_for_queue(&error).await,
+                done => return Ok(done?),
+            }
+        }
+    }
+
+    async fn begin_anew(&self, mut references: Vec<Reference>) -> Result<(), QueueError> {
+        self.queue.restart().await?;
+        references.sort_unstable_by_key(|reference| reference.sample);
+        tracing::info!(references = references.len(), "the queue is filled again");
+        for chunk in references.chunks(CHUNK) {
+            self.queue.push(chunk.to_vec()).await?;
+        }
+        Ok(())
+    }
+
+    fn outstanding(&self) -> MutexGuard<'_, HashMap<Key, Reference>> {
+        // Each insertion and removal stands for itself.
+        self.outstanding.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn reference(request: &Request, admission: &Admission) -> Option<Reference> {
+    let Admission::Permitted(permit) = admission else {
+        return None;
+    };
+    Some(Reference {
+        key: request.key,
+        sample: request.sample,
+        epoch: permit.epoch,
+        charge: permit.charge,
+        arm: request.arm,
+    })
 }

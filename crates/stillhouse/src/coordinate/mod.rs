@@ -5,7 +5,8 @@
 //! |---|---|
 //! | [`shell`] | the loop around the state machine: event, handle, persist, perform |
 //! | [`links`] | the coordinator's ends of the links to workers |
-//! | [`asking`] | a query batch through ledger, queue and gateway |
+//! | [`asking`] | a query batch through ledger, queue and gateways |
+//! | `gateways` | the queue, the desk, and gateways of other processes |
 //! | [`record`] | what was done, as a summary |
 //! | [`meter`] | progress of scoring and training |
 //! | `start` | what is settled before the first step |
@@ -13,6 +14,7 @@
 //! | [`results`] | what a finished job leaves in its directory |
 
 pub mod asking;
+mod gateways;
 pub mod links;
 pub mod meter;
 pub mod record;
@@ -26,18 +28,21 @@ use std::sync::Arc;
 
 use serde_json::json;
 use stillhouse_protocol::Coordinator;
-use stillhouse_queue::{MemoryQueue, Queue};
 use stillhouse_runtime::Secret;
 use stillhouse_runtime::supervise::Event as ChildEvent;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::desk::message::{GatewayId, Welcome};
+use crate::desk::{AskingStopped, Desk, DeskEvent};
 use crate::failure::{Failure, Kind};
-use crate::gateway::{Gateway, GatewayError, GatewayEvent, GatewaySources};
+use crate::gateway::counter::Counter;
+use crate::gateway::{Gateway, GatewaySources};
 use crate::inputs::Inputs;
 use crate::job_dir::{EventLog, JobDir};
 use crate::report::ProgressBars;
 use crate::report::summary::{State, Summary};
+use crate::reuse::{Library, Wanted};
 use asking::Asker;
 use links::{Links, Welcomer};
 use shell::{Parts, Shell};
@@ -51,13 +56,18 @@ pub struct Options {
     pub threads: u32,
     /// The worker program.
     pub worker_program: PathBuf,
+    /// Where gateways of other processes may join.
+    pub listen: Option<String>,
+    /// Whether this process asks the teacher too.
+    pub has_gateway: bool,
+    /// Folder of the job file.
+    pub base: PathBuf,
     /// The progress display.
     pub bars: ProgressBars,
 }
 
-/// References in the queue: a few requests' worth for every connection, so that gateways never
-/// starve, and no more, so that a restart has little to sort out.
-const QUEUE: usize = 4_096;
+/// Events of the desk that wait to be shown; more are dropped.
+const DESK_EVENTS: usize = 256;
 
 /// Runs the job in `dir` to its end, or goes on with it.
 ///
@@ -73,9 +83,14 @@ pub async fn run(
     let dir = JobDir::open(dir)?;
     let (teacher, info) = start::connect(&inputs, &shutdown).await?;
     let classes = start::class_count(&inputs, &info)?;
+    let wanted = Wanted {
+        fingerprint: info.fingerprint,
+        classes,
+    };
+    let library = Library::gather(&inputs.reuse, dir.path(), wanted)?;
     let ledger = start::open_ledger(&inputs, &dir, &info, classes)?;
     dir.write("job.yaml", inputs.text.as_bytes())?;
-    results::write_seeds(&dir, &inputs.seeds)?;
+    results::write_images(&dir, &inputs)?;
     let (history, started_ms) = start::read_journal(&ledger).await?;
     let (steps, teacher_name) = (history.transitions().len(), &inputs.job.spec.teacher.model);
     tracing::info!(
@@ -86,25 +101,38 @@ pub async fn run(
         "job started"
     );
 
-    let queue = Arc::new(MemoryQueue::new(QUEUE));
+    let queue = gateways::open_queue(&inputs, &options, ledger.epoch()).await?;
     let asker = Arc::new(Asker::new(
         inputs.clone(),
         info.fingerprint,
         ledger.clone(),
         queue.clone(),
+        library,
     ));
-    let sources = GatewaySources {
-        seeds: inputs.seeds.clone(),
-        evaluation: inputs.evaluation.clone(),
-        pool: inputs.pool(),
-    };
-    let gateway = Gateway::new(
-        Arc::new(teacher),
-        queue.clone(),
-        ledger.clone(),
-        sources,
-        &inputs.job.spec.teacher,
-    );
+    let (spec, policy) = (&inputs.job.spec.teacher, inputs.job.spec.budget.on_ambiguous);
+    let (desk_events, told) = mpsc::channel(DESK_EVENTS);
+    let desk = Desk::new(ledger.clone(), spec, policy, classes as usize, desk_events);
+    let serving = gateways::admit_gateways(&options, &dir, &desk, || Welcome {
+        job: serde_json::to_string(&inputs.job).expect("a job has only text keys"),
+        digest: inputs.digest(),
+        fingerprint: info.fingerprint,
+        classes,
+        seeds: (*inputs.seeds).clone(),
+        evaluation: inputs.evaluation.as_deref().cloned(),
+    })
+    .await?;
+    let gateway = options.has_gateway.then(|| {
+        let counter = Counter::Here {
+            desk: desk.clone(),
+            gateway: GatewayId(0),
+        };
+        let sources = GatewaySources {
+            seeds: inputs.seeds.clone(),
+            evaluation: inputs.evaluation.clone(),
+            pool: inputs.pool(),
+        };
+        Gateway::new(Arc::new(teacher), queue.clone(), counter, sources, spec, policy)
+    });
     let secret = Secret::generate().map_err(|e| Failure::new(Kind::Internal, e))?;
     let listener = links::loopback(secret.clone())
         .await
@@ -119,7 +147,7 @@ pub async fn run(
     let fingerprint = info.fingerprint;
     let bars = options.bars.clone();
     let mut shell = Shell::new(Parts {
-        inputs,
+        inputs: inputs.clone(),
         dir,
         events,
         ledger,
@@ -131,7 +159,8 @@ pub async fn run(
         fingerprint,
         classes,
     });
-    let outcome = watch(&mut shell, gateway, children, &shutdown).await;
+    let outcome = watch(&mut shell, &desk, gateway, told, children, &shutdown).await;
+    gateways::farewell(serving, &inputs).await;
     queue.close();
     shell.dismiss();
     supervisor.shutdown().await;
@@ -141,25 +170,24 @@ pub async fn run(
 /// Drives the job until it is done or something ends it.
 async fn watch(
     shell: &mut Shell,
-    gateway: Gateway,
+    desk: &Desk,
+    gateway: Option<Gateway>,
+    mut told: mpsc::Receiver<DeskEvent>,
     mut children: mpsc::Receiver<ChildEvent>,
     shutdown: &CancellationToken,
 ) -> Result<(), Failure> {
     let stop_gateway = CancellationToken::new();
-    let (event_sender, mut gateway_events) = mpsc::channel::<GatewayEvent>(256);
-    let mut asking = tokio::spawn(gateway.run(stop_gateway.clone(), event_sender));
-    let mut gateway_over = false;
+    let asking = gateway.map(|gateway| tokio::spawn(gateway.run(stop_gateway.clone())));
     let mut drive = async || -> Result<(), Failure> {
         loop {
             tokio::select! {
                 // Only waiting may be cancelled by another branch; handling is not part of the race.
                 happening = shell.next() => if shell.take(happening).await? { return Ok(()) },
-                result = &mut asking, if !gateway_over => {
-                    gateway_over = true;
-                    let result = result.map_err(|error| Failure::new(Kind::Internal, error).context("the gateway stopped"))?;
-                    return Err(result.err().map_or_else(|| Failure::message(Kind::Internal, "the gateway ended early"), gateway_failure));
+                () = desk.closed() => {
+                    let early = || Failure::message(Kind::Internal, "the desk closed early");
+                    return Err(desk.take_reason().map_or_else(early, asking_failure));
                 }
-                Some(event) = gateway_events.recv() => narrate(shell, &event),
+                Some(event) = told.recv() => narrate(shell, &event),
                 Some(event) = children.recv() => workers::supervised(shell, event)?,
                 () = shutdown.cancelled() => {
                     return Err(Failure::message(Kind::Interrupted, "interrupted; nothing is lost")
@@ -170,13 +198,12 @@ async fn watch(
     };
     let outcome = drive().await;
     // Requests on their way are answered and recorded before the gateway ends.
+    desk.close();
     stop_gateway.cancel();
-    if !gateway_over {
-        gateway_events.close();
+    if let Some(asking) = asking {
         match asking.await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(%error, "the gateway ended with an error"),
-            Err(error) => tracing::error!(%error, "the gateway stopped"),
+            Ok(Err(error)) | Err(error) => tracing::error!(%error, "a connection of the gateway panicked"),
         }
     }
     outcome
@@ -206,26 +233,40 @@ async fn conclude(mut shell: Shell, outcome: Result<(), Failure>) -> Result<Summ
     }
 }
 
-fn narrate(shell: &mut Shell, event: &GatewayEvent) {
+fn narrate(shell: &mut Shell, event: &DeskEvent) {
     match event {
-        GatewayEvent::Answered { .. } => {}
-        GatewayEvent::Waiting { reason, .. } => shell.note("teacher-waits", json!({ "reason": reason })),
-        GatewayEvent::Failed { message } => {
+        DeskEvent::Answered { .. } => {}
+        DeskEvent::Waiting { reason, .. } => shell.note("teacher-waits", json!({ "reason": reason })),
+        DeskEvent::Failed { message } => {
             tracing::warn!(message, "the teacher failed");
             shell.note("teacher-failed", json!({ "message": message }));
+        }
+        DeskEvent::Joined { gateway, host } => {
+            tracing::info!(%gateway, host, "a gateway joined");
+            shell.note(
+                "gateway-joined",
+                json!({ "gateway": gateway.to_string(), "host": host }),
+            );
+        }
+        DeskEvent::Left { gateway, cause } => {
+            tracing::info!(%gateway, cause, "a gateway left");
+            shell.note(
+                "gateway-left",
+                json!({ "gateway": gateway.to_string(), "cause": cause }),
+            );
         }
     }
 }
 
-fn gateway_failure(error: GatewayError) -> Failure {
-    let kind = match &error {
-        GatewayError::Ledger(_) => Kind::Storage,
-        GatewayError::Panicked(_) | GatewayError::Foreign { .. } => Kind::Internal,
-        GatewayError::TeacherDown { .. }
-        | GatewayError::Rejected { .. }
-        | GatewayError::InDoubt { .. }
-        | GatewayError::Useless { .. } => Kind::Teacher,
+fn asking_failure(reason: AskingStopped) -> Failure {
+    let kind = match &reason {
+        AskingStopped::Ledger(_) => Kind::Storage,
+        AskingStopped::Foreign { .. } => Kind::Internal,
+        AskingStopped::TeacherDown { .. }
+        | AskingStopped::Rejected { .. }
+        | AskingStopped::InDoubt { .. }
+        | AskingStopped::Useless { .. } => Kind::Teacher,
     };
-    Failure::new(kind, error)
+    Failure::new(kind, reason)
         .hint("mend the cause, then run the same command again: no label that was paid for is lost")
 }

@@ -11,6 +11,7 @@ use stillhouse_teacher::{OpenInference, TeacherInfo};
 use tokio_util::sync::CancellationToken;
 
 use super::shell::unix_ms;
+use crate::books::ledger_failure;
 use crate::failure::{Failure, Kind};
 use crate::inputs::Inputs;
 use crate::job_dir::JobDir;
@@ -65,28 +66,16 @@ pub(super) fn open_ledger(inputs: &Inputs, dir: &JobDir, info: &TeacherInfo, cla
     let genesis = Genesis {
         job_digest: inputs.digest(),
         fingerprint: info.fingerprint,
-        budget: inputs.plan.budget,
+        // The plan's may be larger, by `budget add`, which the ledger remembers by itself.
+        budget: inputs.job.spec.budget.queries,
         classes,
         on_ambiguous: match inputs.job.spec.budget.on_ambiguous {
             OnAmbiguous::Hold => stillhouse_ledger::OnAmbiguous::Hold,
             OnAmbiguous::Resend(attempts) => stillhouse_ledger::OnAmbiguous::Resend { attempts },
+            OnAmbiguous::IdempotencyKey(attempts) => stillhouse_ledger::OnAmbiguous::IdempotencyKey { attempts },
         },
     };
-    Ledger::create_or_open(dir.path(), &genesis).map_err(|error| {
-        let (kind, hint) = match &error {
-            LedgerError::OtherJob { .. } => (Kind::Directory, Some("name another --dir for this job")),
-            LedgerError::Locked { .. } => (Kind::Directory, Some("wait for the other process")),
-            LedgerError::BudgetShrunk { .. } => (
-                Kind::Budget,
-                Some("a budget may only grow: set spec.budget.queries to the old value or more"),
-            ),
-            LedgerError::StorageFull { .. } => {
-                (Kind::Storage, Some("free some space, then run the same command again"))
-            }
-            _ => (Kind::Storage, None),
-        };
-        Failure::new(kind, error).maybe_hint(hint.map(str::to_owned))
-    })
+    Ledger::create_or_open(dir.path(), &genesis).map_err(|error| ledger_failure(error, dir.path()))
 }
 
 /// The history, and when the job first started (a record of its own at the head of the journal).

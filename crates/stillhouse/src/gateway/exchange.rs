@@ -1,277 +1,197 @@
-//! One request: leases, bytes, permits on disk, the teacher, and the bill settled.
+//! One request: leases, bytes, the desk's leave, the teacher, and the bill settled.
 
-use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use stillhouse_core::Key;
-use stillhouse_ledger::{LedgerError, Permit, Proof};
+use stillhouse_ledger::{Permit, RequestId};
 use stillhouse_queue::{Lease, LeaseId, Reference};
-use stillhouse_teacher::{Answer, Billing, FailureKind, TeacherFailure};
-use tokio::sync::{RwLockReadGuard, RwLockWriteGuard};
+use stillhouse_teacher::{Answer, Attempt, FailureKind, TeacherFailure};
 use tokio::time::Instant;
 
-use super::breaker::Verdict;
-use super::{GatewayError, GatewayEvent, Shared};
+use super::Gateway;
+use crate::desk::message::{Begun, Outcome, Settled};
 
-/// The right to have a request under way.
-enum Turn<'a> {
-    /// With any others.
-    Together { _guard: RwLockReadGuard<'a, ()> },
-    /// One image, while nothing else is under way: the teacher has to prove itself.
-    Alone { _guard: RwLockWriteGuard<'a, ()> },
+/// What a connection does after a request.
+pub(super) enum Next {
+    /// Asks on.
+    GoOn,
+    /// Asks nothing for so long.
+    Wait(Duration),
+    /// Ends.
+    Over,
 }
 
-/// What became of a request that did not fail for good.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Settled {
-    /// Labels are on disk, or somebody else saw to that.
-    Answered,
-    /// Not asked now: the gateway pauses or stops.
-    PutOff,
-}
-
-/// What one request asks, and on which permits.
-struct Request {
-    permits: Vec<Permit>,
+/// References that this gateway can render, and their bytes.
+struct Rendered {
+    leases: Vec<Lease>,
     /// `[n, channels, height, width]`.
     images: Vec<u8>,
 }
 
-impl Shared {
-    /// Asks for everything leased, in one request or, when the teacher has to prove itself, first
-    /// one image. What is not asked goes back to the queue.
-    pub(super) async fn ask(&self, leases: Vec<Lease>) -> Result<(), GatewayError> {
-        let mut waiting = leases;
-        while !waiting.is_empty() {
-            let turn = self.turn().await;
-            let size = match turn {
-                Turn::Alone { .. } => 1,
-                Turn::Together { .. } => waiting.len(),
+impl Gateway {
+    /// Asks for everything leased, in one request or as the desk says. What is not asked goes back to
+    /// the queue.
+    pub(super) async fn ask(&self, leases: Vec<Lease>) -> Next {
+        let mut waiting = self.render(leases).await;
+        while !waiting.leases.is_empty() {
+            let request = self.name();
+            let permits: Vec<Permit> = waiting.leases.iter().map(|lease| permit(&lease.reference)).collect();
+            let (considered, accepted) = match self.counter.begin(request, permits).await {
+                Begun::Send { considered, accepted } => (considered as usize, accepted),
+                Begun::Wait { time } => {
+                    self.hand_back(&waiting.leases).await;
+                    return Next::Wait(time);
+                }
+                Begun::Over => {
+                    self.hand_back(&waiting.leases).await;
+                    return Next::Over;
+                }
             };
-            let rest = waiting.split_off(size);
-            let settled = self.exchange(waiting).await;
-            if settled.is_err() {
-                // Before the turn ends: no other request begins after the one that failed.
-                self.stop.cancel();
-            }
-            if !matches!(settled, Ok(Settled::Answered)) {
-                self.hand_back(&rest).await;
-                return settled.map(|_| ());
+            let rest = waiting.split_off(considered);
+            let settled = match accepted.is_empty() {
+                // References that came twice, or of an earlier life: somebody else sees to them.
+                true => Settled::GoOn,
+                false => self.send(request, &waiting, accepted).await,
+            };
+            // The ledger knows: whoever gets these references again finds their permits used.
+            self.acknowledge(&waiting.leases).await;
+            if settled == Settled::Over {
+                self.hand_back(&rest.leases).await;
+                return Next::Over;
             }
             waiting = rest;
         }
-        Ok(())
+        Next::GoOn
     }
 
-    async fn turn(&self) -> Turn<'_> {
-        loop {
-            let together = self.alone.read().await;
-            if self.is_proven() {
-                return Turn::Together { _guard: together };
-            }
-            drop(together);
-            // Waits until every request under way is settled.
-            let alone = self.alone.write().await;
-            if !self.is_proven() {
-                return Turn::Alone { _guard: alone };
-            }
-        }
+    /// A name that no other request has: the gateway's own, which is random, and a count.
+    fn name(&self) -> RequestId {
+        let count = self.requests.fetch_add(1, Ordering::Relaxed);
+        RequestId(u128::from(self.counter.gateway().0) << 64 | u128::from(count))
     }
 
-    fn is_proven(&self) -> bool {
-        self.control().breaker.is_proven()
-    }
-
-    async fn exchange(&self, leases: Vec<Lease>) -> Result<Settled, GatewayError> {
-        let rendered = self.render(&leases);
-        let may_send = rendered.is_ok() && self.wait_to_send(leases.len()).await;
-        let images = match rendered {
-            Ok(images) if may_send => images,
-            not_sent => {
-                self.hand_back(&leases).await;
-                return not_sent.map(|_| Settled::PutOff);
-            }
+    /// Sends what the desk accepted, and settles it.
+    async fn send(&self, request: RequestId, considered: &Rendered, accepted: Vec<Permit>) -> Settled {
+        let images = considered.of(&accepted);
+        let attempt = Attempt {
+            request_id: request.to_string(),
+            idempotency_key: self.idempotency_key(&accepted),
         };
-        let permits: Vec<Permit> = leases.iter().map(|lease| permit(&lease.reference)).collect();
-        let settled = self.send(Request { permits, images }).await;
-        // The ledger knows: whoever gets these references again finds their permits used.
-        self.gateway.queue.ack(&ids(&leases)).await;
-        settled
+        let sent = Instant::now();
+        let answer = self.teacher.infer(&images, accepted.len(), &attempt).await;
+        self.counter.settle(request, outcome(accepted, answer, sent)).await
     }
 
-    /// Marks as sent (invariant I2), sends, settles.
-    async fn send(&self, request: Request) -> Result<Settled, GatewayError> {
-        let marked = self.gateway.ledger.mark_sent(request.permits.clone()).await;
-        if let Err(LedgerError::Stale { .. }) = marked {
-            // A reference that came twice, or of an earlier life. The ledger gave the valid permits
-            // of this request back, so the coordinator asks for what it still wants.
-            return Ok(Settled::Answered);
-        }
-        marked?;
-        let sent = Instant::now();
-        let n = request.permits.len();
-        match self.gateway.teacher.infer(&request.images, n).await {
-            Ok(answer) => self.settle_answer(request, answer, sent).await,
-            Err(failure) => self.settle_failure(request.permits, failure, sent).await,
+    /// Where the job relies on them: the name of the query and its charge, the same whenever it is
+    /// sent. Such requests carry one image.
+    fn idempotency_key(&self, accepted: &[Permit]) -> Option<String> {
+        match accepted {
+            [permit] if self.sends_idempotency_keys => Some(format!("{}-{}", permit.key, permit.charge)),
+            _ => None,
         }
     }
 
     /// The canonical bytes of every reference, each checked against its key: no other bytes are
-    /// ever sent on its permit.
-    fn render(&self, leases: &[Lease]) -> Result<Vec<u8>, GatewayError> {
-        let shape = self.gateway.sources.seeds.shape();
-        let fingerprint = self.gateway.teacher.info().fingerprint;
-        let sources = self.gateway.sources.sources();
-        let mut images = vec![0; leases.len() * shape.len()];
-        for (lease, pixels) in leases.iter().zip(images.chunks_exact_mut(shape.len())) {
+    /// ever sent on its permit. References that name none of this gateway's images are dropped.
+    async fn render(&self, leases: Vec<Lease>) -> Rendered {
+        let shape = self.sources.seeds.shape();
+        let fingerprint = self.teacher.info().fingerprint;
+        let mut rendered = Rendered {
+            leases: Vec::with_capacity(leases.len()),
+            images: Vec::with_capacity(leases.len() * shape.len()),
+        };
+        let mut foreign = vec![];
+        let mut pixels = vec![0; shape.len()];
+        for lease in leases {
             let Reference { key, sample, .. } = lease.reference;
-            let exists = sources.render_into(sample, pixels);
-            let found = exists.then(|| Key::of(fingerprint, shape, pixels));
-            if found != Some(key) {
-                return Err(GatewayError::Foreign {
-                    sample,
-                    expected: key.to_string(),
-                    found: found.map_or_else(|| "no such image".to_owned(), |found| found.to_string()),
-                });
+            let exists = self.sources.sources().render_into(sample, &mut pixels);
+            let found = exists.then(|| Key::of(fingerprint, shape, &pixels));
+            if found == Some(key) {
+                rendered.leases.push(lease);
+                rendered.images.extend_from_slice(&pixels);
+                continue;
             }
+            let found = found.map_or_else(|| "no such image".to_owned(), |found| found.to_string());
+            self.counter
+                .report_foreign(format!("{sample:?}: expected key {key}, found {found}"))
+                .await;
+            foreign.push(lease);
         }
-        Ok(images)
+        self.acknowledge(&foreign).await;
+        rendered
     }
 
-    /// Waits for the rate; `false` when the gateway pauses or stops.
-    async fn wait_to_send(&self, n: usize) -> bool {
-        loop {
-            let now = Instant::now();
-            let (taken, paused) = {
-                let pace = &mut self.control().pace;
-                (pace.take(n, now), pace.paused() > now)
-            };
-            match taken {
-                Ok(()) => return !self.stop.is_cancelled(),
-                Err(_) if paused => return false,
-                Err(free) if self.sleep_until(free).await => {}
-                Err(_) => return false,
-            }
+    async fn acknowledge(&self, leases: &[Lease]) {
+        if leases.is_empty() {
+            return;
         }
-    }
-
-    /// Keeps every usable label. A bad one was paid for too, and ends the asking.
-    async fn settle_answer(&self, request: Request, answer: Answer, sent: Instant) -> Result<Settled, GatewayError> {
-        let n = request.permits.len();
-        if answer.len() != n {
-            let message = format!("expected {n} labels, found {}", answer.len());
-            let failure = TeacherFailure::new(FailureKind::Malformed, message);
-            return self.settle_failure(request.permits, failure, sent).await;
+        if let Err(error) = self.queue.ack(&ids(leases)).await {
+            // They come again, and find their permits used.
+            tracing::debug!(%error, "deliveries were not acknowledged");
         }
-        let (mut labels, mut bad, mut cause) = (vec![], vec![], None);
-        for (permit, label) in request.permits.into_iter().zip(answer) {
-            match label {
-                Ok(label) => labels.push((permit, label)),
-                Err(error) => {
-                    bad.push(permit);
-                    cause.get_or_insert(error.to_string());
-                }
-            }
-        }
-        let good = labels.len();
-        let permits: Vec<Permit> = labels.iter().map(|(permit, _)| *permit).collect();
-        let kept = self.gateway.ledger.commit(labels).await;
-        if let Err(error @ LedgerError::Classes { .. }) = kept {
-            bad.extend(permits);
-            return self.useless(bad, error.to_string()).await;
-        }
-        kept?;
-        let now = Instant::now();
-        self.control().pace.answered(good, now);
-        self.tell(GatewayEvent::Answered {
-            n: good,
-            latency: now.saturating_duration_since(sent),
-        });
-        match cause {
-            None => {
-                self.control().breaker.answered();
-                Ok(Settled::Answered)
-            }
-            Some(cause) => self.useless(bad, cause).await,
-        }
-    }
-
-    async fn settle_failure(
-        &self,
-        permits: Vec<Permit>,
-        failure: TeacherFailure,
-        sent: Instant,
-    ) -> Result<Settled, GatewayError> {
-        match failure.billing() {
-            Billing::NotSent => {
-                self.gateway.ledger.release(permits, Proof::NeverConnected).await?;
-                self.back_off(&failure, sent)
-            }
-            Billing::Refused => {
-                let status = status_of(&failure);
-                self.gateway.ledger.release(permits, Proof::Refused { status }).await?;
-                if failure.is_fatal() {
-                    return Err(GatewayError::Rejected { cause: failure.message });
-                }
-                self.back_off(&failure, sent)
-            }
-            Billing::Billed => self.useless(permits, failure.message).await,
-            Billing::Ambiguous => self.in_doubt(permits, failure.message).await,
-        }
-    }
-
-    async fn useless(&self, permits: Vec<Permit>, cause: String) -> Result<Settled, GatewayError> {
-        let queries = permits.len();
-        self.gateway.ledger.spent(permits, cause.clone()).await?;
-        let error = GatewayError::Useless { queries, cause };
-        let message = error.to_string();
-        self.tell(GatewayEvent::Failed { message });
-        Err(error)
-    }
-
-    async fn in_doubt(&self, permits: Vec<Permit>, cause: String) -> Result<Settled, GatewayError> {
-        let n = permits.len();
-        self.gateway.ledger.ambiguous(permits, cause.clone()).await?;
-        self.tell(GatewayEvent::Failed {
-            message: format!("{n} queries may or may not have been billed: {cause}"),
-        });
-        let (ends, queries) = {
-            let breaker = &mut self.control().breaker;
-            (breaker.ambiguous(n), breaker.in_doubt())
-        };
-        if ends {
-            return Err(GatewayError::InDoubt { queries, cause });
-        }
-        Ok(Settled::PutOff)
-    }
-
-    /// Nothing was billed: pauses every connection, or gives up.
-    fn back_off(&self, failure: &TeacherFailure, sent: Instant) -> Result<Settled, GatewayError> {
-        let now = Instant::now();
-        let mut control = self.control();
-        let verdict = control.breaker.refused(sent, now, failure.retry_after, jitter());
-        let (until, slower) = match verdict {
-            Verdict::Wait { until, slower } => (until, slower),
-            Verdict::GiveUp { waited } => {
-                let cause = failure.message.clone();
-                return Err(GatewayError::TeacherDown { waited, cause });
-            }
-        };
-        if slower && matches!(failure.kind, FailureKind::Busy { .. }) {
-            control.pace.halve(now);
-        }
-        let longer = until > control.pace.paused();
-        control.pace.pause(until);
-        drop(control);
-        if longer {
-            let reason = failure.message.clone();
-            self.tell(GatewayEvent::Waiting { reason, until });
-        }
-        Ok(Settled::PutOff)
     }
 
     /// Returns leases whose permits were not touched.
     async fn hand_back(&self, leases: &[Lease]) {
-        self.gateway.queue.nack(&ids(leases)).await;
+        if leases.is_empty() {
+            return;
+        }
+        if let Err(error) = self.queue.nack(&ids(leases)).await {
+            // They are reclaimed when they are old, or asked for anew when the queue lost them.
+            tracing::debug!(%error, "deliveries were not given back");
+        }
+    }
+}
+
+impl Rendered {
+    /// Keeps the first `considered`, at least one; returns the others.
+    fn split_off(&mut self, considered: usize) -> Self {
+        let at = considered.clamp(1, self.leases.len());
+        let image_bytes = self.images.len() / self.leases.len();
+        Self {
+            leases: self.leases.split_off(at),
+            images: self.images.split_off(at * image_bytes),
+        }
+    }
+
+    /// The bytes of the images of `accepted`, which are in the order of the leases.
+    fn of(&self, accepted: &[Permit]) -> Vec<u8> {
+        let image_bytes = self.images.len() / self.leases.len();
+        let mut wanted = accepted.iter().peekable();
+        let chosen = self.leases.iter().zip(self.images.chunks_exact(image_bytes));
+        let chosen = chosen.filter(|(lease, _)| wanted.next_if(|next| **next == permit(&lease.reference)).is_some());
+        chosen.flat_map(|(_, pixels)| pixels).copied().collect()
+    }
+}
+
+/// What came of a request for `permits`.
+fn outcome(permits: Vec<Permit>, answer: Result<Answer, TeacherFailure>, sent: Instant) -> Outcome {
+    let n = permits.len();
+    let answer = match answer {
+        Ok(answer) if answer.len() == n => answer,
+        Ok(answer) => {
+            let message = format!("expected {n} labels, found {}", answer.len());
+            let failure = TeacherFailure::new(FailureKind::Malformed, message);
+            return Outcome::Failed { permits, failure };
+        }
+        Err(failure) => return Outcome::Failed { permits, failure },
+    };
+    let (mut labels, mut useless, mut cause) = (vec![], vec![], String::new());
+    for (permit, label) in permits.into_iter().zip(answer) {
+        match label {
+            Ok(label) => labels.push((permit, label)),
+            Err(error) => {
+                useless.push(permit);
+                cause = error.to_string();
+            }
+        }
+    }
+    Outcome::Answered {
+        labels,
+        useless,
+        cause,
+        latency: sent.elapsed(),
     }
 }
 
@@ -285,17 +205,4 @@ fn permit(reference: &Reference) -> Permit {
         epoch: reference.epoch,
         charge: reference.charge,
     }
-}
-
-fn status_of(failure: &TeacherFailure) -> u16 {
-    match failure.kind {
-        FailureKind::Busy { status } | FailureKind::Rejected { status } | FailureKind::Server { status } => status,
-        FailureKind::Unreachable | FailureKind::Deadline | FailureKind::Lost | FailureKind::Malformed => 0,
-    }
-}
-
-/// Uniform in 0..1. Only spreads waits; nothing that is computed depends on it.
-fn jitter() -> f64 {
-    let bits = RandomState::new().hash_one(0_u8) >> 11;
-    bits as f64 / (1_u64 << 53) as f64
 }

@@ -1,44 +1,45 @@
-//! The gateway's role: leases references, renders their bytes, asks the teacher, settles with the
-//! ledger.
+//! The gateway's role: leases references, renders their bytes, asks the teacher, reports to the desk.
 //!
 //! | module | what it is |
 //! |---|---|
-//! | [`pace`] | when the next images may be sent (pure) |
-//! | [`breaker`] | when to stop asking (pure) |
 //! | [`exchange`] | one request, from leases to a settled bill |
+//! | [`counter`] | the way to the desk: in this process, or over a link |
+//! | [`remote`] | that link, made again whenever it is lost |
+//! | [`role`] | `stillhouse gateway`: a gateway as a process of its own |
 //!
-//! A query is spent at most once: its permit is marked `sent` on disk before a byte leaves, each
-//! request is attempted once, and only proof that nothing was billed releases the permit. A
-//! released query comes back through the queue with a new permit, if the coordinator still wants
-//! it. The first request of a process, and the first after one of unknown fate, is one image sent
-//! alone: a broken teacher costs one query, not a batch for every connection.
+//! A gateway decides nothing: the [`desk`](crate::desk) says what may be sent and when, and what
+//! follows from the answer. Each request is attempted once. A query that was not billed comes back
+//! through the queue with a new permit, if the coordinator still wants it.
 
-mod breaker;
+pub mod counter;
 mod exchange;
-mod pace;
+pub mod remote;
+pub mod role;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use stillhouse_core::job::TeacherSpec;
+use stillhouse_core::job::{OnAmbiguous, TeacherSpec};
 use stillhouse_core::sample::Sources;
-use stillhouse_core::{ImageSet, Pool, Sample};
-use stillhouse_ledger::{Ledger, LedgerError};
+use stillhouse_core::{ImageSet, Pool};
 use stillhouse_queue::{Queue, QueueError};
 use stillhouse_teacher::Teacher;
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use breaker::Breaker;
-use pace::Pace;
+use counter::Counter;
+use exchange::Next;
 
-/// How long a teacher may be away (unreachable, or refusing without naming a time) before the
-/// gateway gives up.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How often a gateway looks for deliveries of gateways that died.
+const RECLAIM_EVERY: Duration = Duration::from_secs(5);
+/// A delivery is a dead gateway's when it is older than the teacher's deadline and this: time to
+/// wait for a turn and the rate. One that is only slow is not harmed: its permits are its own.
+const RECLAIM_SLACK: Duration = Duration::from_secs(30);
+/// Pause after a queue that cannot be reached.
+const QUEUE_PAUSE: Duration = Duration::from_millis(500);
 
 /// The images that references speak of.
 #[derive(Clone, Debug)]
@@ -61,226 +62,110 @@ impl GatewaySources {
     }
 }
 
-/// What a gateway does, for displays and logs. Events are dropped when nobody reads them.
-#[derive(Clone, Debug)]
-pub enum GatewayEvent {
-    /// The teacher labelled images.
-    Answered {
-        /// How many.
-        n: usize,
-        /// Time from the first byte sent to the last received.
-        latency: Duration,
-    },
-    /// Nothing is sent for a while.
-    Waiting {
-        /// Why.
-        reason: String,
-        /// Until when.
-        until: Instant,
-    },
-    /// A request failed in a way that costs queries.
-    Failed {
-        /// Cause, and what it cost.
-        message: String,
-    },
-}
-
-/// Why a gateway stopped. Every query is settled: what was paid for is on disk, what was not is
-/// released, what is unknown is held as the job says.
-#[derive(Debug, thiserror::Error)]
-pub enum GatewayError {
-    /// The teacher was away for too long.
-    #[error("the teacher has been away for {} s (nothing was spent meanwhile): {cause}", waited.as_secs())]
-    TeacherDown {
-        /// For how long.
-        waited: Duration,
-        /// The last failure.
-        cause: String,
-    },
-    /// The teacher rejects what we send.
-    #[error("the teacher rejects our requests (nothing was spent on this one): {cause}")]
-    Rejected {
-        /// Its answer.
-        cause: String,
-    },
-    /// The teacher fails while it works.
-    #[error(
-        "{queries} queries may or may not have been billed: the teacher keeps failing after they were sent: {cause}"
-    )]
-    InDoubt {
-        /// Queries of unknown fate since the gateway started.
-        queries: u64,
-        /// The last failure.
-        cause: String,
-    },
-    /// The teacher's answers are of no use, and were paid for.
-    #[error("{queries} queries were billed without a usable answer: {cause}")]
-    Useless {
-        /// Queries of this request that were billed in vain.
-        queries: usize,
-        /// What is wrong with the answer.
-        cause: String,
-    },
-    /// A reference does not name the bytes that this gateway would send.
-    #[error("{sample:?} is not the image that was chosen: expected key {expected}, found {found}")]
-    Foreign {
-        /// Sample of the reference.
-        sample: Sample,
-        /// Key of the reference.
-        expected: String,
-        /// Key of the bytes here, or why there are none.
-        found: String,
-    },
-    /// The ledger failed: nothing more may be sent.
-    #[error("the ledger failed while the teacher was asked")]
-    Ledger(#[from] LedgerError),
-    /// Our own mistake.
-    #[error("a connection of the gateway ended without a result")]
-    Panicked(#[from] tokio::task::JoinError),
-}
-
-/// Asks one teacher what the queue says.
+/// Asks one teacher what the queue says and the desk allows.
 pub struct Gateway {
     teacher: Arc<dyn Teacher>,
     queue: Arc<dyn Queue>,
-    ledger: Ledger,
+    counter: Counter,
     sources: GatewaySources,
     batch: usize,
     concurrency: u32,
-    rate: Option<f64>,
-    patience: Duration,
+    deadline: Duration,
+    sends_idempotency_keys: bool,
+    /// Requests named so far.
+    requests: AtomicU64,
 }
 
 impl Gateway {
     /// A gateway that asks `teacher` as `spec` says: so many images a request (never more than the
-    /// teacher takes, or a second allows), so many requests at once, so many images a second.
+    /// teacher takes, or a second allows), so many requests at once.
     #[must_use]
     pub fn new(
         teacher: Arc<dyn Teacher>,
         queue: Arc<dyn Queue>,
-        ledger: Ledger,
+        counter: Counter,
         sources: GatewaySources,
         spec: &TeacherSpec,
+        policy: OnAmbiguous,
     ) -> Self {
         let takes = teacher.info().max_batch.unwrap_or(u32::MAX);
         // `as` saturates: a rate above 2^32 is no limit to a batch.
         let second = spec.rate_per_second.map_or(u32::MAX, |rate| rate as u32);
         Self {
-            batch: spec.batch.min(takes).min(second).max(1) as usize,
+            batch: spec.batch_size().min(takes).min(second).max(1) as usize,
             concurrency: spec.concurrency,
-            rate: spec.rate_per_second,
-            patience: PATIENCE,
+            deadline: Duration::from_secs_f64(spec.timeout_seconds),
+            sends_idempotency_keys: matches!(policy, OnAmbiguous::IdempotencyKey(_)),
+            requests: AtomicU64::new(0),
             teacher,
             queue,
-            ledger,
+            counter,
             sources,
         }
     }
 
-    /// Gives up on a teacher that has been away for `patience` instead of 60 s.
-    #[must_use]
-    pub fn with_patience(self, patience: Duration) -> Self {
-        Self { patience, ..self }
-    }
-
-    /// Asks until `shutdown` or the queue is closed. Requests on their way are answered and settled
-    /// before this returns.
+    /// Asks until `shutdown`, the desk closes or the queue is closed. Requests on their way are
+    /// answered and settled before this returns.
     ///
     /// # Errors
-    /// The first thing that makes asking on unwise.
-    pub async fn run(
-        self,
-        shutdown: CancellationToken,
-        events: mpsc::Sender<GatewayEvent>,
-    ) -> Result<(), GatewayError> {
-        let concurrency = self.concurrency;
+    /// When a connection panicked: our own mistake.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), JoinError> {
         // A token of our own: one failing connection stops the others and nobody else.
         let stop = shutdown.child_token();
-        let shared = Arc::new(Shared {
-            control: Mutex::new(Control {
-                pace: Pace::new(self.rate, Instant::now()),
-                breaker: Breaker::new(self.patience),
-            }),
-            alone: tokio::sync::RwLock::new(()),
-            gateway: self,
-            stop: stop.clone(),
-            events,
-        });
+        let gateway = Arc::new(self);
         let mut connections = JoinSet::new();
-        for _ in 0..concurrency {
-            connections.spawn(shared.clone().serve());
+        for _ in 0..gateway.concurrency {
+            connections.spawn(gateway.clone().serve(stop.clone()));
         }
+        let reclaiming = tokio::spawn(gateway.clone().reclaim(stop.clone()));
         let mut outcome = Ok(());
         while let Some(ended) = connections.join_next().await {
-            if let Err(error) = ended.map_err(GatewayError::from).and_then(|served| served) {
-                stop.cancel();
-                outcome = outcome.and(Err(error));
-            }
+            // The desk closed or the queue ended, for one as for all.
+            stop.cancel();
+            outcome = outcome.and(ended);
         }
-        outcome
+        outcome.and(reclaiming.await)
     }
-}
 
-/// What the connections of one gateway share.
-struct Shared {
-    gateway: Gateway,
-    control: Mutex<Control>,
-    /// Held for writing by a request that must be the only one under way.
-    alone: tokio::sync::RwLock<()>,
-    stop: CancellationToken,
-    events: mpsc::Sender<GatewayEvent>,
-}
-
-struct Control {
-    pace: Pace,
-    breaker: Breaker,
-}
-
-impl Shared {
     /// One connection: request after request until stopped.
-    async fn serve(self: Arc<Self>) -> Result<(), GatewayError> {
-        while self.wait_while_paused().await {
-            let lease = self.gateway.queue.lease(self.gateway.batch);
+    async fn serve(self: Arc<Self>, stop: CancellationToken) {
+        while !stop.is_cancelled() {
             let leased = tokio::select! {
-                () = self.stop.cancelled() => break,
-                leased = lease => leased,
+                () = stop.cancelled() => break,
+                leased = self.queue.lease(self.batch) => leased,
             };
-            match leased {
-                Ok(leases) => self.ask(leases).await?,
+            let pause = match leased {
+                Ok(leases) => match self.ask(leases).await {
+                    Next::GoOn => continue,
+                    Next::Wait(time) => time,
+                    Next::Over => break,
+                },
                 Err(QueueError::Closed) => break,
+                Err(error) => {
+                    tracing::debug!(%error, "no references");
+                    QUEUE_PAUSE
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = tokio::time::sleep(pause) => {}
             }
         }
-        Ok(())
     }
 
-    fn control(&self) -> MutexGuard<'_, Control> {
-        // A panic elsewhere leaves numbers behind that are still sound.
-        self.control.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// `false` when the gateway stops. No lease is held meanwhile: somebody else may serve it.
-    async fn wait_while_paused(&self) -> bool {
+    /// Gives back what gateways that died had leased.
+    async fn reclaim(self: Arc<Self>, stop: CancellationToken) {
+        let age = self.deadline + RECLAIM_SLACK;
         loop {
-            let until = self.control().pace.paused();
-            if until <= Instant::now() {
-                return !self.stop.is_cancelled();
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = tokio::time::sleep(RECLAIM_EVERY) => {}
             }
-            if !self.sleep_until(until).await {
-                return false;
+            match self.queue.reclaim(age).await {
+                Ok(0) => {}
+                Ok(references) => tracing::info!(references, "took back what a lost gateway had leased"),
+                Err(error) => tracing::debug!(%error, "nothing could be taken back"),
             }
         }
-    }
-
-    /// `false` when the gateway stops.
-    async fn sleep_until(&self, until: Instant) -> bool {
-        tokio::select! {
-            () = self.stop.cancelled() => false,
-            () = tokio::time::sleep_until(until) => true,
-        }
-    }
-
-    /// Displays may lag; the teacher may not.
-    fn tell(&self, event: GatewayEvent) {
-        let _ = self.events.try_send(event);
     }
 }

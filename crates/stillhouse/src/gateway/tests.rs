@@ -1,51 +1,63 @@
-//! The gateway with a real ledger on disk, the memory queue and a real teacher over HTTP, whose
+//! Desk and gateway with a real ledger on disk, the memory queue and a real teacher over HTTP, whose
 //! bill is the truth that the ledger is compared with.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use stillhouse_core::job::{Protocol, Response};
+use stillhouse_core::job::{OnAmbiguous, Protocol};
 use stillhouse_core::plan::Arm;
 use stillhouse_core::pool::Pairing;
 use stillhouse_core::sampler::{Purpose, Stream};
-use stillhouse_core::{Fingerprint, ImageShape, Key};
-use stillhouse_ledger::{Admission, Counts, Genesis, OnAmbiguous, Request};
+use stillhouse_core::{Fingerprint, ImageShape, Key, Sample};
+use stillhouse_ledger::{Admission, Counts, Genesis, Ledger, Request};
 use stillhouse_queue::{MemoryQueue, Reference};
 use stillhouse_teacher::OpenInference;
 use stillhouse_tests::teacher::{Fault, MODEL, TestTeacher};
+use tokio::sync::mpsc;
 
 use super::*;
+use crate::desk::message::GatewayId;
+use crate::desk::{AskingStopped, Desk, DeskEvent};
 
-const SHAPE: ImageShape = ImageShape {
+pub(crate) const SHAPE: ImageShape = ImageShape {
     channels: 1,
     height: 4,
     width: 4,
 };
-const CLASSES: usize = 3;
-const SEEDS: u32 = 40;
+pub(crate) const CLASSES: usize = 3;
+pub(crate) const SEEDS: u32 = 40;
 const BATCH: u32 = 8;
 
 /// Everything around a gateway.
-struct Bench {
-    teacher: TestTeacher,
-    ledger: Ledger,
-    queue: Arc<MemoryQueue>,
-    sources: GatewaySources,
-    spec: TeacherSpec,
-    fingerprint: Fingerprint,
+pub(crate) struct Bench {
+    pub(crate) teacher: TestTeacher,
+    pub(crate) ledger: Ledger,
+    pub(crate) queue: Arc<MemoryQueue>,
+    pub(crate) sources: GatewaySources,
+    pub(crate) spec: TeacherSpec,
+    /// Classes of the ledger's labels.
+    classes: usize,
+    pub(crate) fingerprint: Fingerprint,
     /// Holds ledger and bill.
     _folder: tempfile::TempDir,
 }
 
+/// A desk, and a gateway that asks there.
+pub(crate) struct Asking {
+    pub(crate) desk: Desk,
+    pub(crate) gateway: Gateway,
+    pub(crate) events: mpsc::Receiver<DeskEvent>,
+}
+
 /// How a run ended.
-struct Run {
-    error: Option<GatewayError>,
-    counts: Counts,
-    billed: u64,
+pub(crate) struct Run {
+    pub(crate) error: Option<AskingStopped>,
+    pub(crate) counts: Counts,
+    pub(crate) billed: u64,
 }
 
 impl Bench {
-    async fn new(concurrency: u32) -> Self {
+    pub(crate) async fn new(concurrency: u32) -> Self {
         Self::of_classes(concurrency, CLASSES as u32).await
     }
 
@@ -55,16 +67,10 @@ impl Bench {
         let bill: PathBuf = folder.path().join("bill");
         let teacher = TestTeacher::start(SHAPE, CLASSES, Some(&bill)).unwrap();
         let spec = TeacherSpec {
-            protocol: Protocol::OpenInference,
-            url: teacher.url(),
-            model: MODEL.into(),
-            version: None,
-            response: Response::Probabilities,
-            batch: BATCH,
+            batch: Some(BATCH),
             concurrency,
-            rate_per_second: None,
             timeout_seconds: 20.0,
-            price_per_query: None,
+            ..TeacherSpec::new(Protocol::OpenInference, teacher.url(), MODEL)
         };
         let (_, info) = OpenInference::connect(&spec, SHAPE).await.unwrap();
         let genesis = Genesis {
@@ -72,7 +78,7 @@ impl Bench {
             fingerprint: info.fingerprint,
             budget: u64::from(SEEDS),
             classes,
-            on_ambiguous: OnAmbiguous::Hold,
+            on_ambiguous: stillhouse_ledger::OnAmbiguous::Hold,
         };
         let noise = Stream::new(5, Purpose::SeedImages, 0);
         let pixels = (0..u64::from(SEEDS) * SHAPE.len() as u64).map(|at| noise.at(at) as u8);
@@ -85,26 +91,39 @@ impl Bench {
                 pool: Pool::new(SEEDS, Pairing::All),
             },
             fingerprint: info.fingerprint,
+            classes: classes as usize,
             teacher,
             spec,
             _folder: folder,
         }
     }
 
-    async fn gateway(&self) -> Gateway {
-        let (client, _) = OpenInference::connect(&self.spec, SHAPE).await.unwrap();
-        let (queue, ledger) = (self.queue.clone(), self.ledger.clone());
-        Gateway::new(Arc::new(client), queue, ledger, self.sources.clone(), &self.spec)
+    pub(crate) async fn asking(&self) -> Asking {
+        self.asking_with_patience(Duration::from_secs(60)).await
     }
 
-    fn key(&self, sample: Sample) -> Key {
+    async fn asking_with_patience(&self, patience: Duration) -> Asking {
+        let (client, _) = OpenInference::connect(&self.spec, SHAPE).await.unwrap();
+        let (sender, events) = mpsc::channel(1_024);
+        let (ledger, policy) = (self.ledger.clone(), OnAmbiguous::Hold);
+        let desk = Desk::with_patience(ledger, &self.spec, policy, self.classes, sender, patience);
+        let counter = Counter::Here {
+            desk: desk.clone(),
+            gateway: GatewayId(1),
+        };
+        let (client, queue) = (Arc::new(client), self.queue.clone());
+        let gateway = Gateway::new(client, queue, counter, self.sources.clone(), &self.spec, policy);
+        Asking { desk, gateway, events }
+    }
+
+    pub(crate) fn key(&self, sample: Sample) -> Key {
         let mut pixels = vec![0; SHAPE.len()];
         assert!(self.sources.sources().render_into(sample, &mut pixels));
         Key::of(self.fingerprint, SHAPE, &pixels)
     }
 
     /// As the coordinator: asks the ledger for permits and queues what got one. What is left open.
-    async fn admit(&self, open: &mut HashMap<Key, Sample>) {
+    pub(crate) async fn admit(&self, open: &mut HashMap<Key, Sample>) {
         let mut requests: Vec<_> = open
             .iter()
             .map(|(key, sample)| Request {
@@ -136,28 +155,35 @@ impl Bench {
         }
     }
 
-    /// Asks all seed images until each is through or the gateway gives up. `observe` sees every
-    /// event and may switch faults.
-    async fn run(&self, gateway: Gateway, mut observe: impl FnMut(&GatewayEvent)) -> Run {
+    /// Asks all seed images until each is through or the desk closes. `observe` sees every event
+    /// and may switch faults.
+    pub(crate) async fn run(&self, asking: Asking, mut observe: impl FnMut(&DeskEvent)) -> Run {
+        let Asking {
+            desk,
+            gateway,
+            mut events,
+        } = asking;
         let samples = (0..SEEDS).map(Sample::Seed);
         let mut open: HashMap<Key, Sample> = samples.map(|sample| (self.key(sample), sample)).collect();
         let stop = CancellationToken::new();
-        let (sender, mut events) = mpsc::channel(1_024);
-        let mut running = tokio::spawn(gateway.run(stop.clone(), sender));
-        let outcome = loop {
+        let running = tokio::spawn(gateway.run(stop.clone()));
+        loop {
             self.admit(&mut open).await;
             if open.is_empty() {
-                stop.cancel();
-                break running.await.unwrap();
+                break;
             }
             tokio::select! {
                 biased;
                 Some(event) = events.recv() => observe(&event),
-                outcome = &mut running => break outcome.unwrap(),
+                () = desk.closed() => break,
             }
-        };
+        }
+        let error = desk.take_reason();
+        desk.close();
+        stop.cancel();
+        running.await.unwrap().unwrap();
         Run {
-            error: outcome.err(),
+            error,
             counts: self.ledger.counts().await.unwrap(),
             billed: self.teacher.billed().unwrap().len() as u64,
         }
@@ -166,7 +192,7 @@ impl Bench {
 
 impl Run {
     /// I1, and what the teacher billed is known to be billed, or in doubt.
-    fn invariant_the_ledger_covers_the_bill(&self) {
+    pub(crate) fn invariant_the_ledger_covers_the_bill(&self) {
         let Counts { budget, sent, .. } = self.counts;
         assert!(self.counts.billed() <= budget, "{:?}", self.counts);
         assert!(
@@ -185,8 +211,8 @@ async fn every_label_is_bought_once_and_is_the_teachers() {
     let bench = Bench::new(4).await;
     let mut requests = vec![];
     let run = bench
-        .run(bench.gateway().await, |event| {
-            if let GatewayEvent::Answered { n, .. } = event {
+        .run(bench.asking().await, |event| {
+            if let DeskEvent::Answered { n, .. } = event {
                 requests.push(*n);
             }
         })
@@ -216,8 +242,8 @@ async fn a_busy_teacher_gets_its_time_and_nothing_is_paid_twice() {
             .unwrap();
         let mut waits = 0;
         let run = bench
-            .run(bench.gateway().await, |event| {
-                waits += u32::from(matches!(event, GatewayEvent::Waiting { reason, .. } if reason.contains("429")));
+            .run(bench.asking().await, |event| {
+                waits += u32::from(matches!(event, DeskEvent::Waiting { reason, .. } if reason.contains("429")));
             })
             .await;
         assert!(run.error.is_none(), "{:?}", run.error);
@@ -233,11 +259,11 @@ async fn a_busy_teacher_gets_its_time_and_nothing_is_paid_twice() {
 #[tokio::test]
 async fn a_teacher_that_is_down_costs_nothing() {
     let bench = Bench::new(2).await;
-    let gateway = bench.gateway().await.with_patience(Duration::from_millis(600));
+    let asking = bench.asking_with_patience(Duration::from_millis(600)).await;
     bench.teacher.set_fault(Fault::Down).unwrap();
-    let run = bench.run(gateway, |_| ()).await;
+    let run = bench.run(asking, |_| ()).await;
     let error = run.error.as_ref().expect("gives up");
-    assert!(matches!(error, GatewayError::TeacherDown { .. }), "{error}");
+    assert!(matches!(error, AskingStopped::TeacherDown { .. }), "{error}");
     assert!(error.to_string().contains("nothing was spent"), "{error}");
     run.invariant_the_ledger_covers_the_bill();
     assert_eq!((run.counts.billed(), run.billed), (0, 0));
@@ -246,11 +272,11 @@ async fn a_teacher_that_is_down_costs_nothing() {
 #[tokio::test]
 async fn a_teacher_that_comes_back_in_time_is_asked_on() {
     let bench = Bench::new(2).await;
-    let gateway = bench.gateway().await;
+    let asking = bench.asking().await;
     bench.teacher.set_fault(Fault::Down).unwrap();
     let run = bench
-        .run(gateway, |event| {
-            if matches!(event, GatewayEvent::Waiting { .. }) {
+        .run(asking, |event| {
+            if matches!(event, DeskEvent::Waiting { .. }) {
                 bench.teacher.set_fault(Fault::None).unwrap();
             }
         })
@@ -269,9 +295,9 @@ async fn a_broken_teacher_costs_two_queries_and_a_useless_one_costs_one() {
         (Fault::DieAfter(1), 1, 0),
     ] {
         let bench = Bench::new(4).await;
-        let gateway = bench.gateway().await.with_patience(Duration::from_millis(300));
+        let asking = bench.asking_with_patience(Duration::from_millis(300)).await;
         bench.teacher.set_fault(fault).unwrap();
-        let run = bench.run(gateway, |_| ()).await;
+        let run = bench.run(asking, |_| ()).await;
         let error = run.error.as_ref().expect("stops").to_string();
         run.invariant_the_ledger_covers_the_bill();
         assert_eq!(
@@ -290,7 +316,7 @@ async fn one_accident_holds_one_request_and_asks_for_proof() {
     let bench = Bench::new(1).await;
     let mut log = vec![];
     let run = bench
-        .run(bench.gateway().await, |event| {
+        .run(bench.asking().await, |event| {
             if log.is_empty() {
                 bench.teacher.set_fault(Fault::ServerError { times: 1 }).unwrap();
             }
@@ -302,12 +328,10 @@ async fn one_accident_holds_one_request_and_asks_for_proof() {
     let held = run.counts.ambiguous;
     assert!((1..=u64::from(BATCH)).contains(&held), "{held} held");
     assert_eq!(run.counts.committed + held, u64::from(SEEDS));
-    let accident = log
-        .iter()
-        .position(|event| matches!(event, GatewayEvent::Failed { .. }));
+    let accident = log.iter().position(|event| matches!(event, DeskEvent::Failed { .. }));
     let next = &log[accident.expect("told") + 1];
     assert!(
-        matches!(next, GatewayEvent::Answered { n: 1, .. }),
+        matches!(next, DeskEvent::Answered { n: 1, .. }),
         "one image alone: {next:?}"
     );
 }
@@ -315,9 +339,9 @@ async fn one_accident_holds_one_request_and_asks_for_proof() {
 #[tokio::test]
 async fn labels_of_another_number_of_classes_are_written_off() {
     let bench = Bench::of_classes(2, CLASSES as u32 + 1).await;
-    let run = bench.run(bench.gateway().await, |_| ()).await;
+    let run = bench.run(bench.asking().await, |_| ()).await;
     let error = run.error.as_ref().expect("stops");
-    assert!(matches!(error, GatewayError::Useless { queries: 1, .. }), "{error}");
+    assert!(matches!(error, AskingStopped::Useless { queries: 1, .. }), "{error}");
     run.invariant_the_ledger_covers_the_bill();
     assert_eq!((run.counts.spent, run.billed), (1, 1));
 }
@@ -325,12 +349,12 @@ async fn labels_of_another_number_of_classes_are_written_off() {
 #[tokio::test]
 async fn bytes_that_are_not_the_chosen_ones_are_never_sent() {
     let bench = Bench::new(1).await;
-    let mut gateway = bench.gateway().await;
+    let mut asking = bench.asking().await;
     let other = vec![0; SEEDS as usize * SHAPE.len()];
-    gateway.sources.seeds = Arc::new(ImageSet::new(SHAPE, other).unwrap());
-    let run = bench.run(gateway, |_| ()).await;
+    asking.gateway.sources.seeds = Arc::new(ImageSet::new(SHAPE, other).unwrap());
+    let run = bench.run(asking, |_| ()).await;
     assert!(
-        matches!(run.error, Some(GatewayError::Foreign { .. })),
+        matches!(run.error, Some(AskingStopped::Foreign { .. })),
         "{:?}",
         run.error
     );
@@ -340,12 +364,12 @@ async fn bytes_that_are_not_the_chosen_ones_are_never_sent() {
 #[tokio::test]
 async fn a_teacher_that_rejects_us_ends_the_asking_at_no_cost() {
     let bench = Bench::new(4).await;
-    let gateway = bench.gateway().await;
+    let asking = bench.asking().await;
     bench.teacher.set_fault(Fault::Rejects).unwrap();
-    let run = bench.run(gateway, |_| ()).await;
+    let run = bench.run(asking, |_| ()).await;
     let error = run.error.as_ref().expect("stops");
     assert!(
-        matches!(error, GatewayError::Rejected { cause } if cause.contains("403")),
+        matches!(error, AskingStopped::Rejected { cause } if cause.contains("403")),
         "{error}"
     );
     assert_eq!((run.counts.billed(), run.billed), (0, 0));
@@ -358,8 +382,8 @@ async fn a_reference_that_comes_twice_is_asked_once() {
     bench.admit(&mut open).await;
     let lease = bench.queue.lease(1).await.unwrap().remove(0);
     bench.queue.push(vec![lease.reference; 3]).await.unwrap();
-    bench.queue.nack(&[lease.id]).await;
-    let run = bench.run(bench.gateway().await, |_| ()).await;
+    bench.queue.nack(&[lease.id]).await.unwrap();
+    let run = bench.run(bench.asking().await, |_| ()).await;
     assert!(run.error.is_none(), "{:?}", run.error);
     assert_eq!((run.counts.committed, run.billed), (u64::from(SEEDS), u64::from(SEEDS)));
 }
@@ -369,12 +393,11 @@ async fn a_stop_settles_what_is_under_way() {
     let mut bench = Bench::new(1).await;
     bench.spec.timeout_seconds = 0.5;
     bench.teacher.set_fault(Fault::Hang).unwrap();
-    let gateway = bench.gateway().await;
+    let asking = bench.asking().await;
     let mut open: HashMap<Key, Sample> = [(bench.key(Sample::Seed(0)), Sample::Seed(0))].into();
     bench.admit(&mut open).await;
     let stop = CancellationToken::new();
-    let (sender, _events) = mpsc::channel(1);
-    let running = tokio::spawn(gateway.run(stop.clone(), sender));
+    let running = tokio::spawn(asking.gateway.run(stop.clone()));
     while bench.ledger.counts().await.unwrap().sent == 0 {
         tokio::task::yield_now().await;
     }
@@ -389,11 +412,11 @@ async fn a_stop_settles_what_is_under_way() {
 async fn no_sequence_of_faults_spends_more_than_the_ledger_knows() {
     for seed in 0..12 {
         let bench = Bench::new(3).await;
-        let gateway = bench.gateway().await.with_patience(Duration::from_millis(400));
+        let asking = bench.asking_with_patience(Duration::from_millis(400)).await;
         let stream = Stream::new(seed, Purpose::RandomPairs, 0);
         let mut events = 0;
         let run = bench
-            .run(gateway, |_| {
+            .run(asking, |_| {
                 events += 1;
                 let fault = match stream.below(events, 10) {
                     0 => Fault::Down,

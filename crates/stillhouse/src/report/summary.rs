@@ -202,6 +202,9 @@ pub struct BudgetSummary {
     pub held: u64,
     /// Can still be asked.
     pub left: u64,
+    /// Labels of other jobs that were used and cost nothing.
+    #[serde(default)]
+    pub reused: u64,
     /// Price of one query, in the job's own currency; `null` when the job names none.
     pub price_per_query: Option<f64>,
     /// Price of everything billed.

@@ -205,7 +205,7 @@ fn describe(spec: &TeacherSpec, shape: ImageShape, metadata: &ModelMetadata) -> 
     let input = input(only("the model's inputs", &metadata.inputs)?, shape)?;
     let output = only("the model's outputs", &metadata.outputs)?;
     let classes = classes(spec.response, output)?;
-    check_answer_size(spec.batch, classes)?;
+    check_answer_size(spec.batch_size(), classes)?;
     let fingerprint = Fingerprint::of(&[
         "open-inference",
         &spec.model,
@@ -281,6 +281,7 @@ fn classes(response: Response, output: &TensorMetadata) -> Result<Option<usize>,
     let other = match response {
         Response::Probabilities => Response::Logits,
         Response::Logits => Response::Probabilities,
+        Response::TopK(_) | Response::Label => unreachable!(),
     };
     if output.name == wire::output_name(other) {
         return Err(ConnectError::Mismatch {

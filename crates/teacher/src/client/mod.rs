@@ -17,7 +17,7 @@ pub use address::BearerToken;
 pub use connect::ConnectError;
 
 use crate::failure::{FailureKind, TeacherFailure};
-use crate::teacher::{Answer, Teacher, TeacherInfo};
+use crate::teacher::{Answer, Attempt, Teacher, TeacherInfo};
 use crate::tensor::Encoder;
 use crate::wire::{InferResponse, Tensor};
 use address::Address;
@@ -97,11 +97,21 @@ impl OpenInference {
     }
 
     /// Sends `body`; 200 and everything after it is left to the caller.
-    async fn post(&self, body: Vec<u8>, until: Instant) -> Result<reqwest::Response, TeacherFailure> {
+    async fn post(
+        &self,
+        body: Vec<u8>,
+        attempt: &Attempt,
+        until: Instant,
+    ) -> Result<reqwest::Response, TeacherFailure> {
         let request = connect::authorised(self.client.post(self.infer.clone()), self.token.as_ref())
             .header(header::CONTENT_TYPE, "application/json")
             .header(header::ACCEPT, "application/json")
+            .header("X-Request-Id", &attempt.request_id)
             .body(body);
+        let request = match &attempt.idempotency_key {
+            Some(key) => request.header("Idempotency-Key", key),
+            None => request,
+        };
         match tokio::time::timeout_at(until, request.send()).await {
             Err(_) => Err(self.late()),
             Ok(Err(error)) if error.is_connect() => Err(TeacherFailure::new(
@@ -166,6 +176,7 @@ impl OpenInference {
         let label = |values: &[f32]| match self.response {
             Response::Probabilities => SoftLabel::from_probabilities(values.to_vec(), classes),
             Response::Logits => SoftLabel::from_logits(values, classes),
+            Response::TopK(_) | Response::Label => unreachable!(),
         };
         Ok(output.data.0.chunks_exact(classes).map(label).collect())
     }
@@ -216,7 +227,7 @@ fn malformed(expected: impl std::fmt::Display, found: impl std::fmt::Display) ->
 
 #[async_trait]
 impl Teacher for OpenInference {
-    async fn infer(&self, images: &[u8], n: usize) -> Result<Answer, TeacherFailure> {
+    async fn infer(&self, images: &[u8], n: usize, attempt: &Attempt) -> Result<Answer, TeacherFailure> {
         assert!(
             n > 0 && images.len() == n * self.shape.len(),
             "{n} images of {}",
@@ -224,7 +235,7 @@ impl Teacher for OpenInference {
         );
         let body = self.encoder.encode(images, n);
         let until = Instant::now() + self.deadline;
-        let response = self.post(body, until).await?;
+        let response = self.post(body, attempt, until).await?;
         let body = self.receive(response, n, until).await?;
         self.labels(&body, n)
     }
@@ -236,20 +247,9 @@ impl Teacher for OpenInference {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use stillhouse_core::job::{Protocol, Response, TeacherSpec};
+    use stillhouse_core::job::{Protocol, TeacherSpec};
 
     pub(crate) fn spec(url: &str) -> TeacherSpec {
-        TeacherSpec {
-            protocol: Protocol::OpenInference,
-            url: url.into(),
-            model: "lenet5".into(),
-            version: None,
-            response: Response::Probabilities,
-            batch: 64,
-            concurrency: 4,
-            rate_per_second: None,
-            timeout_seconds: 30.0,
-            price_per_query: None,
-        }
+        TeacherSpec::new(Protocol::OpenInference, url, "lenet5")
     }
 }

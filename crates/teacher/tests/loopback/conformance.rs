@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::raw::{SHAPE, spec};
+use crate::raw::{SHAPE, attempt, spec};
 use stillhouse_core::job::{Response, TeacherSpec};
 use stillhouse_core::key::hex;
 use stillhouse_teacher::wire::{ErrorMessage, ModelStats};
@@ -64,7 +64,7 @@ async fn images_go_out_and_labels_come_back_in_either_datatype() {
         assert_eq!((info.classes, info.max_batch), (Some(2), Some(8)));
         assert_eq!((info.input.datatype, info.input.layout), (datatype, Layout::Nchw));
         assert_eq!(info.version.as_deref(), Some("7"));
-        let labels = client.infer(&images, 3).await.expect("labels");
+        let labels = client.infer(&images, 3, &attempt()).await.expect("labels");
         for (label, white) in labels.into_iter().zip([0.0, 0.2, 1.0]) {
             assert!((label.expect("sound").probabilities()[0] - white).abs() < 1e-6);
         }
@@ -97,7 +97,7 @@ async fn logits_become_probabilities() {
     );
     spec.response = Response::Logits;
     let (client, _) = OpenInference::connect(&spec, SHAPE).await.expect("connected");
-    let labels = client.infer(&[0; 6], 1).await.expect("labels");
+    let labels = client.infer(&[0; 6], 1, &attempt()).await.expect("labels");
     assert!((labels[0].as_ref().expect("sound").probabilities()[1] - 0.75).abs() < 1e-6);
 }
 
@@ -176,11 +176,11 @@ async fn a_failing_model_is_a_server_error_that_is_not_billed() {
         (1, "panicked"),
         (2, "expected 2 values from the model, found 1"),
     ] {
-        let failure = client.infer(&[pixel; 6], 1).await.expect_err("fails");
+        let failure = client.infer(&[pixel; 6], 1, &attempt()).await.expect_err("fails");
         assert_eq!(failure.kind, FailureKind::Server { status: 500 });
         assert!(failure.message.contains(cause), "{failure}");
     }
-    client.infer(&[3; 6], 1).await.expect("the threads live on");
+    client.infer(&[3; 6], 1, &attempt()).await.expect("the threads live on");
     assert_eq!(BillFile::read(&bill).unwrap().len(), 1);
 }
 
@@ -255,7 +255,7 @@ async fn a_full_server_refuses_at_no_cost() {
     let client = Arc::new(OpenInference::connect(&spec, SHAPE).await.expect("connected").0);
     let ask = || {
         let client = client.clone();
-        tokio::spawn(async move { client.infer(&[0; 6], 1).await })
+        tokio::spawn(async move { client.infer(&[0; 6], 1, &attempt()).await })
     };
     let mut waiting: Vec<_> = (0..65).map(|_| ask()).collect();
     tokio::task::spawn_blocking(move || arrivals.recv())

@@ -1,7 +1,7 @@
 //! The client against servers that fail, lie, stall and flood: one attempt, a bounded answer, and
 //! the right class of failure.
 
-use crate::raw::{RawTeacher, SHAPE, answer, ok, spec};
+use crate::raw::{RawTeacher, SHAPE, answer, attempt, ok, spec};
 use stillhouse_core::label::LabelError;
 use stillhouse_teacher::{BearerToken, Billing, ConnectError, FailureKind, OpenInference, Teacher, TeacherFailure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -19,7 +19,7 @@ async fn connect(teacher: &RawTeacher, timeout_seconds: f64) -> OpenInference {
 
 async fn failure(teacher: &RawTeacher) -> TeacherFailure {
     let client = connect(teacher, 30.0).await;
-    let failure = client.infer(&TWO, 2).await.expect_err("a failure");
+    let failure = client.infer(&TWO, 2, &attempt()).await.expect_err("a failure");
     assert_eq!(teacher.asked(), 1, "one attempt: {failure}");
     failure
 }
@@ -35,7 +35,11 @@ fn outputs(shape: &str, data: &str) -> String {
 async fn a_sound_answer_becomes_labels_nested_or_flat() {
     for data in ["[0.25,0.75,1,0]", "[[0.25, 0.75], [1.0, 0e0]]"] {
         let teacher = RawTeacher::saying(outputs("[2,2]", data)).await;
-        let labels = connect(&teacher, 30.0).await.infer(&TWO, 2).await.expect("labels");
+        let labels = connect(&teacher, 30.0)
+            .await
+            .infer(&TWO, 2, &attempt())
+            .await
+            .expect("labels");
         let labels: Vec<_> = labels.into_iter().map(|label| label.expect("sound")).collect();
         assert_eq!(labels[0].probabilities(), [0.25, 0.75]);
         assert_eq!(labels[1].probabilities(), [1.0, 0.0]);
@@ -119,11 +123,19 @@ async fn a_useless_answer_was_paid_for() {
 #[tokio::test]
 async fn a_bad_label_spoils_its_own_image_only() {
     let teacher = RawTeacher::saying(outputs("[2,2]", "[null,1,0.5,0.5]")).await;
-    let labels = connect(&teacher, 30.0).await.infer(&TWO, 2).await.expect("answers");
+    let labels = connect(&teacher, 30.0)
+        .await
+        .infer(&TWO, 2, &attempt())
+        .await
+        .expect("answers");
     assert!(matches!(labels[0], Err(LabelError::NotFinite { class: 0, .. })));
     assert!(labels[1].is_ok());
     let teacher = RawTeacher::saying(outputs("[2,2]", "[3,4,0.5,0.5]")).await;
-    let labels = connect(&teacher, 30.0).await.infer(&TWO, 2).await.expect("answers");
+    let labels = connect(&teacher, 30.0)
+        .await
+        .infer(&TWO, 2, &attempt())
+        .await
+        .expect("answers");
     assert_eq!(labels[0], Err(LabelError::Sum { sum: 7.0 }));
 }
 
@@ -157,7 +169,11 @@ async fn a_stalled_answer_meets_the_deadline() {
             let _ = stream.read_u8().await;
         })
         .await;
-        let failure = connect(&teacher, 0.5).await.infer(&TWO, 2).await.expect_err("stalled");
+        let failure = connect(&teacher, 0.5)
+            .await
+            .infer(&TWO, 2, &attempt())
+            .await
+            .expect_err("stalled");
         assert_eq!(failure.kind, FailureKind::Deadline, "{failure}");
         assert_eq!(failure.billing(), Billing::Ambiguous);
     }
@@ -171,7 +187,11 @@ async fn a_refusal_counts_even_when_its_text_never_ends() {
         let _ = stream.read_u8().await;
     })
     .await;
-    let failure = connect(&teacher, 0.5).await.infer(&TWO, 2).await.expect_err("refused");
+    let failure = connect(&teacher, 0.5)
+        .await
+        .infer(&TWO, 2, &attempt())
+        .await
+        .expect_err("refused");
     assert_eq!(failure.billing(), Billing::Refused);
 }
 
@@ -180,7 +200,7 @@ async fn a_closed_port_means_that_nothing_was_sent() {
     let mut teacher = RawTeacher::saying("").await;
     let client = connect(&teacher, 30.0).await;
     teacher.stop().await;
-    let failure = client.infer(&TWO, 2).await.expect_err("closed");
+    let failure = client.infer(&TWO, 2, &attempt()).await.expect_err("closed");
     assert_eq!(failure.billing(), Billing::NotSent, "{failure}");
     assert!(!failure.is_fatal());
     let error = OpenInference::connect(&spec(teacher.address), SHAPE)
@@ -204,7 +224,10 @@ async fn a_connection_is_never_used_twice() {
     .await;
     let client = connect(&teacher, 5.0).await;
     for _ in 0..3 {
-        client.infer(&TWO, 2).await.expect("a connection of its own");
+        client
+            .infer(&TWO, 2, &attempt())
+            .await
+            .expect("a connection of its own");
     }
     assert_eq!(teacher.asked(), 3);
 }
@@ -215,7 +238,13 @@ async fn secrets_travel_but_are_not_shown() {
     let teacher = RawTeacher::saying(echo).await;
     let spec = spec(teacher.address);
     let client = OpenInference::connect_with(&spec, SHAPE, BearerToken::new("s3cret"));
-    let failure = client.await.expect("sound").0.infer(&TWO, 2).await.expect_err("403");
+    let failure = client
+        .await
+        .expect("sound")
+        .0
+        .infer(&TWO, 2, &attempt())
+        .await
+        .expect_err("403");
     let head = teacher.questions.lock().unwrap()[0].to_ascii_lowercase();
     assert!(head.contains("authorization: bearer s3cret"), "{head}");
     assert!(failure.message.ends_with("bad token ***"), "{failure}");

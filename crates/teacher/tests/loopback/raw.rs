@@ -2,10 +2,12 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use stillhouse_core::ImageShape;
-use stillhouse_core::job::{Protocol, Response, TeacherSpec};
+use stillhouse_core::job::{Protocol, TeacherSpec};
+use stillhouse_teacher::Attempt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -17,18 +19,13 @@ pub(crate) const SHAPE: ImageShape = ImageShape {
 };
 
 pub(crate) fn spec(address: impl std::fmt::Display) -> TeacherSpec {
-    TeacherSpec {
-        protocol: Protocol::OpenInference,
-        url: format!("http://{address}"),
-        model: "lenet5".into(),
-        version: None,
-        response: Response::Probabilities,
-        batch: 64,
-        concurrency: 4,
-        rate_per_second: None,
-        timeout_seconds: 30.0,
-        price_per_query: None,
-    }
+    TeacherSpec::new(Protocol::OpenInference, format!("http://{address}"), "lenet5")
+}
+
+/// A try with a name of its own.
+pub(crate) fn attempt() -> Attempt {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    Attempt::new(format!("try-{}", COUNT.fetch_add(1, Ordering::Relaxed)))
 }
 
 pub(crate) const METADATA: &str = r#"{"name":"lenet5","versions":["1"],"platform":"x",
