@@ -87,13 +87,13 @@ pub(crate) fn request(number: u32) -> Request {
 }
 
 /// What travels for a permitted query.
-pub(crate) fn reference(request: &Request, permit: Permit) -> Reference {
+pub(crate) fn reference(permit: Permit, sample: Sample, arm: Arm) -> Reference {
     Reference {
         key: permit.key,
-        sample: request.sample,
+        sample,
         epoch: permit.epoch,
         charge: permit.charge,
-        arm: request.arm,
+        arm,
     }
 }
 
@@ -147,7 +147,7 @@ impl Dispatcher {
             .iter()
             .zip(admissions)
             .map(|(request, admission)| match admission {
-                Admission::Permitted(permit) => Ok(reference(request, permit)),
+                Admission::Permitted(permit) => Ok(reference(permit, request.sample, request.arm)),
                 other => bail!("expected a permit for {:?}, found {other:?}", request.sample),
             });
         self.queue.push(references.collect::<anyhow::Result<_>>()?).await?;

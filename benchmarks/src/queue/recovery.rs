@@ -11,13 +11,12 @@ use std::time::Instant;
 use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use stillhouse_ledger::{Entry, State};
-use stillhouse_queue::{Queue, QueueError, RedisQueue, Reference};
+use stillhouse_queue::{Queue, QueueError, RedisQueue};
 
 use crate::cli::Persistence;
 use crate::places::Places;
 use crate::queue::contestants::Contestant;
-use crate::queue::ours::{Dispatcher, Setting};
+use crate::queue::ours::{Dispatcher, Setting, reference};
 use crate::queue::rates::Amount;
 use crate::queue::server::Server;
 
@@ -181,19 +180,6 @@ pub(crate) fn recover(setting: &str) -> anyhow::Result<()> {
     })
 }
 
-/// The reference of a query that is to be sent, or was and has no answer.
-fn waiting(entry: &Entry) -> Option<Reference> {
-    let charge = entry.charges.last()?;
-    let waits = matches!(charge.state, State::Reserved | State::Sent);
-    waits.then_some(Reference {
-        key: entry.key,
-        sample: entry.sample,
-        epoch: charge.epoch,
-        charge: charge.number,
-        arm: entry.arm,
-    })
-}
-
 /// Finds that Redis lost everything, and fills it from the ledger.
 async fn rebuild(dispatcher: &Dispatcher, outstanding: u32) -> anyhow::Result<()> {
     match dispatcher.queue.depth().await {
@@ -201,11 +187,11 @@ async fn rebuild(dispatcher: &Dispatcher, outstanding: u32) -> anyhow::Result<()
         other => bail!("expected a queue that lost its content, found {other:?}"),
     }
     dispatcher.queue.restart().await?;
-    let entries = dispatcher.ledger.entries().await?;
-    dispatcher
-        .queue
-        .push(entries.iter().filter_map(waiting).collect())
-        .await?;
+    let waiting = dispatcher.ledger.outstanding().await?;
+    let references = waiting
+        .into_iter()
+        .map(|(permit, sample, arm)| reference(permit, sample, arm));
+    dispatcher.queue.push(references.collect()).await?;
     let found = dispatcher.queue.depth().await?;
     ensure!(
         found == outstanding as usize,
