@@ -120,24 +120,26 @@ impl Queue for MemoryQueue {
         }
     }
 
-    async fn ack(&self, leases: &[LeaseId]) {
+    async fn ack(&self, leases: &[LeaseId]) -> Result<(), QueueError> {
         let mut state = self.state();
         for id in leases {
             state.leased.remove(id);
         }
+        Ok(())
     }
 
-    async fn nack(&self, leases: &[LeaseId]) {
+    async fn nack(&self, leases: &[LeaseId]) -> Result<(), QueueError> {
         self.state().give_back(leases);
         self.arrived.notify_one();
+        Ok(())
     }
 
-    async fn depth(&self) -> usize {
+    async fn depth(&self) -> Result<usize, QueueError> {
         let state = self.state();
-        state.waiting.len() + state.leased.len()
+        Ok(state.waiting.len() + state.leased.len())
     }
 
-    async fn reclaim(&self, age: Duration) -> usize {
+    async fn reclaim(&self, age: Duration) -> Result<usize, QueueError> {
         let reclaimed = {
             let mut state = self.state();
             let is_old = |(_, (since, _)): &(&LeaseId, &(Instant, Reference))| since.elapsed() >= age;
@@ -145,7 +147,18 @@ impl Queue for MemoryQueue {
             state.give_back(&old)
         };
         self.arrived.notify_one();
-        reclaimed
+        Ok(reclaimed)
+    }
+
+    async fn restart(&self) -> Result<(), QueueError> {
+        let mut state = self.state();
+        if state.closed {
+            return Err(QueueError::Closed);
+        }
+        state.waiting.clear();
+        state.leased.clear();
+        self.left.notify_waiters();
+        Ok(())
     }
 
     fn close(&self) {
@@ -159,38 +172,39 @@ impl Queue for MemoryQueue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::conformance::{Returned, references};
 
     #[tokio::test]
     async fn the_memory_queue_conforms() {
-        crate::conformance::run(|capacity| async move { MemoryQueue::new(capacity) }).await;
+        crate::conformance::run(Returned::First, |capacity| async move { MemoryQueue::new(capacity) }).await;
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
     async fn the_memory_queue_conforms_on_several_threads() {
-        crate::conformance::run(|capacity| async move { MemoryQueue::new(capacity) }).await;
+        crate::conformance::run(Returned::First, |capacity| async move { MemoryQueue::new(capacity) }).await;
     }
 
     #[tokio::test]
     async fn a_full_queue_makes_whoever_pushes_wait() {
         let queue = MemoryQueue::new(3);
-        let push = queue.push(crate::conformance::references(0..5));
+        let push = queue.push(references(0..5));
         tokio::pin!(push);
         tokio::select! {
             biased;
             pushed = &mut push => panic!("two of five found no room: {pushed:?}"),
             () = tokio::task::yield_now() => {}
         }
-        assert_eq!(queue.depth().await, 3);
+        assert_eq!(queue.depth().await, Ok(3));
         let leases = queue.lease(2).await.expect("open");
         assert_eq!(leases.len(), 2);
         push.await.expect("there is room now");
-        assert_eq!(queue.depth().await, 5);
+        assert_eq!(queue.depth().await, Ok(5));
     }
 
     #[tokio::test]
     async fn closing_tells_whoever_waits_to_push() {
         let queue = MemoryQueue::new(1);
-        let push = queue.push(crate::conformance::references(0..2));
+        let push = queue.push(references(0..2));
         let close = async { queue.close() };
         let (pushed, ()) = tokio::join!(biased; push, close);
         assert_eq!(pushed, Err(QueueError::Closed));

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use stillhouse_core::Job;
 use stillhouse_core::job::{QueueSpec, SecretSource};
-use stillhouse_queue::{Certificates, Credential, RedisConfig};
+use stillhouse_queue::RedisConfig;
+use stillhouse_queue::stream::{Certificates, Credential};
 
 /// How to reach the queue of `job`, if it has one: as the job file says, or at `url` instead. Files
 /// are relative to `base`.

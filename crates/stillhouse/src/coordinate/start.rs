@@ -70,6 +70,7 @@ pub(super) fn open_ledger(inputs: &Inputs, dir: &JobDir, info: &TeacherInfo, cla
         on_ambiguous: match inputs.job.spec.budget.on_ambiguous {
             OnAmbiguous::Hold => stillhouse_ledger::OnAmbiguous::Hold,
             OnAmbiguous::Resend(attempts) => stillhouse_ledger::OnAmbiguous::Resend { attempts },
+            OnAmbiguous::IdempotencyKey(attempts) => stillhouse_ledger::OnAmbiguous::IdempotencyKey { attempts },
         },
     };
     Ledger::create_or_open(dir.path(), &genesis).map_err(|error| {

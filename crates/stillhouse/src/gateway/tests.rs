@@ -328,9 +328,7 @@ async fn one_accident_holds_one_request_and_asks_for_proof() {
     let held = run.counts.ambiguous;
     assert!((1..=u64::from(BATCH)).contains(&held), "{held} held");
     assert_eq!(run.counts.committed + held, u64::from(SEEDS));
-    let accident = log
-        .iter()
-        .position(|event| matches!(event, DeskEvent::Failed { .. }));
+    let accident = log.iter().position(|event| matches!(event, DeskEvent::Failed { .. }));
     let next = &log[accident.expect("told") + 1];
     assert!(
         matches!(next, DeskEvent::Answered { n: 1, .. }),
