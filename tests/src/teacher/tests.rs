@@ -74,6 +74,21 @@ async fn every_fault_does_what_it_says_and_the_bill_tells() {
 }
 
 #[test]
+fn a_fault_is_switched_from_another_process() {
+    let teacher = TestTeacher::start(SHAPE, 10, None).unwrap();
+    set_fault(teacher.address, "too-many:3:1").unwrap();
+    let chosen = Fault::TooMany {
+        retry_after: Some(1),
+        times: 3,
+    };
+    assert_eq!(*locked(&teacher.fault), chosen);
+    assert!(set_fault(teacher.address, "sulk").is_err());
+    assert_eq!(*locked(&teacher.fault), chosen);
+    set_fault(teacher.address, "none").unwrap();
+    assert_eq!(*locked(&teacher.fault), Fault::None);
+}
+
+#[test]
 fn a_fault_is_named_on_the_command_line() {
     for (text, fault) in [
         ("none", Fault::None),
