@@ -17,7 +17,7 @@ use crate::report::number::counted;
 ///
 /// # Errors
 /// When the books cannot be read or the file not be written.
-pub fn export(dir: &Path, file: &Path) -> Result<String, Failure> {
+pub(super) fn export(dir: &Path, file: &Path) -> Result<String, Failure> {
     let format = Format::of(file)?;
     let books = Books::read(dir)?;
     let job = books.job.as_ref().ok_or_else(|| no_job(dir))?;

@@ -17,7 +17,7 @@ use crate::reuse::{FOLDER, Library, Wanted, resolve};
 /// # Errors
 /// When the job is running, or a source is missing, unreadable or of another teacher; then nothing
 /// was taken.
-pub fn import(dir: &Path, sources: &[PathBuf]) -> Result<String, Failure> {
+pub(super) fn import(dir: &Path, sources: &[PathBuf]) -> Result<String, Failure> {
     let books = Books::read(dir)?;
     let lock = JobDir::open(dir)?;
     let wanted = Wanted {

@@ -21,7 +21,7 @@ use super::super::budget::renew_summary;
 ///
 /// # Errors
 /// When either cannot be read, or the bill has more than the ledger.
-pub fn reconcile(args: &ReconcileArgs) -> Result<String, Failure> {
+pub(super) fn reconcile(args: &ReconcileArgs) -> Result<String, Failure> {
     let books = Books::read(&args.dir)?;
     let invoice = match (&args.invoice, args.billed) {
         (Some(path), _) => Invoice::read(path)?,

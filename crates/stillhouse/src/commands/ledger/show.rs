@@ -46,7 +46,7 @@ struct View {
 ///
 /// # Errors
 /// When there are none, or they cannot be read.
-pub fn show(args: &ShowArgs) -> Result<String, Failure> {
+pub(super) fn show(args: &ShowArgs) -> Result<String, Failure> {
     let books = match Books::read(&args.dir) {
         Ok(books) => books,
         Err(failure) if failure.kind() == Kind::Directory && !args.ambiguous => {

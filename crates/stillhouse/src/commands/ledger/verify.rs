@@ -13,7 +13,7 @@ const SHOWN: usize = 50;
 ///
 /// # Errors
 /// What is damaged and where.
-pub fn verify(dir: &Path) -> Result<String, Failure> {
+pub(super) fn verify(dir: &Path) -> Result<String, Failure> {
     let verdict = audit(dir)?;
     let mut text = format!(
         "{}: {}, {}, {} recomputed",
