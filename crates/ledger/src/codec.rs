@@ -5,7 +5,7 @@
 //! | 0 | arm: 0 active, 1 control |
 //! | 1 | sample: 0 seed image, 1 mix, 2 evaluation image |
 //! | 2 | lambda in hundredths; 0 unless a mix |
-//! | 3 | zero |
+//! | 3 | 1 when its label was imported, otherwise 0 |
 //! | 4..12 | u64: image index, or pair id |
 //! | 12..16 | u32: permits given out so far |
 //! | 16.. | charges, oldest first |
@@ -14,14 +14,16 @@
 //!
 //! | bytes | what |
 //! |---|---|
-//! | 0 | state: 1 reserved, 2 sent, 3 ambiguous, 4 spent, 5 committed |
+//! | 0 | state: 1 reserved, 2 sent, 3 ambiguous, 4 spent, 5 committed, 6 renewed |
 //! | 1 | 1 when a request marked it as sent, otherwise 0 |
-//! | 2..4 | u16: length of the cause; 0 unless ambiguous or spent |
+//! | 2..4 | u16: length of the cause; 0 unless ambiguous, renewed or spent |
 //! | 4..8 | u32: number |
-//! | 8..16 | u64: epoch |
-//! | 16..32 | u128: the request that marked it as sent; 0 unless byte 1 is 1 |
-//! | 32.. | the cause, UTF-8 |
+//! | 8..12 | u32: times sent |
+//! | 12..20 | u64: epoch |
+//! | 20..36 | u128: the request that marked it as sent; 0 unless byte 1 is 1 |
+//! | 36.. | the cause, UTF-8 |
 
+use smallvec::SmallVec;
 use stillhouse_core::plan::Arm;
 use stillhouse_core::pool::{Candidate, Lambda, PairId};
 use stillhouse_core::{Sample, SoftLabel};
@@ -39,7 +41,7 @@ pub(crate) fn encode(record: &Record) -> Vec<u8> {
         Arm::Active => 0,
         Arm::Control => 1,
     };
-    let mut bytes = vec![arm, kind, lambda, 0];
+    let mut bytes = vec![arm, kind, lambda, u8::from(record.imported)];
     bytes.extend(at.to_le_bytes());
     bytes.extend(record.issued.to_le_bytes());
     for charge in &record.charges {
@@ -55,11 +57,13 @@ fn encode_charge(charge: &Charge, bytes: &mut Vec<u8>) {
         State::Ambiguous(cause) => (3, cause.as_str()),
         State::Spent(cause) => (4, cause.as_str()),
         State::Committed => (5, ""),
+        State::Renewed(cause) => (6, cause.as_str()),
     };
     let length = u16::try_from(cause.len()).expect("a cause is at most 200 bytes");
     bytes.extend([state, u8::from(charge.request.is_some())]);
     bytes.extend(length.to_le_bytes());
     bytes.extend(charge.number.to_le_bytes());
+    bytes.extend(charge.sends.to_le_bytes());
     bytes.extend(charge.epoch.to_le_bytes());
     bytes.extend(charge.request.map_or(0, |request| request.0).to_le_bytes());
     bytes.extend(cause.as_bytes());
@@ -67,16 +71,16 @@ fn encode_charge(charge: &Charge, bytes: &mut Vec<u8>) {
 
 pub(crate) fn decode(bytes: &[u8]) -> Result<Record, LedgerError> {
     let mut rest = Bytes(bytes);
-    let [arm, kind, lambda, zero] = rest.take()?;
+    let [arm, kind, lambda, imported] = rest.take()?;
     let at = u64::from_le_bytes(rest.take()?);
     let index = || u32::try_from(at).map_err(|_| wrong("image"));
-    let sample = match (kind, lambda, zero) {
-        (0, 0, 0) => Sample::Seed(index()?),
-        (1, _, 0) => Sample::Mix(Candidate {
+    let sample = match (kind, lambda) {
+        (0, 0) => Sample::Seed(index()?),
+        (1, _) => Sample::Mix(Candidate {
             pair: PairId(at),
             lambda: Lambda::from_hundredths(lambda).ok_or_else(|| wrong("lambda"))?,
         }),
-        (2, 0, 0) => Sample::Evaluation(index()?),
+        (2, 0) => Sample::Evaluation(index()?),
         _ => return Err(wrong("sample")),
     };
     let arm = match arm {
@@ -84,14 +88,20 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Record, LedgerError> {
         1 => Arm::Control,
         _ => return Err(wrong("arm")),
     };
+    let imported = match imported {
+        0 => false,
+        1 => true,
+        _ => return Err(wrong("origin")),
+    };
     let issued = u32::from_le_bytes(rest.take()?);
-    let mut charges = Vec::new();
+    let mut charges = SmallVec::new();
     while !rest.0.is_empty() {
         charges.push(decode_charge(&mut rest)?);
     }
     Ok(Record {
         sample,
         arm,
+        imported,
         issued,
         charges,
     })
@@ -101,6 +111,7 @@ fn decode_charge(rest: &mut Bytes<'_>) -> Result<Charge, LedgerError> {
     let [state, is_marked] = rest.take()?;
     let length = usize::from(u16::from_le_bytes(rest.take()?));
     let number = u32::from_le_bytes(rest.take()?);
+    let sends = u32::from_le_bytes(rest.take()?);
     let epoch = u64::from_le_bytes(rest.take()?);
     let request = match (is_marked, u128::from_le_bytes(rest.take()?)) {
         (0, 0) => None,
@@ -115,10 +126,12 @@ fn decode_charge(rest: &mut Bytes<'_>) -> Result<Charge, LedgerError> {
         (3, ..=Cause::MAX_BYTES) => State::Ambiguous(Cause::new(cause)),
         (4, ..=Cause::MAX_BYTES) => State::Spent(Cause::new(cause)),
         (5, 0) => State::Committed,
+        (6, ..=Cause::MAX_BYTES) => State::Renewed(Cause::new(cause)),
         _ => return Err(wrong("state")),
     };
     Ok(Charge {
         number,
+        sends,
         epoch,
         request,
         state,
@@ -170,9 +183,21 @@ mod tests {
             Just(State::Reserved),
             Just(State::Sent),
             cause().prop_map(State::Ambiguous),
+            cause().prop_map(State::Renewed),
             cause().prop_map(State::Spent),
             Just(State::Committed),
         ]
+    }
+
+    fn charge() -> impl Strategy<Value = Charge> {
+        let parts = (any::<u32>(), any::<u32>(), any::<u64>(), any::<Option<u128>>(), state());
+        parts.prop_map(|(number, sends, epoch, request, state)| Charge {
+            number,
+            sends,
+            epoch,
+            request: request.map(RequestId),
+            state,
+        })
     }
 
     fn sample() -> impl Strategy<Value = Sample> {
@@ -193,14 +218,11 @@ mod tests {
     proptest! {
         #[test]
         fn records_keep_every_field(
-            sample in sample(), control: bool, issued: u32,
-            charges in prop::collection::vec((any::<u32>(), any::<u64>(), any::<Option<u128>>(), state()), 0..5),
+            sample in sample(), control: bool, imported: bool, issued: u32,
+            charges in prop::collection::vec(charge(), 0..5),
         ) {
-            let charge = |(number, epoch, request, state): (_, _, Option<u128>, _)| {
-                Charge { number, epoch, request: request.map(RequestId), state }
-            };
             let arm = if control { Arm::Control } else { Arm::Active };
-            let record = Record { sample, arm, issued, charges: charges.into_iter().map(charge).collect() };
+            let record = Record { sample, arm, imported, issued, charges: charges.into() };
             let bytes = encode(&record);
             prop_assert_eq!(decode(&bytes).expect("own encoding"), record);
             let shorter = &bytes[..bytes.len() - 1];

@@ -20,6 +20,8 @@ pub struct Counts {
     pub spent: u64,
     /// Charges billed with a label.
     pub committed: u64,
+    /// Labels of other jobs, at no charge.
+    pub imported: u64,
     /// Charges billed for certain, with a label or without, by what was asked.
     pub by_category: Categories,
 }
@@ -61,11 +63,14 @@ impl Counts {
     }
 
     fn tally(&mut self, record: &Record, step: impl Fn(&mut u64)) {
+        if record.imported {
+            step(&mut self.imported);
+        }
         for charge in &record.charges {
             let (state, is_billed) = match charge.state {
                 State::Reserved => (&mut self.reserved, false),
                 State::Sent => (&mut self.sent, false),
-                State::Ambiguous(_) => (&mut self.ambiguous, false),
+                State::Ambiguous(_) | State::Renewed(_) => (&mut self.ambiguous, false),
                 State::Spent(_) => (&mut self.spent, true),
                 State::Committed => (&mut self.committed, true),
             };

@@ -36,6 +36,14 @@ pub enum LedgerError {
         /// As given now.
         found: u64,
     },
+    /// Another process opened it since, whatever its lock says: this one may not write any more.
+    #[error("the ledger was opened by another process (life {found}) while this one (life {epoch}) had it")]
+    Superseded {
+        /// Life of this process.
+        epoch: u64,
+        /// The life that began since.
+        found: u64,
+    },
     /// Another version of this program wrote it.
     #[error("the ledger has format {found}, expected {expected}: another version wrote it")]
     OtherFormat {

@@ -102,6 +102,8 @@ pub struct Entry {
     pub sample: Sample,
     /// For whom it was asked first.
     pub arm: Arm,
+    /// Whether its label came from another job, at no charge.
+    pub imported: bool,
     /// Its charges, oldest first; none when its permit was given back.
     pub charges: Vec<Charge>,
     /// The answer.
@@ -114,7 +116,8 @@ impl Entry {
             key,
             sample: record.sample,
             arm: record.arm,
-            charges: record.charges,
+            imported: record.imported,
+            charges: record.charges.to_vec(),
             label,
         }
     }
@@ -224,11 +227,7 @@ impl Ledger {
     /// # Errors
     /// When they cannot be written, or have the wrong number of classes.
     pub async fn commit(&self, labels: Vec<(Permit, SoftLabel)>) -> Result<(), LedgerError> {
-        let expected = self.inner.classes;
-        let found = labels.iter().map(|(_, label)| label.probabilities().len());
-        if let Some(found) = found.into_iter().find(|found| *found != expected) {
-            return Err(LedgerError::Classes { expected, found });
-        }
+        self.check_classes(labels.iter().map(|(_, label)| label))?;
         self.call(|reply| Command::Commit(labels, reply)).await
     }
 
@@ -282,6 +281,37 @@ impl Ledger {
         self.call(|reply| Command::GiveBack(permits, reply)).await
     }
 
+    /// Gives back charges in doubt, of any life, because the teacher's invoice is closed and does not
+    /// contain them; a permit is the key, epoch and number of such a charge. For
+    /// reconciliation only: nothing that a gateway knows proves this. Returns how many were given
+    /// back; what is not in doubt stays as it is.
+    ///
+    /// # Errors
+    /// When that cannot be written.
+    pub async fn acquit(&self, permits: Vec<Permit>) -> Result<usize, LedgerError> {
+        self.call(|reply| Command::Acquit(permits, reply)).await
+    }
+
+    /// Allows `budget` queries in all, from now on and in every later life, whatever smaller budget
+    /// the job names then.
+    ///
+    /// # Errors
+    /// [`LedgerError::BudgetShrunk`] when that is fewer than now, and when it cannot be written.
+    pub async fn raise_budget(&self, budget: u64) -> Result<(), LedgerError> {
+        self.call(|reply| Command::RaiseBudget(budget, reply)).await
+    }
+
+    /// Keeps labels that another job bought of the same teacher, at no charge: what they are of, for
+    /// whom they are wanted, and the label. The caller compares the fingerprints. Returns how many
+    /// were not known.
+    ///
+    /// # Errors
+    /// When they cannot be written, or have the wrong number of classes.
+    pub async fn import(&self, labels: Vec<(Key, Sample, Arm, SoftLabel)>) -> Result<usize, LedgerError> {
+        self.check_classes(labels.iter().map(|(_, _, _, label)| label))?;
+        self.call(|reply| Command::Import(labels, reply)).await
+    }
+
     /// Adds an entry to the journal; returns its sequence, from 0.
     ///
     /// # Errors
@@ -310,6 +340,15 @@ impl Ledger {
         self.call(|reply| Command::Labels(keys, reply)).await
     }
 
+    /// What is permitted in this life and not sent yet, in the order in which the keys came up: what a
+    /// queue that lost everything must deliver.
+    ///
+    /// # Errors
+    /// When the writer is gone.
+    pub async fn outstanding(&self) -> Result<Vec<(Permit, Sample, Arm)>, LedgerError> {
+        self.call(Command::Outstanding).await
+    }
+
     /// Charges by state.
     ///
     /// # Errors
@@ -332,6 +371,15 @@ impl Ledger {
     /// When the file cannot be read.
     pub async fn entries(&self) -> Result<Vec<Entry>, LedgerError> {
         self.call(Command::Entries).await
+    }
+
+    fn check_classes<'a>(&self, labels: impl Iterator<Item = &'a SoftLabel>) -> Result<(), LedgerError> {
+        let expected = self.inner.classes;
+        let mut found = labels.map(|label| label.probabilities().len());
+        match found.find(|found| *found != expected) {
+            Some(found) => Err(LedgerError::Classes { expected, found }),
+            None => Ok(()),
+        }
     }
 
     async fn call<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, LedgerError> {

@@ -2,7 +2,8 @@
 //!
 //! | module | what it is |
 //! |---|---|
-//! | [`permit`] | the permit protocol as a pure state machine |
+//! | [`permit`] | the words of the permit protocol |
+//! | [`book`] | its rules, as a pure state machine |
 //! | [`counts`] | sums of its charges, for the budget |
 //! | [`store`] | the tables of the file |
 //! | `codec` | a record as bytes |
@@ -18,6 +19,7 @@
 //! change nothing but may still bring a label that was paid for (I5).
 
 pub mod audit;
+pub mod book;
 pub mod counts;
 pub mod error;
 pub mod permit;
@@ -27,9 +29,6 @@ pub mod writer;
 mod codec;
 mod handle;
 mod reader;
-
-#[cfg(test)]
-mod random_schedules;
 
 pub use audit::{Audit, Finding};
 pub use counts::{Categories, Counts};

@@ -1,34 +1,38 @@
-//! The permit protocol as a pure state machine: who may spend a query, and what is known of it.
+//! The words of the permit protocol: who may spend a query, and what is known of it. [`crate::book`]
+//! holds its rules.
 //!
 //! A *charge* is one query that is, was or may have been billed. Every permit is for one charge:
-//! (key, epoch, number), never given out twice. A key has at most one charge that is open
-//! (reserved or sent), after any number of earlier ones that stayed ambiguous.
+//! (key, epoch, number). A number is never given out twice, so it names the charge in every life;
+//! the epoch says in which life it may be sent. A key has at most one charge that is open
+//! (reserved, sent or renewed), after any number of earlier ones that stayed ambiguous.
 //!
-//! ```text
-//!            admit              mark_sent            commit
-//!  (none) ----------> Reserved ----------> Sent ----------------> Committed
-//!    ^                   |                  | \  spent               ^
-//!    |     release       |     release      |  \---------> Spent     | late label
-//!    +------ (any) <-----+---- (proof) <----+                        |
-//!                                           |  ambiguous, crash      |
-//!                                           +--------------> Ambiguous
-//! ```
+//! | from | by | to |
+//! |---|---|---|
+//! | nothing | `admit` | Reserved |
+//! | Reserved | `mark_sent` | Sent |
+//! | | `release` or `give_back` by anybody, a new life | nothing |
+//! | Sent | a label | Committed |
+//! | | `spent` by the request that sent it | Spent |
+//! | | `release` by that request on proof that nothing was billed | nothing; Ambiguous when sent before |
+//! | | `ambiguous` or an unproven `release` by that request, a new life | Ambiguous |
+//! | Ambiguous | a late label | Committed |
+//! | | `admit` under an idempotency key | Renewed |
+//! | | `acquit`: the teacher's invoice | nothing |
+//! | Renewed | `mark_sent` by a request that never sent it | Sent |
+//! | | a late label | Committed |
+//! | | `release` or `give_back` by anybody, a new life | Ambiguous |
 //!
 //! What is absent: a way from `Sent` or `Ambiguous` back to nothing on a timeout.
-//!
-//! Invariant I1: reserved + sent + ambiguous + spent + committed charges never exceed the budget.
 
-use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::num::ParseIntError;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 use stillhouse_core::plan::Arm;
 use stillhouse_core::{Key, Sample};
-
-use crate::counts::Counts;
 
 /// The right to send one query once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -95,6 +99,8 @@ pub enum State {
     Sent,
     /// Nobody knows whether it was billed.
     Ambiguous(Cause),
+    /// As ambiguous, and it may be sent once more: the teacher knows it again by its idempotency key.
+    Renewed(Cause),
     /// Billed, but brought no label.
     Spent(Cause),
     /// Billed, and the label is kept.
@@ -106,17 +112,24 @@ pub enum State {
 pub struct Charge {
     /// [`Permit::charge`].
     pub number: u32,
-    /// [`Permit::epoch`].
+    /// How often it was marked as sent, without those times that are proven not to have been billed.
+    pub sends: u32,
+    /// [`Permit::epoch`] of the last permit for it.
     pub epoch: u64,
-    /// Who marked it as sent; `None` until somebody did.
+    /// Who marked it as sent last; `None` until somebody did.
     pub request: Option<RequestId>,
     /// What is known of it.
     pub state: State,
 }
 
 impl Charge {
+    /// Whether a permit for it waits to be used.
+    pub(crate) fn may_be_sent(&self) -> bool {
+        matches!(self.state, State::Reserved | State::Renewed(_))
+    }
+
     /// Only who marked a charge as sent knows what became of it (I5).
-    fn held_by(&self, request: RequestId) -> Result<(), Refusal> {
+    pub(crate) fn held_by(&self, request: RequestId) -> Result<(), Refusal> {
         if self.request == Some(request) {
             Ok(())
         } else {
@@ -124,7 +137,7 @@ impl Charge {
         }
     }
 
-    fn refusal(&self) -> Refusal {
+    pub(crate) fn refusal(&self) -> Refusal {
         Refusal::State(self.state.clone())
     }
 }
@@ -136,18 +149,63 @@ pub struct Record {
     pub sample: Sample,
     /// For whom it was asked first.
     pub arm: Arm,
+    /// Whether its label came from another job, at no charge.
+    pub imported: bool,
     /// Permits given out so far, with those given back: numbers are never used twice.
     pub issued: u32,
     /// Charges that were not given back, oldest first. At most one is committed; only the last may
-    /// be reserved or sent, unless a late label overtook it.
-    pub charges: Vec<Charge>,
+    /// be reserved, renewed or sent, unless a late label overtook it. Nearly every key has one.
+    pub charges: SmallVec<[Charge; 1]>,
 }
 
 impl Record {
+    /// A key that nobody asked for yet.
+    pub(crate) fn new(sample: Sample, arm: Arm) -> Self {
+        Self {
+            sample,
+            arm,
+            imported: false,
+            issued: 0,
+            charges: SmallVec::new(),
+        }
+    }
+
     /// Whether its label is kept.
     #[must_use]
     pub fn is_labelled(&self) -> bool {
-        self.charges.iter().any(|charge| charge.state == State::Committed)
+        self.imported || self.charges.iter().any(|charge| charge.state == State::Committed)
+    }
+
+    /// Takes back what was permitted and not sent.
+    pub(crate) fn withdraw(&mut self) {
+        self.withdraw_before(u64::MAX);
+    }
+
+    /// Sorts out what lives before `epoch` left: what was reserved was never sent (I2) and is void,
+    /// what was renewed is in doubt as before; both by definition, so the file may go on saying
+    /// otherwise. Of what was sent nobody knows; returns whether there is any.
+    pub(crate) fn outlive(&mut self, epoch: u64) -> bool {
+        self.withdraw_before(epoch);
+        let mut was_sent = false;
+        for charge in &mut self.charges {
+            if charge.state == State::Sent && charge.epoch < epoch {
+                charge.state = State::Ambiguous(Cause::new("the process died after it was sent"));
+                was_sent = true;
+            }
+        }
+        was_sent
+    }
+
+    fn withdraw_before(&mut self, epoch: u64) {
+        self.charges
+            .retain(|charge| charge.state != State::Reserved || charge.epoch >= epoch);
+        for charge in &mut self.charges {
+            if let State::Renewed(cause) = &charge.state
+                && charge.epoch < epoch
+            {
+                charge.state = State::Ambiguous(cause.clone());
+            }
+        }
     }
 }
 
@@ -159,6 +217,11 @@ pub enum OnAmbiguous {
     /// It may be sent again on a new permit, so often.
     Resend {
         /// New permits a key, at most.
+        attempts: u32,
+    },
+    /// It may be sent again, so often, on the same charge: the teacher bills an idempotency key once.
+    IdempotencyKey {
+        /// Times that a charge is sent again, at most.
         attempts: u32,
     },
 }
@@ -176,7 +239,7 @@ pub enum Proof {
 }
 
 impl Proof {
-    fn holds(self) -> bool {
+    pub(crate) fn holds(self) -> bool {
         match self {
             Proof::NeverConnected => true,
             Proof::Refused { status } => matches!(status, 300..=499 | 503),
@@ -208,284 +271,10 @@ pub enum Refusal {
     OldEpoch,
     /// Another request marked it as sent.
     OtherRequest,
+    /// The request marked it before, and what became of that was told.
+    UsedRequest,
     /// Its charge is in a state that the report cannot follow.
     State(State),
-}
-
-/// What a report makes of a charge.
-enum Next {
-    Stays,
-    Becomes(State),
-    GivenBack,
-}
-
-/// Every charge of a job.
-#[derive(Clone, Debug)]
-pub struct Book {
-    epoch: u64,
-    policy: OnAmbiguous,
-    counts: Counts,
-    records: HashMap<Key, Record>,
-    /// Keys whose record changed since they were last taken.
-    dirty: Vec<Key>,
-}
-
-impl Book {
-    /// The book of `records` in life `epoch`. Records of an earlier life need [`Book::recover`].
-    #[must_use]
-    pub fn new(budget: u64, policy: OnAmbiguous, epoch: u64, records: HashMap<Key, Record>) -> Self {
-        let mut counts = Counts {
-            budget,
-            ..Counts::default()
-        };
-        records.values().for_each(|record| counts.add(record));
-        Self {
-            epoch,
-            policy,
-            counts,
-            records,
-            dirty: Vec::new(),
-        }
-    }
-
-    /// Sorts out what a dead process left: what was reserved was never sent (I2) and is given back;
-    /// of what was sent nobody knows.
-    pub fn recover(&mut self) {
-        let is_open = |charge: &Charge| matches!(charge.state, State::Reserved | State::Sent);
-        let open = self
-            .records
-            .iter()
-            .filter(|(_, record)| record.charges.iter().any(is_open));
-        let open: Vec<(Key, Record)> = open.map(|(key, record)| (*key, record.clone())).collect();
-        let died = Cause::new("the process died after it was sent");
-        for (key, mut record) in open {
-            record.charges.retain(|charge| charge.state != State::Reserved);
-            for charge in &mut record.charges {
-                if charge.state == State::Sent {
-                    charge.state = State::Ambiguous(died.clone());
-                }
-            }
-            self.set(key, record);
-        }
-    }
-
-    /// This life.
-    #[must_use]
-    pub fn epoch(&self) -> u64 {
-        self.epoch
-    }
-
-    /// Charges by state.
-    #[must_use]
-    pub fn counts(&self) -> Counts {
-        self.counts
-    }
-
-    /// A key's record.
-    #[must_use]
-    pub fn record(&self, key: &Key) -> Option<&Record> {
-        self.records.get(key)
-    }
-
-    /// Every record.
-    pub fn records(&self) -> impl Iterator<Item = (&Key, &Record)> {
-        self.records.iter()
-    }
-
-    /// Takes the records that changed, in order of keys.
-    pub fn take_changes(&mut self) -> Vec<(Key, Record)> {
-        let mut dirty = std::mem::take(&mut self.dirty);
-        dirty.sort_unstable();
-        dirty.dedup();
-        let changed = |key| Some((key, self.records.get(&key)?.clone()));
-        dirty.into_iter().filter_map(changed).collect()
-    }
-
-    /// Decides whether `key` may be asked; reserves a charge when it may. Whom a key was asked for
-    /// first pays for it.
-    pub fn admit(&mut self, key: Key, sample: Sample, arm: Arm) -> Decision {
-        let known = self.records.get(&key);
-        if let Some(settled) = known.and_then(|record| self.without_asking(record)) {
-            return settled;
-        }
-        if self.counts.left() == 0 {
-            return Decision::Exhausted;
-        }
-        let mut record = known.cloned().unwrap_or(Record {
-            sample,
-            arm,
-            issued: 0,
-            charges: Vec::new(),
-        });
-        let Some(number) = record.issued.checked_add(1) else {
-            return Decision::Held(Cause::new("it was permitted and given back four billion times"));
-        };
-        record.issued = number;
-        let epoch = self.epoch;
-        record.charges.push(Charge {
-            number,
-            epoch,
-            request: None,
-            state: State::Reserved,
-        });
-        self.set(key, record);
-        Decision::Permitted(Permit {
-            key,
-            epoch,
-            charge: number,
-        })
-    }
-
-    /// The decision about a key that is known, unless it may be asked (again).
-    fn without_asking(&self, record: &Record) -> Option<Decision> {
-        if record.is_labelled() {
-            return Some(Decision::Known);
-        }
-        match &record.charges.last()?.state {
-            State::Committed => Some(Decision::Known),
-            State::Reserved | State::Sent => Some(Decision::InFlight),
-            State::Spent(cause) => Some(Decision::Held(cause.clone())),
-            State::Ambiguous(cause) => {
-                let resend = match self.policy {
-                    OnAmbiguous::Hold => false,
-                    OnAmbiguous::Resend { attempts } => record.charges.len() as u64 <= u64::from(attempts),
-                };
-                (!resend).then(|| Decision::Held(cause.clone()))
-            }
-        }
-    }
-
-    /// Notes that a byte may leave from now on, by `request` only. Returns those of `permits` that
-    /// are now marked by it, in order and each once: only these may be sent. Asking again gets the
-    /// same answer while they are in flight. What is not valid (any more), or marked by another
-    /// request, is left as it is.
-    pub fn mark_sent(&mut self, request: RequestId, permits: &[Permit]) -> Vec<Permit> {
-        let mut marked = HashSet::with_capacity(permits.len());
-        let accepted = |permit: &&Permit| self.mark(request, **permit).is_ok() && marked.insert(**permit);
-        permits.iter().filter(accepted).copied().collect()
-    }
-
-    fn mark(&mut self, request: RequestId, permit: Permit) -> Result<(), Refusal> {
-        self.report(permit, |charge| match charge.state {
-            State::Reserved => {
-                charge.request = Some(request);
-                Ok(Next::Becomes(State::Sent))
-            }
-            State::Sent => charge.held_by(request).map(|()| Next::Stays),
-            State::Ambiguous(_) | State::Spent(_) | State::Committed => Err(charge.refusal()),
-        })
-    }
-
-    /// Notes that a label came; `true` when it is the key's first and must be kept. It was paid for,
-    /// so it is taken from an earlier life and from a charge in doubt, too (I3). A second permit of
-    /// the key that was not sent yet is given back; one that was brings a label of no use.
-    ///
-    /// # Errors
-    /// When the permit was not sent, or is settled; nothing changed.
-    pub fn commit(&mut self, permit: Permit) -> Result<bool, Refusal> {
-        let (mut record, at) = self.find(permit)?;
-        match &record.charges[at].state {
-            State::Sent | State::Ambiguous(_) => {}
-            other @ (State::Reserved | State::Spent(_) | State::Committed) => {
-                return Err(Refusal::State(other.clone()));
-            }
-        }
-        let first = !record.is_labelled();
-        record.charges[at].state = if first {
-            State::Committed
-        } else {
-            State::Spent(Cause::new("the label of an earlier charge had come first"))
-        };
-        record.charges.retain(|charge| charge.state != State::Reserved);
-        self.set(permit.key, record);
-        Ok(first)
-    }
-
-    /// Notes that nobody knows whether a sent query was billed.
-    ///
-    /// # Errors
-    /// When the permit is not in flight for `request`; nothing changed.
-    pub fn ambiguous(&mut self, request: RequestId, permit: Permit, cause: &Cause) -> Result<(), Refusal> {
-        self.close_sent(request, permit, State::Ambiguous(cause.clone()))
-    }
-
-    /// Notes that a query was billed and its answer is no label.
-    ///
-    /// # Errors
-    /// When the permit is not in flight for `request`; nothing changed.
-    pub fn spent(&mut self, request: RequestId, permit: Permit, cause: &Cause) -> Result<(), Refusal> {
-        self.close_sent(request, permit, State::Spent(cause.clone()))
-    }
-
-    fn close_sent(&mut self, request: RequestId, permit: Permit, to: State) -> Result<(), Refusal> {
-        self.report(permit, |charge| match charge.state {
-            State::Sent => charge.held_by(request).map(|()| Next::Becomes(to)),
-            State::Reserved | State::Ambiguous(_) | State::Spent(_) | State::Committed => Err(charge.refusal()),
-        })
-    }
-
-    /// Gives a charge back: a reserved one always, one sent by `request` on proof that nothing was
-    /// billed. Without proof it stays, as ambiguous.
-    ///
-    /// # Errors
-    /// When the permit is neither reserved nor in flight for `request`; nothing changed.
-    pub fn release(&mut self, request: RequestId, permit: Permit, proof: Proof) -> Result<(), Refusal> {
-        let unproven = || Cause::new(&format!("{proof:?} does not prove that nothing was billed"));
-        self.report(permit, |charge| match charge.state {
-            State::Reserved => Ok(Next::GivenBack),
-            State::Sent => charge.held_by(request).map(|()| match proof.holds() {
-                true => Next::GivenBack,
-                false => Next::Becomes(State::Ambiguous(unproven())),
-            }),
-            State::Ambiguous(_) | State::Spent(_) | State::Committed => Err(charge.refusal()),
-        })
-    }
-
-    /// Gives a reserved charge back: nobody sent it, so anybody may.
-    ///
-    /// # Errors
-    /// When the permit is not reserved; nothing changed.
-    pub fn give_back(&mut self, permit: Permit) -> Result<(), Refusal> {
-        self.report(permit, |charge| match charge.state {
-            State::Reserved => Ok(Next::GivenBack),
-            State::Sent | State::Ambiguous(_) | State::Spent(_) | State::Committed => Err(charge.refusal()),
-        })
-    }
-
-    /// Applies a report about a permit of this life.
-    fn report(
-        &mut self,
-        permit: Permit,
-        next: impl FnOnce(&mut Charge) -> Result<Next, Refusal>,
-    ) -> Result<(), Refusal> {
-        if permit.epoch != self.epoch {
-            return Err(Refusal::OldEpoch);
-        }
-        let (mut record, at) = self.find(permit)?;
-        let charge = &mut record.charges[at];
-        match next(charge)? {
-            Next::Stays => return Ok(()),
-            Next::Becomes(state) => charge.state = state,
-            Next::GivenBack => drop(record.charges.remove(at)),
-        }
-        self.set(permit.key, record);
-        Ok(())
-    }
-
-    fn find(&self, permit: Permit) -> Result<(Record, usize), Refusal> {
-        let record = self.records.get(&permit.key).ok_or(Refusal::Unknown)?;
-        let named = |charge: &Charge| charge.number == permit.charge && charge.epoch == permit.epoch;
-        let at = record.charges.iter().position(named).ok_or(Refusal::Unknown)?;
-        Ok((record.clone(), at))
-    }
-
-    fn set(&mut self, key: Key, record: Record) {
-        self.counts.add(&record);
-        if let Some(old) = self.records.insert(key, record) {
-            self.counts.remove(&old);
-        }
-        self.dirty.push(key);
-    }
 }
 
 #[cfg(test)]

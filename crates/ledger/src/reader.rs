@@ -1,22 +1,20 @@
 //! Reads the ledger of a job that is not running, for reports and exports.
 
-use std::collections::HashMap;
 use std::path::Path;
 
 use redb::ReadOnlyDatabase;
-use stillhouse_core::Key;
 
+use crate::book::Book;
 use crate::counts::Counts;
 use crate::error::LedgerError;
 use crate::handle::{Entry, Genesis, entries};
-use crate::permit::{Book, Record};
 use crate::store::{Head, Store, file};
 
 /// A ledger open for reading, which keeps writers out. Its calls block on the disk.
 pub struct Reader {
     store: Store<ReadOnlyDatabase>,
     head: Head,
-    records: HashMap<Key, Record>,
+    book: Book,
 }
 
 impl Reader {
@@ -25,7 +23,9 @@ impl Reader {
     /// # Errors
     /// As [`Reader::open`].
     pub fn head_of(dir: &Path) -> Result<Head, LedgerError> {
-        Store::read(dir)?.head()?.ok_or_else(|| LedgerError::Missing { path: file(dir) })
+        Store::read(dir)?
+            .head()?
+            .ok_or_else(|| LedgerError::Missing { path: file(dir) })
     }
 
     /// Opens the ledger in `dir`. Changes no row of it: after a kill, charges are shown as they
@@ -37,11 +37,11 @@ impl Reader {
         let store = Store::read(dir)?;
         let missing = || LedgerError::Missing { path: file(dir) };
         let head = store.head()?.ok_or_else(missing)?;
-        let records = store.records()?;
-        Ok(Self { store, head, records })
+        let book = Book::open(head.budget(), head.genesis.on_ambiguous, head.epoch, store.records()?);
+        Ok(Self { store, head, book })
     }
 
-    /// What the ledger is for.
+    /// What the ledger is for. Its budget is the job's; [`Reader::counts`] has what was granted.
     #[must_use]
     pub fn genesis(&self) -> &Genesis {
         &self.head.genesis
@@ -50,10 +50,7 @@ impl Reader {
     /// Charges by state.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        let Genesis {
-            budget, on_ambiguous, ..
-        } = self.head.genesis;
-        Book::new(budget, on_ambiguous, self.head.epoch, self.records.clone()).counts()
+        self.book.counts()
     }
 
     /// Every query, in order of keys.
@@ -61,7 +58,7 @@ impl Reader {
     /// # Errors
     /// When the file cannot be read.
     pub fn entries(&self) -> Result<Vec<Entry>, LedgerError> {
-        entries(&self.store, self.records.iter())
+        entries(&self.store, self.book.records())
     }
 
     /// The journal, oldest first.

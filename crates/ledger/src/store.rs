@@ -5,6 +5,7 @@
 //! | `meta` | `format` | u64 little-endian: 3 |
 //! | | `genesis` | JSON of [`Genesis`] |
 //! | | `epoch` | u64 little-endian: how often it was opened for writing |
+//! | | `raised` | u64 little-endian: the budget that was granted beside the job's; 0 if none was |
 //! | `records` | 32 bytes of the query's key | a record, see `codec.rs` |
 //! | `labels` | 32 bytes of the query's key | probabilities, f32 little-endian, one a class |
 //! | `journal` | u64: sequence, from 0 | bytes of the coordinator |
@@ -42,15 +43,23 @@ pub struct Head {
     pub genesis: Genesis,
     /// How often it was opened for writing.
     pub epoch: u64,
+    /// Queries in all that were granted beside the job's budget; 0 if never.
+    pub raised: u64,
 }
 
-/// What one commit writes.
+impl Head {
+    /// Queries that may be billed: the job's budget, or more when it was raised.
+    #[must_use]
+    pub fn budget(&self) -> u64 {
+        self.genesis.budget.max(self.raised)
+    }
+}
+
+/// What one commit writes beside changed records.
 #[derive(Debug, Default)]
 pub struct Changes {
-    /// A new life.
+    /// A new life, or a new budget.
     pub head: Option<Head>,
-    /// Records that changed.
-    pub records: Vec<(Key, Record)>,
     /// New labels.
     pub labels: Vec<(Key, SoftLabel)>,
     /// New journal entries, with their sequence.
@@ -61,7 +70,7 @@ impl Changes {
     /// Whether there is nothing to write.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.head.is_none() && self.records.is_empty() && self.labels.is_empty() && self.journal.is_empty()
+        self.head.is_none() && self.labels.is_empty() && self.journal.is_empty()
     }
 }
 
@@ -111,35 +120,75 @@ impl Store<Database> {
         Ok(Self { database })
     }
 
-    /// Writes all changes or none, and returns once they are on disk.
+    /// Whether life `epoch` still is the last that began.
     ///
     /// # Errors
-    /// When they cannot be written; what the file then holds is only known after opening it again.
-    pub fn write(&self, changes: &Changes) -> Result<(), LedgerError> {
+    /// When it is not, or the file cannot be read.
+    pub fn check(&self, epoch: u64) -> Result<(), LedgerError> {
+        let found = self.head()?.map_or(0, |head| head.epoch);
+        if found != epoch {
+            return Err(LedgerError::Superseded { epoch, found });
+        }
+        Ok(())
+    }
+
+    /// Writes all changes or none, as life `epoch`, and returns once they are on disk.
+    ///
+    /// # Errors
+    /// When another life began, or they cannot be written; what the file then holds is only known
+    /// after opening it again.
+    pub fn write<'a>(
+        &self,
+        epoch: u64,
+        records: impl Iterator<Item = (&'a Key, &'a Record)>,
+        changes: &Changes,
+    ) -> Result<(), LedgerError> {
         let mut transaction = self.database.begin_write().map_err(LedgerError::of)?;
         transaction
             .set_durability(Durability::Immediate)
             .map_err(LedgerError::of)?;
-        changes.insert_into(&transaction)?;
+        changes.insert_head(epoch, &transaction)?;
+        {
+            let mut table = transaction.open_table(RECORDS).map_err(LedgerError::of)?;
+            for (key, record) in records {
+                let bytes = codec::encode(record);
+                table.insert(&key.0, bytes.as_slice()).map_err(LedgerError::of)?;
+            }
+        }
+        changes.insert_rows(&transaction)?;
         transaction.commit().map_err(LedgerError::of)
     }
 }
 
 impl Changes {
-    fn insert_into(&self, transaction: &WriteTransaction) -> Result<(), LedgerError> {
+    /// Compares the stored epoch with the writer's, and sets a new head.
+    fn insert_head(&self, epoch: u64, transaction: &WriteTransaction) -> Result<(), LedgerError> {
         let mut meta = transaction.open_table(META).map_err(LedgerError::of)?;
+        let found = match meta.get("epoch").map_err(LedgerError::of)? {
+            Some(value) => u64_of("epoch", value.value())?,
+            None => 0,
+        };
+        let is_next = self.head.as_ref().is_some_and(|head| head.epoch == epoch) && found + 1 == epoch;
+        if found != epoch && !is_next {
+            return Err(LedgerError::Superseded { epoch, found });
+        }
         if let Some(head) = &self.head {
             let genesis = serde_json::to_vec(&head.genesis).expect("a genesis has only text keys");
-            let (format, epoch) = (FORMAT.to_le_bytes(), head.epoch.to_le_bytes());
-            for (name, value) in [("format", &format[..]), ("genesis", &genesis), ("epoch", &epoch)] {
+            let [format, epoch, raised] = [FORMAT, head.epoch, head.raised].map(u64::to_le_bytes);
+            let values = [
+                ("format", &format[..]),
+                ("genesis", &genesis),
+                ("epoch", &epoch),
+                ("raised", &raised),
+            ];
+            for (name, value) in values {
                 meta.insert(name, value).map_err(LedgerError::of)?;
             }
         }
-        let mut records = transaction.open_table(RECORDS).map_err(LedgerError::of)?;
-        for (key, record) in &self.records {
-            let bytes = codec::encode(record);
-            records.insert(&key.0, bytes.as_slice()).map_err(LedgerError::of)?;
-        }
+        Ok(())
+    }
+
+    fn insert_rows(&self, transaction: &WriteTransaction) -> Result<(), LedgerError> {
         let mut labels = transaction.open_table(LABELS).map_err(LedgerError::of)?;
         for (key, label) in &self.labels {
             let bytes = codec::encode_label(label);
@@ -151,6 +200,12 @@ impl Changes {
         }
         Ok(())
     }
+}
+
+fn u64_of(name: &str, bytes: &[u8]) -> Result<u64, LedgerError> {
+    let bytes = bytes.try_into();
+    let bytes = bytes.map_err(|_| LedgerError::damaged(format!("{name} is not a number of 8 bytes")))?;
+    Ok(u64::from_le_bytes(bytes))
 }
 
 impl Store<ReadOnlyDatabase> {
@@ -192,23 +247,19 @@ impl<D: ReadableDatabase> Store<D> {
             let value = table.get(name).map_err(LedgerError::of)?;
             Ok::<_, LedgerError>(value.map(|value| value.value().to_vec()))
         };
-        let number = |name: &str| {
-            let number = bytes(name)?.map(|bytes| bytes.try_into().map(u64::from_le_bytes));
-            number
-                .transpose()
-                .map_err(|_| LedgerError::damaged(format!("{name} is not a number of 8 bytes")))
-        };
+        let number = |name: &str| bytes(name)?.map(|bytes| u64_of(name, &bytes)).transpose();
         let found = number("format")?.unwrap_or(0);
         if found != FORMAT {
             let expected = FORMAT;
             return Err(LedgerError::OtherFormat { expected, found });
         }
-        let (Some(genesis), Some(epoch)) = (bytes("genesis")?, number("epoch")?) else {
+        let (Some(genesis), Some(epoch), Some(raised)) = (bytes("genesis")?, number("epoch")?, number("raised")?)
+        else {
             return Err(LedgerError::damaged("it does not say what it is for"));
         };
         let genesis =
             serde_json::from_slice(&genesis).map_err(|error| LedgerError::damaged(format!("genesis: {error}")))?;
-        Ok(Some(Head { genesis, epoch }))
+        Ok(Some(Head { genesis, epoch, raised }))
     }
 
     /// Every record; none when the file is new.

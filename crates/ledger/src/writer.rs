@@ -8,17 +8,22 @@ use std::ops::Range;
 use std::path::Path;
 
 use redb::Database;
-use stillhouse_core::{Key, SoftLabel};
+use stillhouse_core::plan::Arm;
+use stillhouse_core::{Key, Sample, SoftLabel};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::book::Book;
 use crate::counts::Counts;
 use crate::error::LedgerError;
 use crate::handle::{Admission, Entry, Genesis, Request, entries};
-use crate::permit::{Book, Cause, Decision, Permit, Proof, Refusal, RequestId};
+use crate::permit::{Cause, Decision, Permit, Proof, Refusal, RequestId};
 use crate::store::{Changes, Head, Store, file};
 
 /// Requests written together at most: beyond a few hundred an fsync is cheap already.
 const GROUP: usize = 256;
+
+/// A label of another job: what it is of, and for whom it is wanted.
+pub type Imported = (Key, Sample, Arm, SoftLabel);
 
 /// Where an answer goes.
 pub type Reply<T> = oneshot::Sender<Result<T, LedgerError>>;
@@ -40,10 +45,18 @@ pub enum Command {
     Release(RequestId, Vec<Permit>, Proof, Reply<()>),
     /// Not needed, and not sent.
     GiveBack(Vec<Permit>, Reply<()>),
+    /// In doubt, and the teacher's invoice does not contain them.
+    Acquit(Vec<Permit>, Reply<usize>),
+    /// Labels of another job.
+    Import(Vec<Imported>, Reply<usize>),
+    /// Allow more queries in all.
+    RaiseBudget(u64, Reply<()>),
     /// Note what was done.
     Append(Vec<Vec<u8>>, Reply<Range<u64>>),
     /// Read labels.
     Labels(Vec<Key>, Reply<Vec<Option<SoftLabel>>>),
+    /// Read what is permitted and not sent.
+    Outstanding(Reply<Vec<(Permit, Sample, Arm)>>),
     /// Read counts.
     Counts(Reply<Counts>),
     /// Read the journal.
@@ -62,6 +75,7 @@ pub struct Writer {
     /// What is on disk and what is being written. After a failed write only a guess, from which
     /// nobody is answered any more.
     book: Book,
+    head: Head,
     next_sequence: u64,
     failed: Option<LedgerError>,
 }
@@ -78,22 +92,25 @@ impl Writer {
         if let Some(last) = &last {
             last.genesis.check(genesis, &file(dir))?;
         }
-        let epoch = last.map_or(0, |head| head.epoch) + 1;
-        let mut book = Book::new(genesis.budget, genesis.on_ambiguous, epoch, store.records()?);
-        book.recover();
+        let (epoch, raised) = last.map_or((0, 0), |head| (head.epoch, head.raised));
         let head = Head {
             genesis: genesis.clone(),
-            epoch,
+            epoch: epoch + 1,
+            raised,
         };
-        store.write(&Changes {
-            head: Some(head),
-            records: book.take_changes(),
+        let epoch = head.epoch;
+        let mut book = Book::open(head.budget(), genesis.on_ambiguous, epoch, store.records()?);
+        let changes = Changes {
+            head: Some(head.clone()),
             ..Changes::default()
-        })?;
+        };
+        store.write(epoch, book.changes(), &changes)?;
+        book.forget_changes();
         tracing::debug!(epoch, counts = ?book.counts(), "opened the ledger");
         Ok(Self {
             next_sequence: store.next_sequence()?,
             store,
+            head,
             book,
             failed: None,
         })
@@ -116,7 +133,6 @@ impl Writer {
     fn serve(&mut self, group: impl Iterator<Item = Command>) {
         let mut changes = Changes::default();
         let waiting: Vec<Waiting> = group.map(|command| self.decide(command, &mut changes)).collect();
-        changes.records = self.book.take_changes();
         let outcome = self.persist(&changes);
         for answer in waiting {
             answer(&self.store, &self.book, outcome.clone());
@@ -129,10 +145,14 @@ impl Writer {
                 cause: error.to_string(),
             });
         }
-        if changes.is_empty() {
-            return Ok(());
-        }
-        self.store.write(changes).inspect_err(|error| {
+        let written = if changes.is_empty() && self.book.changes().next().is_none() {
+            // An answer of a life that is over is worth nothing.
+            self.store.check(self.head.epoch)
+        } else {
+            self.store.write(self.head.epoch, self.book.changes(), changes)
+        };
+        self.book.forget_changes();
+        written.inspect_err(|error| {
             tracing::error!(%error, "the ledger cannot be written and stops");
             self.failed = Some(error.clone());
         })
@@ -170,6 +190,17 @@ impl Writer {
                 applied(&permits, |permit| self.book.give_back(permit));
                 answer(reply, ())
             }
+            Command::Acquit(permits, reply) => {
+                let count = applied(&permits, |permit| self.book.acquit(permit));
+                tracing::info!(count, "queries in doubt are not in the teacher's invoice");
+                answer(reply, count)
+            }
+            Command::Import(labels, reply) => {
+                let before = changes.labels.len();
+                changes.labels.extend(self.import(labels));
+                answer(reply, changes.labels.len() - before)
+            }
+            Command::RaiseBudget(budget, reply) => self.raise_budget(budget, changes, reply),
             Command::Append(entries, reply) => {
                 let first = self.next_sequence;
                 changes.journal.extend((first..).zip(entries));
@@ -177,6 +208,7 @@ impl Writer {
                 answer(reply, first..self.next_sequence)
             }
             Command::Labels(keys, reply) => read(reply, move |store, _| store.labels(&keys)),
+            Command::Outstanding(reply) => read(reply, |_, book| Ok(book.outstanding())),
             Command::Counts(reply) => read(reply, |_, book| Ok(book.counts())),
             Command::Journal(reply) => read(reply, |store, _| store.journal()),
             Command::Entries(reply) => read(reply, |store, book| entries(store, book.records())),
@@ -188,6 +220,23 @@ impl Writer {
         let decisions: Vec<Decision> = requests.iter().map(decide).collect();
         // The asker may be gone; a permit that it never saw is given back at the next start.
         read(reply, move |store, _| admissions(store, &requests, decisions))
+    }
+
+    fn raise_budget(&mut self, budget: u64, changes: &mut Changes, reply: Reply<()>) -> Waiting {
+        let was = self.book.counts().budget;
+        if !self.book.raise_budget(budget) {
+            let error = LedgerError::BudgetShrunk { was, found: budget };
+            return read(reply, |_, _| Err(error));
+        }
+        self.head.raised = budget;
+        changes.head = Some(self.head.clone());
+        answer(reply, ())
+    }
+
+    /// The labels that must be kept.
+    fn import(&mut self, labels: Vec<Imported>) -> impl Iterator<Item = (Key, SoftLabel)> {
+        let keep = |(key, sample, arm, label)| self.book.import(key, sample, arm).then_some((key, label));
+        labels.into_iter().filter_map(keep)
     }
 
     /// The labels that must be kept.

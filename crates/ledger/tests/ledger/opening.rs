@@ -119,6 +119,27 @@ async fn what_was_reserved_is_released_and_what_was_sent_is_in_doubt() {
 }
 
 #[tokio::test]
+async fn a_raised_budget_outlives_the_process_and_the_jobs_own() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let ledger = open(dir.path(), 2);
+    ledger.raise_budget(4).await.expect("more");
+    let error = ledger.raise_budget(3).await.expect_err("fewer");
+    assert!(
+        matches!(error, LedgerError::BudgetShrunk { was: 4, found: 3 }),
+        "{error}"
+    );
+    permitted(&ledger, 0..4).await;
+    drop(ledger);
+    let reader = Reader::open(dir.path()).expect("closed");
+    assert_eq!((reader.genesis().budget, reader.counts().budget), (2, 4));
+    drop(reader);
+    for (budget, granted) in [(2, 4), (3, 4), (6, 6)] {
+        let ledger = open(dir.path(), budget);
+        assert_eq!(ledger.counts().await.expect("open").budget, granted);
+    }
+}
+
+#[tokio::test]
 async fn a_reader_sees_everything_and_changes_nothing() {
     let dir = tempfile::tempdir().expect("a folder");
     assert!(matches!(Reader::open(dir.path()), Err(LedgerError::Missing { .. })));

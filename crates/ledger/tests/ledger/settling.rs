@@ -6,7 +6,7 @@ use stillhouse_core::SoftLabel;
 use stillhouse_core::plan::Arm;
 use stillhouse_core::pool::{Candidate, Lambda, PairId};
 use stillhouse_core::{Key, Sample};
-use stillhouse_ledger::{Admission, Genesis, Ledger, OnAmbiguous, Permit, Proof, Request, RequestId};
+use stillhouse_ledger::{Admission, Genesis, Ledger, LedgerError, OnAmbiguous, Permit, Proof, Request, RequestId};
 
 use crate::{REQUEST, genesis, label, open, permits, permitted, request, requests, send};
 
@@ -153,6 +153,136 @@ async fn a_query_in_doubt_is_sent_again_as_often_as_the_job_says() {
     );
     let counts = ledger.counts().await.expect("open");
     assert_eq!((counts.committed, counts.spent, counts.ambiguous), (1, 1, 0));
+}
+
+#[tokio::test]
+async fn under_an_idempotency_key_one_charge_is_sent_again() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let genesis = Genesis {
+        on_ambiguous: OnAmbiguous::IdempotencyKey { attempts: 2 },
+        ..genesis(1)
+    };
+    let ledger = Ledger::create_or_open(dir.path(), &genesis).expect("new");
+    let first = permitted(&ledger, 0..1).await;
+    send(&ledger, &first).await;
+    drop(ledger);
+
+    let ledger = Ledger::create_or_open(dir.path(), &genesis).expect("closed");
+    let second = permitted(&ledger, 0..1).await;
+    assert_eq!(second[0].charge, first[0].charge, "no new charge: the budget is spent");
+    assert!(second[0].epoch > first[0].epoch);
+    assert_eq!(ledger.outstanding().await.expect("open").len(), 1);
+    let other = RequestId(8);
+    let old = ledger.mark_sent(other, first.clone()).await.expect("written");
+    assert_eq!(old, [], "a permit of an earlier life is void");
+    let used = ledger.mark_sent(REQUEST, second.clone()).await.expect("written");
+    assert_eq!(used, [], "a request sends once");
+    let sent = ledger.mark_sent(other, second.clone()).await.expect("written");
+    assert_eq!(sent, second);
+    let refused = Proof::Refused { status: 429 };
+    ledger.release(other, second.clone(), refused).await.expect("written");
+    let counts = ledger.counts().await.expect("open");
+    assert_eq!(
+        (counts.ambiguous, counts.left()),
+        (1, 0),
+        "the first may have been billed"
+    );
+
+    // What was not billed is no attempt: two are left.
+    for request in [10, 11] {
+        let again = permitted(&ledger, 0..1).await;
+        let sent = ledger
+            .mark_sent(RequestId(request), again.clone())
+            .await
+            .expect("written");
+        ledger
+            .ambiguous(RequestId(request), sent, "lost")
+            .await
+            .expect("written");
+    }
+    let held = ledger.admit(requests(0..1)).await.expect("written");
+    assert_eq!(held, [Admission::Held { cause: "lost".into() }]);
+    ledger.commit(vec![(first[0], label(1))]).await.expect("a late label");
+    let known = ledger.admit(requests(0..1)).await.expect("written");
+    assert_eq!(known, [Admission::Known(label(1))]);
+    assert_eq!(ledger.counts().await.expect("open").billed(), 1);
+}
+
+#[tokio::test]
+async fn an_invoice_gives_back_what_is_in_doubt_and_nothing_else() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let ledger = open(dir.path(), 4);
+    let permits = permitted(&ledger, 0..4).await;
+    send(&ledger, &permits[..3]).await;
+    ledger
+        .ambiguous(REQUEST, permits[..1].to_vec(), "lost")
+        .await
+        .expect("written");
+    ledger.commit(vec![(permits[1], label(1))]).await.expect("written");
+    assert_eq!(ledger.acquit(permits.clone()).await.expect("written"), 1);
+    let counts = ledger.counts().await.expect("open");
+    assert_eq!(
+        (counts.reserved, counts.sent, counts.ambiguous, counts.committed),
+        (1, 1, 0, 1)
+    );
+    drop(ledger);
+
+    // The charge that the dead process left in doubt, named as an entry shows it.
+    let ledger = open(dir.path(), 4);
+    let entries = ledger.entries().await.expect("readable");
+    let charge = &entries
+        .iter()
+        .find(|entry| entry.key == permits[2].key)
+        .expect("there")
+        .charges[0];
+    let permit = Permit {
+        key: permits[2].key,
+        epoch: charge.epoch,
+        charge: charge.number,
+    };
+    assert_eq!(ledger.acquit(vec![permit]).await.expect("written"), 1);
+    assert_eq!(ledger.counts().await.expect("open").left(), 3);
+    permitted(&ledger, 2..3).await;
+}
+
+#[tokio::test]
+async fn a_label_of_another_job_is_known_at_no_charge() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let ledger = open(dir.path(), 2);
+    let permits = permitted(&ledger, 0..2).await;
+    send(&ledger, &permits[..1]).await;
+    ledger.commit(vec![(permits[0], label(0))]).await.expect("written");
+    let import = |number| {
+        (
+            request(number).key,
+            request(number).sample,
+            Arm::Active,
+            label(number + 100),
+        )
+    };
+    let imported = ledger.import((0..4).map(import).collect()).await.expect("written");
+    assert_eq!(imported, 3, "a label that was bought stays");
+    let marked = ledger.mark_sent(REQUEST, permits.clone()).await.expect("written");
+    assert_eq!(marked, [], "what is known is not sent");
+    drop(ledger);
+
+    let ledger = open(dir.path(), 2);
+    let known = ledger.admit(requests(0..4)).await.expect("written");
+    let labels = [label(0), label(101), label(102), label(103)];
+    assert_eq!(known, labels.map(Admission::Known));
+    let counts = ledger.counts().await.expect("open");
+    assert_eq!((counts.billed(), counts.imported, counts.left()), (1, 3, 1));
+    let entries = ledger.entries().await.expect("readable");
+    let origins: Vec<bool> = entries.iter().map(|entry| entry.imported).collect();
+    assert_eq!(origins, [false, true, true, true]);
+    let two = SoftLabel::from_probabilities(vec![0.5, 0.5], 2).expect("sums to one");
+    let wrong = ledger
+        .import(vec![(request(9).key, Sample::Seed(9), Arm::Active, two)])
+        .await;
+    assert!(
+        matches!(wrong, Err(LedgerError::Classes { expected: 3, found: 2 })),
+        "{wrong:?}"
+    );
 }
 
 #[tokio::test]
