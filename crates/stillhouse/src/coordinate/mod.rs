@@ -41,6 +41,7 @@ use crate::gateway::counter::Counter;
 use crate::gateway::{Gateway, GatewaySources};
 use crate::inputs::Inputs;
 use crate::job_dir::{EventLog, JobDir};
+use crate::queue_access;
 use crate::report::ProgressBars;
 use crate::report::summary::{State, Summary};
 use crate::reuse::{Library, Wanted};
@@ -102,7 +103,8 @@ pub async fn run(
         "job started"
     );
 
-    let queue = gateways::open_queue(&inputs, &options, ledger.epoch()).await?;
+    let queue_prefix = queue_access::prefix(&inputs.job, started_ms);
+    let queue = gateways::open_queue(&inputs, &queue_prefix, &options, ledger.epoch()).await?;
     let asker = Arc::new(Asker::new(
         inputs.clone(),
         info.fingerprint,
@@ -116,6 +118,7 @@ pub async fn run(
     let serving = gateways::admit_gateways(&options, &dir, &desk, || Welcome {
         job: serde_json::to_string(&inputs.job).expect("a job has only text keys"),
         digest: inputs.digest(),
+        queue_prefix,
         fingerprint: info.fingerprint,
         classes,
         seeds: (*inputs.seeds).clone(),

@@ -47,6 +47,7 @@ impl Open {
         let welcome = Welcome {
             job: String::new(),
             digest: [3; 32],
+            queue_prefix: "test".into(),
             fingerprint: bench.fingerprint,
             classes: CLASSES as u32,
             seeds: (*bench.sources.seeds).clone(),

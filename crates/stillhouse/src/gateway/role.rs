@@ -62,7 +62,7 @@ async fn ask(
     desk: RemoteDesk,
     stop: CancellationToken,
 ) -> Result<(), Failure> {
-    let Some(queue) = open_queue(args, &job, &stop).await? else {
+    let Some(queue) = open_queue(args, &job, &welcome.queue_prefix, &stop).await? else {
         return Ok(());
     };
     let Some(teacher) = connect_teacher(&job, &welcome, &stop).await? else {
@@ -116,9 +116,10 @@ async fn reach(
 async fn open_queue(
     args: &GatewayArgs,
     job: &Job,
+    prefix: &str,
     stop: &CancellationToken,
 ) -> Result<Option<Arc<RedisQueue>>, Failure> {
-    let config = redis_config(job, args.queue.as_deref(), Path::new("."));
+    let config = redis_config(job, prefix, args.queue.as_deref(), Path::new("."));
     let config = config.ok_or_else(|| {
         Failure::message(Kind::Usage, "the job has no queue that another process could read")
             .hint("set spec.queue: redis://HOST:PORT in the job file")
