@@ -99,7 +99,7 @@ pub async fn run(
         pool: inputs.pool(),
     };
     let gateway = Gateway::new(
-        Arc::new(teacher),
+        teacher,
         queue.clone(),
         ledger.clone(),
         sources,

@@ -11,7 +11,6 @@ use stillhouse_core::sampler::{Purpose, Stream};
 use stillhouse_core::{Fingerprint, ImageShape, Key};
 use stillhouse_ledger::{Admission, Counts, Genesis, OnAmbiguous, Request};
 use stillhouse_queue::{MemoryQueue, Reference};
-use stillhouse_teacher::OpenInference;
 use stillhouse_tests::teacher::{Fault, MODEL, TestTeacher};
 
 use super::*;
@@ -60,7 +59,7 @@ impl Bench {
             timeout_seconds: 20.0,
             ..TeacherSpec::new(Protocol::OpenInference, teacher.url(), MODEL)
         };
-        let (_, info) = OpenInference::connect(&spec, SHAPE).await.unwrap();
+        let (_, info) = stillhouse_teacher::connect(&spec, SHAPE, None).await.unwrap();
         let genesis = Genesis {
             job_digest: [7; 32],
             fingerprint: info.fingerprint,
@@ -86,9 +85,9 @@ impl Bench {
     }
 
     async fn gateway(&self) -> Gateway {
-        let (client, _) = OpenInference::connect(&self.spec, SHAPE).await.unwrap();
+        let (client, _) = stillhouse_teacher::connect(&self.spec, SHAPE, None).await.unwrap();
         let (queue, ledger) = (self.queue.clone(), self.ledger.clone());
-        Gateway::new(Arc::new(client), queue, ledger, self.sources.clone(), &self.spec)
+        Gateway::new(client, queue, ledger, self.sources.clone(), &self.spec)
     }
 
     fn key(&self, sample: Sample) -> Key {
