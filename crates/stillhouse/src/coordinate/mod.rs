@@ -135,7 +135,7 @@ pub async fn run(
             evaluation: inputs.evaluation.clone(),
             pool: inputs.pool(),
         };
-        Gateway::new(Arc::new(teacher), queue.clone(), counter, sources, spec, policy)
+        Gateway::new(teacher, queue.clone(), counter, sources, spec, policy)
     });
     let secret = Secret::generate().map_err(|e| Failure::new(Kind::Internal, e))?;
     let listener = links::loopback(secret.clone())

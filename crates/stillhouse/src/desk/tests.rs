@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use stillhouse_core::job::OnAmbiguous;
@@ -11,7 +10,6 @@ use stillhouse_ledger::{Permit, RequestId};
 use stillhouse_protocol::codec;
 use stillhouse_runtime::Secret;
 use stillhouse_runtime::link::{self, LinkError, Listener};
-use stillhouse_teacher::OpenInference;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -69,17 +67,10 @@ impl Open {
         let connected = RemoteDesk::connect(&address.to_string(), self.secret.clone(), GATEWAY).await;
         let (desk, keeper, welcome) = connected.unwrap();
         assert_eq!(&welcome.seeds, &*bench.sources.seeds);
-        let (teacher, _) = OpenInference::connect(&bench.spec, SHAPE).await.unwrap();
+        let (teacher, _) = stillhouse_teacher::connect(&bench.spec, SHAPE, None).await.unwrap();
         let (queue, sources) = (bench.queue.clone(), bench.sources.clone());
         let counter = Counter::There(desk);
-        let gateway = Gateway::new(
-            Arc::new(teacher),
-            queue,
-            counter,
-            sources,
-            &bench.spec,
-            OnAmbiguous::Hold,
-        );
+        let gateway = Gateway::new(teacher, queue, counter, sources, &bench.spec, OnAmbiguous::Hold);
         (gateway, tokio::spawn(keeper.run(CancellationToken::new())))
     }
 }

@@ -8,7 +8,7 @@ use stillhouse_core::Job;
 use stillhouse_queue::{QueueError, RedisQueue};
 use stillhouse_runtime::Secret;
 use stillhouse_runtime::link::LinkError;
-use stillhouse_teacher::{OpenInference, Teacher};
+use stillhouse_teacher::Teacher;
 use tokio_util::sync::CancellationToken;
 
 use super::counter::Counter;
@@ -143,9 +143,10 @@ async fn connect_teacher(
     stop: &CancellationToken,
 ) -> Result<Option<Arc<dyn Teacher>>, Failure> {
     loop {
-        let connected = OpenInference::connect(&job.spec.teacher, welcome.seeds.shape()).await;
+        let connected =
+            stillhouse_teacher::connect(&job.spec.teacher, welcome.seeds.shape(), Some(welcome.classes)).await;
         match connected {
-            Ok((teacher, info)) if info.fingerprint == welcome.fingerprint => return Ok(Some(Arc::new(teacher))),
+            Ok((teacher, info)) if info.fingerprint == welcome.fingerprint => return Ok(Some(teacher)),
             Ok((_, info)) => {
                 let (expected, found) = (welcome.fingerprint, info.fingerprint);
                 let message =

@@ -11,7 +11,6 @@ use stillhouse_core::sampler::{Purpose, Stream};
 use stillhouse_core::{Fingerprint, ImageShape, Key, Sample};
 use stillhouse_ledger::{Admission, Counts, Genesis, Ledger, Request};
 use stillhouse_queue::{MemoryQueue, Reference};
-use stillhouse_teacher::OpenInference;
 use stillhouse_tests::teacher::{Fault, MODEL, TestTeacher};
 use tokio::sync::mpsc;
 
@@ -72,7 +71,7 @@ impl Bench {
             timeout_seconds: 20.0,
             ..TeacherSpec::new(Protocol::OpenInference, teacher.url(), MODEL)
         };
-        let (_, info) = OpenInference::connect(&spec, SHAPE).await.unwrap();
+        let (_, info) = stillhouse_teacher::connect(&spec, SHAPE, None).await.unwrap();
         let genesis = Genesis {
             job_digest: [7; 32],
             fingerprint: info.fingerprint,
@@ -103,7 +102,7 @@ impl Bench {
     }
 
     async fn asking_with_patience(&self, patience: Duration) -> Asking {
-        let (client, _) = OpenInference::connect(&self.spec, SHAPE).await.unwrap();
+        let (client, _) = stillhouse_teacher::connect(&self.spec, SHAPE, None).await.unwrap();
         let (sender, events) = mpsc::channel(1_024);
         let (ledger, policy) = (self.ledger.clone(), OnAmbiguous::Hold);
         let spec = TeacherSpec {
@@ -115,7 +114,7 @@ impl Bench {
             desk: desk.clone(),
             gateway: GatewayId(1),
         };
-        let (client, queue) = (Arc::new(client), self.queue.clone());
+        let queue = self.queue.clone();
         let gateway = Gateway::new(client, queue, counter, self.sources.clone(), &self.spec, policy);
         Asking { desk, gateway, events }
     }
