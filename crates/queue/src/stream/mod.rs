@@ -406,6 +406,18 @@ impl Queue for RedisQueue {
         Ok(())
     }
 
+    async fn discard(&self) -> Result<(), QueueError> {
+        let shared = &*self.shared;
+        let tenure = shared.tenure()?.clone();
+        match shared.call::<Answer>(&shared.scripts.end(&tenure)).await?.owned() {
+            // Then nothing of it is there.
+            Err(QueueError::Lost) => {}
+            ended => drop(ended?),
+        }
+        shared.held().clear();
+        Ok(())
+    }
+
     fn close(&self) {
         self.shared.closed.cancel();
     }

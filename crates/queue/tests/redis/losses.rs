@@ -177,3 +177,18 @@ async fn a_server_that_kept_everything_loses_nothing() {
     consumer.ack(&ids(&rest)).await.unwrap();
     assert_eq!(dispatcher.depth().await, Ok(0));
 }
+
+#[tokio::test]
+async fn a_queue_that_is_done_with_leaves_no_keys_and_a_newer_one_is_left_alone() {
+    let Some(server) = Server::start() else { return };
+    let dispatcher = server.dispatcher().await;
+    dispatcher.push(references(0..3)).await.unwrap();
+    dispatcher.discard().await.unwrap();
+    let keys: Vec<String> = server.ask(&["KEYS", "*"]).await;
+    assert_eq!(keys, Vec::<String>::new());
+    dispatcher.discard().await.unwrap();
+    let _newer = RedisQueue::open_as_dispatcher(server.config(), 9).await.unwrap();
+    assert_eq!(dispatcher.discard().await, Err(QueueError::Superseded));
+    let keys: Vec<String> = server.ask(&["KEYS", "*"]).await;
+    assert_eq!(keys.len(), 2);
+}

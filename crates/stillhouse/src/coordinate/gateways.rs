@@ -87,6 +87,13 @@ pub(super) async fn farewell(serving: Option<JoinHandle<()>>, inputs: &Inputs) {
     }
 }
 
+/// A finished job leaves nothing behind in Redis.
+pub(super) async fn discard(queue: &dyn Queue) {
+    if let Err(error) = queue.discard().await {
+        tracing::debug!(%error, "the queue of a finished job stays");
+    }
+}
+
 /// The job's token: of the environment, or the one in the job directory, which is drawn once so that
 /// gateways find their way back to a coordinator that was started again.
 fn token(dir: &JobDir) -> Result<Secret, Failure> {

@@ -20,7 +20,7 @@ pub mod meter;
 pub mod record;
 pub mod results;
 pub mod shell;
-mod start;
+pub(crate) mod start;
 mod workers;
 
 use std::path::{Path, PathBuf};
@@ -165,6 +165,9 @@ pub async fn run(
     });
     let outcome = watch(&mut shell, &desk, gateway, told, children, &shutdown).await;
     gateways::farewell(serving, &inputs).await;
+    if outcome.is_ok() {
+        gateways::discard(&*queue).await;
+    }
     queue.close();
     shell.dismiss();
     supervisor.shutdown().await;

@@ -63,6 +63,15 @@ pub(super) fn class_count(inputs: &Inputs, info: &TeacherInfo) -> Result<u32, Fa
     }
 }
 
+/// The job's policy in the ledger's words.
+pub(crate) fn ledger_policy(policy: OnAmbiguous) -> stillhouse_ledger::OnAmbiguous {
+    match policy {
+        OnAmbiguous::Hold => stillhouse_ledger::OnAmbiguous::Hold,
+        OnAmbiguous::Resend(attempts) => stillhouse_ledger::OnAmbiguous::Resend { attempts },
+        OnAmbiguous::IdempotencyKey(attempts) => stillhouse_ledger::OnAmbiguous::IdempotencyKey { attempts },
+    }
+}
+
 pub(super) fn open_ledger(inputs: &Inputs, dir: &JobDir, info: &TeacherInfo, classes: u32) -> Result<Ledger, Failure> {
     let genesis = Genesis {
         job_digest: inputs.digest(),
@@ -70,11 +79,7 @@ pub(super) fn open_ledger(inputs: &Inputs, dir: &JobDir, info: &TeacherInfo, cla
         // The plan's may be larger, by `budget add`, which the ledger remembers by itself.
         budget: inputs.job.spec.budget.queries,
         classes,
-        on_ambiguous: match inputs.job.spec.budget.on_ambiguous {
-            OnAmbiguous::Hold => stillhouse_ledger::OnAmbiguous::Hold,
-            OnAmbiguous::Resend(attempts) => stillhouse_ledger::OnAmbiguous::Resend { attempts },
-            OnAmbiguous::IdempotencyKey(attempts) => stillhouse_ledger::OnAmbiguous::IdempotencyKey { attempts },
-        },
+        on_ambiguous: ledger_policy(inputs.job.spec.budget.on_ambiguous),
     };
     Ledger::create_or_open(dir.path(), &genesis).map_err(|error| ledger_failure(error, dir.path()))
 }
