@@ -109,7 +109,6 @@ impl Host {
     }
 
     /// The routes of the protocol over HTTP.
-    #[must_use]
     pub fn router(&self) -> Router {
         let of_model = Router::new()
             .route("/", get(handlers::metadata))
@@ -129,7 +128,6 @@ impl Host {
 
     /// The routes of the protocol over gRPC, which need HTTP/2 (with prior knowledge, or behind a
     /// proxy that ends TLS).
-    #[must_use]
     pub fn grpc_router(&self) -> Router {
         grpc::router(self.0.clone())
     }
