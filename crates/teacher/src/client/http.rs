@@ -12,6 +12,7 @@
 //!   connection that is given up after 1 s is practically never closed under a request.
 
 use std::error::Error;
+use std::sync::Once;
 use std::time::{Duration, SystemTime};
 
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
@@ -60,7 +61,11 @@ impl Endpoint {
         let credential = spec.auth.as_ref().map(Credential::read).transpose()?;
         let address = Address::new(&spec.url, credential.as_ref().map(Credential::secret))?;
         if credential.is_some() && address.is_in_the_open() {
-            tracing::warn!(%address, "the teacher's secret travels unencrypted: its address is no https");
+            // Once a process, however often it connects.
+            static WARNED: Once = Once::new();
+            WARNED.call_once(|| {
+                tracing::warn!(%address, "the teacher's secret travels unencrypted: its address is no https");
+            });
         }
         let deadline = Duration::from_secs_f64(spec.timeout_seconds);
         let client = client(spec, &address, deadline, http)?;

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::routing::{get, post};
+use axum::serve::ListenerExt;
 use stillhouse_core::ImageShape;
 use stillhouse_core::job::Response;
 use tokio::net::TcpListener;
@@ -73,6 +74,9 @@ pub async fn serve(
 /// When the listener fails.
 pub async fn serve_router(listener: TcpListener, router: Router, shutdown: CancellationToken) -> io::Result<()> {
     let drained = shutdown.clone();
+    // An answer in several small frames (gRPC) must not wait for the client's acknowledgements. A
+    // connection that refuses the option is slower, not wrong.
+    let listener = listener.tap_io(|connection| drop(connection.set_nodelay(true)));
     let serving = axum::serve(listener, router).with_graceful_shutdown(drained.cancelled_owned());
     tokio::select! {
         served = serving => served,
@@ -105,7 +109,6 @@ impl Host {
     }
 
     /// The routes of the protocol over HTTP.
-    #[must_use]
     pub fn router(&self) -> Router {
         let of_model = Router::new()
             .route("/", get(handlers::metadata))
@@ -125,7 +128,6 @@ impl Host {
 
     /// The routes of the protocol over gRPC, which need HTTP/2 (with prior knowledge, or behind a
     /// proxy that ends TLS).
-    #[must_use]
     pub fn grpc_router(&self) -> Router {
         grpc::router(self.0.clone())
     }

@@ -6,4 +6,5 @@ mod docs;
 mod hostile;
 mod raw;
 mod spoken;
+mod tls;
 mod ways;

@@ -10,6 +10,9 @@ use crate::client::http::malformed;
 use crate::failure::TeacherFailure;
 use crate::teacher::Answer;
 
+/// A class that was told, which may not exist, and its probability.
+type Told = (Result<usize, LabelError>, f32);
+
 /// Reads answers.
 #[derive(Debug)]
 pub(super) struct Reader {
@@ -94,7 +97,7 @@ impl Reader {
     }
 
     /// The `k` classes that are told, or all where there are fewer classes.
-    fn top(&self, image: &Value, k: usize) -> Result<Vec<(Result<usize, LabelError>, f32)>, TeacherFailure> {
+    fn top(&self, image: &Value, k: usize) -> Result<Vec<Told>, TeacherFailure> {
         let pointer = |pointer: &Option<String>| pointer.clone().unwrap_or_default();
         let (class, score) = (pointer(&self.spec.class), pointer(&self.spec.score));
         let pairs: Vec<(&Value, &Value)> = match &self.spec.items {
