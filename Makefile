@@ -3,7 +3,11 @@
 export CARGO_BUILD_JOBS ?= $(shell nproc)
 CARGO ?= cargo
 
+<<<<<<< HEAD
 .PHONY: demo build test ordeal lint libtorch python-torch bench clean-demo
+=======
+.PHONY: demo build test lint libtorch python-torch foreign-teachers bench clean-demo
+>>>>>>> main
 
 demo: build ## train a teacher, serve it over HTTP, distil a student from it, on real images
 	scripts/demo.sh
@@ -25,6 +29,9 @@ libtorch: ## libtorch 2.11.0 in .libtorch, unless LIBTORCH names one
 
 python-torch: ## what `import torch` needs: the benchmarks' peers and the TorchScript test use it
 	scripts/libtorch.sh python
+
+foreign-teachers: python-torch ## the client against MLServer and KServe, installed here (200 MB)
+	scripts/foreign-teachers.sh && STILLHOUSE_EXPECT_FOREIGN=1 $(CARGO) test --release --locked -p stillhouse-teacher --test foreign
 
 bench: build python-torch ## the figures of docs/benchmarks.md (hours); see that page for single ones
 	$(CARGO) run --release --locked -p stillhouse-benchmarks -- all

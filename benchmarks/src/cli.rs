@@ -1,8 +1,12 @@
 //! The command line.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::Serialize;
+
+use crate::places::Places;
 
 /// Measures the figures of docs/benchmarks.md and writes them to benchmarks/results.
 #[derive(Debug, Parser)]
@@ -27,6 +31,13 @@ pub(crate) enum Command {
     /// Memory of a dry run and of one scoring shard over a billion pairs; fails above 1 GB.
     #[command(name = "pool-1e9")]
     Pool1e9(DataArgs),
+    /// The way of a query beside BullMQ, apalis-redis, Celery, Dramatiq and RQ; recovery (about 30 minutes).
+    Queue(QueueArgs),
+    /// One process of our own way of a query: `queue` starts it.
+    #[command(hide = true)]
+    OwnQueue(OwnQueueArgs),
+    /// Images a second that the binary HTTP client sends to a teacher that computes nothing (about a minute).
+    TeacherClient,
     /// All of the above.
     All(DataArgs),
     /// Copy the results into docs/benchmarks.md.
@@ -80,6 +91,101 @@ pub(crate) enum Scale {
     Small,
 }
 
+/// What Redis keeps of what it is told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Persistence {
+    /// Nothing.
+    #[default]
+    None,
+    /// Everything but the last second: an append-only file, fsync once a second.
+    Everysec,
+    /// Everything: an append-only file, fsync before each answer.
+    Always,
+}
+
+impl fmt::Display for Persistence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::None => "none",
+            Self::Everysec => "everysec",
+            Self::Always => "always",
+        })
+    }
+}
+
+/// Which figures of the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum QueuePart {
+    /// Jobs a second beside other queues.
+    Rates,
+    /// After a crash, with a million queries outstanding.
+    Recovery,
+}
+
+/// Arguments of `queue`.
+#[derive(Debug, Args)]
+pub(crate) struct QueueArgs {
+    /// What Redis keeps.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "none,everysec,always")]
+    pub(crate) persistence: Vec<Persistence>,
+    /// What to measure.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "rates,recovery")]
+    pub(crate) parts: Vec<QueuePart>,
+    /// Queues to compare, by the first word of their names in lower case [default: all].
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) queues: Vec<String>,
+    /// One repetition of a twentieth of the jobs: whether everything works.
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Where results go [default: benchmarks/results; when quick, or not all queues, target/bench/results].
+    #[arg(long)]
+    pub(crate) out: Option<PathBuf>,
+}
+
+impl QueueArgs {
+    /// Everything, measured in full.
+    pub(crate) fn published() -> Self {
+        Self {
+            persistence: Persistence::value_variants().to_vec(),
+            parts: QueuePart::value_variants().to_vec(),
+            queues: vec![],
+            quick: false,
+            out: None,
+        }
+    }
+
+    /// Where results go.
+    pub(crate) fn folder(&self, places: &Places) -> anyhow::Result<PathBuf> {
+        Ok(match &self.out {
+            Some(out) => out.clone(),
+            None if self.quick || !self.queues.is_empty() => places.work()?.join("results"),
+            None => places.results(),
+        })
+    }
+}
+
+/// Arguments of `own-queue`.
+#[derive(Debug, Args)]
+pub(crate) struct OwnQueueArgs {
+    /// What the process does.
+    #[arg(long, value_enum, default_value = "rates")]
+    pub(crate) role: OwnRole,
+    /// How, as JSON.
+    pub(crate) setting: String,
+}
+
+/// What a process of our own way of a query does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OwnRole {
+    /// Measures rates, as a peer's program does.
+    Rates,
+    /// Fills ledger and queue, and waits to be killed.
+    Fill,
+    /// Takes over from the killed.
+    Recover,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,5 +196,11 @@ mod tests {
         Cli::command().debug_assert();
         let cli = Cli::parse_from(["stillhouse-bench", "mnist", "--seeds", "0,5", "--scale", "small"]);
         assert!(matches!(cli.command, Command::Mnist(MnistArgs { seeds, scale: Scale::Small, .. }) if seeds == [0, 5]));
+        let cli = Cli::parse_from(["stillhouse-bench", "queue", "--persistence", "none,always", "--quick"]);
+        let Command::Queue(args) = cli.command else {
+            panic!("{cli:?}")
+        };
+        assert_eq!(args.persistence, [Persistence::None, Persistence::Always]);
+        assert_eq!(args.parts, QueueArgs::published().parts);
     }
 }

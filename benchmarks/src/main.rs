@@ -9,6 +9,8 @@
 //! | [`training`] | training steps a second, beside PyTorch |
 //! | [`startup`] | process start to first score, beside PyTorch |
 //! | [`pool`] | memory over a pool of a billion pairs |
+//! | [`queue`] | the way of a query beside other queues on Redis; recovery |
+//! | [`teacher_client`] | images a second through the binary HTTP client |
 //! | [`page`] | copies results into `docs/benchmarks.md` |
 //! | [`places`] | where programs, data and results lie |
 //! | [`process`], [`python`] | how programs and PyTorch peers are run |
@@ -22,15 +24,17 @@ mod places;
 mod pool;
 mod process;
 mod python;
+mod queue;
 mod scoring;
 mod startup;
 mod statistics;
 mod table;
+mod teacher_client;
 mod training;
 
 use clap::Parser;
 
-use crate::cli::{Cli, Command, DataArgs, MnistArgs};
+use crate::cli::{Cli, Command, DataArgs, MnistArgs, QueueArgs};
 use crate::places::Places;
 
 fn main() -> anyhow::Result<()> {
@@ -41,6 +45,9 @@ fn main() -> anyhow::Result<()> {
         Command::Training => training::run(&places),
         Command::Startup => startup::run(&places),
         Command::Pool1e9(args) => pool::run(&places, &args),
+        Command::Queue(args) => queue::run(&places, &args),
+        Command::OwnQueue(args) => queue::run_own(&args),
+        Command::TeacherClient => teacher_client::run(&places),
         Command::All(data) => all(&places, data),
         Command::Page => page::refresh(&places),
     }
@@ -51,6 +58,8 @@ fn all(places: &Places, data: DataArgs) -> anyhow::Result<()> {
     startup::run(places)?;
     training::run(places)?;
     scoring::run(places, &data)?;
+    teacher_client::run(places)?;
+    queue::run(places, &QueueArgs::published())?;
     mnist::run(places, &MnistArgs::published(data))?;
     page::refresh(places)
 }

@@ -55,7 +55,17 @@ mod tests {
             page == filled(&page, &places.results()).unwrap(),
             "run `stillhouse-bench page`"
         );
-        for name in ["mnist", "scoring", "training", "startup", "pool-1e9"] {
+        let names = [
+            "mnist",
+            "scoring",
+            "training",
+            "startup",
+            "pool-1e9",
+            "queue",
+            "queue-recovery",
+            "teacher-client",
+        ];
+        for name in names {
             assert!(page.contains(&format!("{BEGIN}{name}.md{TAIL}")), "{name} has no place");
         }
     }

@@ -45,6 +45,25 @@ impl Places {
         self.program("stillhouse-worker")
     }
 
+    /// This program, to run our own way of a query in a process of its own.
+    pub(crate) fn own_queue(&self) -> anyhow::Result<Command> {
+        let mut command = Command::new(std::env::current_exe().context("cannot find this program")?);
+        command.arg("own-queue");
+        Ok(command)
+    }
+
+    /// An example of a crate of ours, built before.
+    pub(crate) fn example(&self, package: &str, name: &str) -> anyhow::Result<Command> {
+        let path = self.programs.join("examples").join(name);
+        if !path.is_file() {
+            bail!(
+                "expected {}, found nothing there: cargo build --release -p {package} --example {name} makes it",
+                path.display()
+            );
+        }
+        Ok(Command::new(path))
+    }
+
     fn program(&self, name: &str) -> anyhow::Result<Command> {
         let path = self.programs.join(name);
         if !path.is_file() {

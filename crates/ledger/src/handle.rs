@@ -110,6 +110,19 @@ pub struct Entry {
     pub label: Option<SoftLabel>,
 }
 
+impl Entry {
+    pub(crate) fn new(key: Key, record: Record, label: Option<SoftLabel>) -> Self {
+        Self {
+            key,
+            sample: record.sample,
+            arm: record.arm,
+            imported: record.imported,
+            charges: record.charges.to_vec(),
+            label,
+        }
+    }
+}
+
 /// Every query among `records`, in order of keys, with its label.
 pub(crate) fn entries<'a, D: ReadableDatabase>(
     store: &Store<D>,
@@ -119,14 +132,7 @@ pub(crate) fn entries<'a, D: ReadableDatabase>(
     records.sort_unstable_by_key(|(key, _)| **key);
     let keys: Vec<Key> = records.iter().map(|(key, _)| **key).collect();
     let labels = store.labels(&keys)?;
-    let entry = |((key, record), label): ((&Key, &Record), Option<SoftLabel>)| Entry {
-        key: *key,
-        sample: record.sample,
-        arm: record.arm,
-        imported: record.imported,
-        charges: record.charges.to_vec(),
-        label,
-    };
+    let entry = |((key, record), label): ((&Key, &Record), Option<SoftLabel>)| Entry::new(*key, record.clone(), label);
     Ok(records.into_iter().zip(labels).map(entry).collect())
 }
 

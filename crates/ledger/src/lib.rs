@@ -10,6 +10,7 @@
 //! | [`writer`] | the one thread that writes: many requests, one fsync |
 //! | `handle` | [`Ledger`], by which everybody else speaks to that thread |
 //! | `reader` | [`Reader`], for a job that is not running |
+//! | [`audit`] | everything that is wrong with a ledger |
 //! | [`error`] | what can go wrong |
 //!
 //! Every write returns after fsync. Invariants: billed queries never exceed the budget (I1); nothing
@@ -17,6 +18,7 @@
 //! [`Ledger::commit`] returned (I3); reports of an earlier life, or of a request that did not send,
 //! change nothing but may still bring a label that was paid for (I5).
 
+pub mod audit;
 pub mod book;
 pub mod counts;
 pub mod error;
@@ -28,6 +30,7 @@ mod codec;
 mod handle;
 mod reader;
 
+pub use audit::{Audit, Finding};
 pub use counts::{Categories, Counts};
 pub use error::LedgerError;
 pub use handle::{Admission, Entry, Genesis, Ledger, MAX_ENTRY_BYTES, Request};

@@ -18,6 +18,16 @@ pub struct Reader {
 }
 
 impl Reader {
+    /// What the ledger in `dir` is for and what it may spend, without reading its records.
+    ///
+    /// # Errors
+    /// As [`Reader::open`].
+    pub fn head_of(dir: &Path) -> Result<Head, LedgerError> {
+        Store::read(dir)?
+            .head()?
+            .ok_or_else(|| LedgerError::Missing { path: file(dir) })
+    }
+
     /// Opens the ledger in `dir`. Changes no row of it: after a kill, charges are shown as they
     /// were left.
     ///

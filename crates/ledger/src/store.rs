@@ -280,6 +280,36 @@ impl<D: ReadableDatabase> Store<D> {
         Ok(records)
     }
 
+    /// Visits every record in order of keys, also those that cannot be read.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn each_record(&self, mut visit: impl FnMut(Key, Result<Record, LedgerError>)) -> Result<(), LedgerError> {
+        self.each(RECORDS, |key, bytes| visit(key, codec::decode(bytes)))
+    }
+
+    /// Visits every label in order of keys, also those that cannot be read.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn each_label(&self, mut visit: impl FnMut(Key, Result<SoftLabel, LedgerError>)) -> Result<(), LedgerError> {
+        self.each(LABELS, |key, bytes| visit(key, codec::decode_label(bytes)))
+    }
+
+    fn each(
+        &self,
+        table: TableDefinition<'_, &'static [u8; 32], &'static [u8]>,
+        mut visit: impl FnMut(Key, &[u8]),
+    ) -> Result<(), LedgerError> {
+        let transaction = self.database.begin_read().map_err(LedgerError::of)?;
+        let table = transaction.open_table(table).map_err(LedgerError::of)?;
+        for row in table.iter().map_err(LedgerError::of)? {
+            let (key, value) = row.map_err(LedgerError::of)?;
+            visit(Key(*key.value()), value.value());
+        }
+        Ok(())
+    }
+
     /// Labels of keys, `None` where there is none.
     ///
     /// # Errors

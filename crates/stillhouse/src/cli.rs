@@ -32,6 +32,98 @@ pub enum Command {
     Status(DirArgs),
     /// Write report.html of the job in a directory again.
     Report(DirArgs),
+    /// Look into the ledger of a job that is not running: what was spent, and what it bought.
+    #[command(subcommand)]
+    Ledger(LedgerCommand),
+    /// What a job may spend.
+    #[command(subcommand)]
+    Budget(BudgetCommand),
+}
+
+/// What to do with a ledger.
+#[derive(Debug, Subcommand)]
+pub enum LedgerCommand {
+    /// Show what was spent, on what, and what is in doubt and why.
+    Show(ShowArgs),
+    /// Check every record and label: exit code 7 when something is damaged.
+    Verify(DirArgs),
+    /// Compare with the provider's bill: exit code 5 when it has more than the ledger.
+    Reconcile(ReconcileArgs),
+    /// Write every query with its label into one file.
+    Export(ExportArgs),
+    /// Take labels of other jobs of the same teacher; they cost nothing.
+    Import(ImportArgs),
+}
+
+/// What to do with a budget.
+#[derive(Debug, Subcommand)]
+pub enum BudgetCommand {
+    /// Allow a job that is not running to spend more.
+    Add(BudgetAddArgs),
+}
+
+/// Arguments of `ledger show`.
+#[derive(Debug, Args)]
+pub struct ShowArgs {
+    /// The job directory.
+    pub dir: PathBuf,
+    /// For programs.
+    #[arg(long)]
+    pub json: bool,
+    /// List the queries that brought no label: in doubt, or billed for nothing.
+    #[arg(long)]
+    pub ambiguous: bool,
+    /// Rows of that list, at most.
+    #[arg(long, default_value_t = 20)]
+    pub limit: usize,
+}
+
+/// Arguments of `ledger reconcile`.
+#[derive(Debug, Args)]
+pub struct ReconcileArgs {
+    /// The job directory.
+    pub dir: PathBuf,
+    /// The bill: CSV with `request_id` and `images`, or one BLAKE3 of pixels a line.
+    #[arg(required_unless_present = "billed")]
+    pub invoice: Option<PathBuf>,
+    /// A total in place of a bill.
+    #[arg(long, value_name = "N", conflicts_with_all = ["invoice", "apply", "shared"])]
+    pub billed: Option<u64>,
+    /// The bill is closed: give queries in doubt that it does not contain back to the budget.
+    #[arg(long)]
+    pub apply: bool,
+    /// The bill has queries of other clients too.
+    #[arg(long)]
+    pub shared: bool,
+}
+
+/// Arguments of `ledger export`.
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// The job directory.
+    pub dir: PathBuf,
+    /// The file to write: *.parquet or *.safetensors.
+    pub file: PathBuf,
+}
+
+/// Arguments of `ledger import`.
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// The job directory.
+    pub dir: PathBuf,
+    /// Job directories, folders of them, or exported files.
+    #[arg(required = true)]
+    pub sources: Vec<PathBuf>,
+}
+
+/// Arguments of `budget add`.
+#[derive(Debug, Args)]
+pub struct BudgetAddArgs {
+    /// The job directory.
+    pub dir: PathBuf,
+    /// Queries to add.
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    pub queries: u64,
 }
 
 /// Arguments of `init`.
@@ -67,6 +159,9 @@ pub struct RunArgs {
     /// Worker processes [default: as many as cores, within the job's workers.min and max].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub workers: Option<u32>,
+    /// Labels of these at no cost: job directories, folders of them, or exported files.
+    #[arg(long, value_name = "SOURCE")]
+    pub reuse: Vec<PathBuf>,
     /// Show what it would ask, compute and cost, then stop.
     #[arg(long)]
     pub dry_run: bool,

@@ -50,6 +50,7 @@ pub struct Failure {
     kind: Kind,
     error: anyhow::Error,
     hint: Option<String>,
+    findings: Option<String>,
 }
 
 impl Failure {
@@ -59,6 +60,7 @@ impl Failure {
             kind,
             error: error.into(),
             hint: None,
+            findings: None,
         }
     }
 
@@ -86,6 +88,19 @@ impl Failure {
     pub fn maybe_hint(mut self, hint: Option<String>) -> Self {
         self.hint = hint.or(self.hint);
         self
+    }
+
+    /// Gives the output of a command that did its work and found something wrong.
+    #[must_use]
+    pub fn with_findings(mut self, findings: String) -> Self {
+        self.findings = Some(findings);
+        self
+    }
+
+    /// What the command found, for standard output.
+    #[must_use]
+    pub fn findings(&self) -> Option<&str> {
+        self.findings.as_deref()
     }
 
     /// What went wrong.

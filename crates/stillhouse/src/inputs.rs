@@ -12,6 +12,7 @@ use stillhouse_core::sampler::{Purpose, Stream};
 use stillhouse_core::{Job, Sample};
 
 use crate::failure::{Failure, Kind};
+use crate::reuse;
 
 /// Largest TorchScript file that is taken as a student.
 const MAX_MODULE_BYTES: u64 = 1 << 30;
@@ -35,6 +36,8 @@ pub struct Inputs {
     pub evaluation_labels: Option<Vec<u16>>,
     /// Which evaluation images the teacher labels.
     pub evaluation_asked: Vec<u32>,
+    /// Whose labels cost nothing.
+    pub reuse: Vec<PathBuf>,
     /// The TorchScript student; empty for a network of the zoo.
     pub module: Arc<[u8]>,
 }
@@ -50,13 +53,14 @@ impl Inputs {
                 .context(format!("cannot read the job file {}", path.display()))
                 .hint("stillhouse init writes one to start from")
         })?;
-        let job = Job::parse(&text).map_err(|error| {
+        let mut job = Job::parse(&text).map_err(|error| {
             let hint = error.hint();
             Failure::new(Kind::Usage, error)
                 .context(path.display().to_string())
                 .maybe_hint(hint)
         })?;
         let base = path.parent().map(Path::to_path_buf).unwrap_or_default();
+        job.spec.teacher.resolve_paths(&base);
         Self::read(job, text, &base)
     }
 
@@ -78,6 +82,7 @@ impl Inputs {
         let available = evaluation.as_ref().map_or(0, |images| images.len() as u32);
         let stream = Stream::new(job.spec.training.seed, Purpose::Evaluation, 0);
         Ok(Self {
+            reuse: reuse::resolve(&job.spec.budget.reuse, base)?,
             evaluation_asked: stream.choose(available, plan.evaluation),
             module: read_module(&job.student, base)?,
             seeds_digest: seeds.digest,

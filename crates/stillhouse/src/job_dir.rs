@@ -5,7 +5,9 @@
 //! | `lock` | held by the running process | while it runs |
 //! | `job.yaml` | the job file as first given | at the first start |
 //! | `seeds.safetensors` | the seed images | at every start |
+//! | `evaluation.safetensors` | the evaluation images that the teacher is asked about | at every start |
 //! | `ledger/` | permits, labels, history: the only truth | always before anything depends on it |
+//! | `reuse/` | labels of other jobs | by `stillhouse ledger import` |
 //! | `students/ARM-ROUND.safetensors` | every trained student | before its round counts |
 //! | `summary.json`, `report.html` | see `docs/summary.md` | after every step |
 //! | `events.jsonl` | what happened, a JSON object a line | as it happens |

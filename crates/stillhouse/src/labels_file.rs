@@ -10,7 +10,7 @@
 
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
-use stillhouse_core::{Sample, SoftLabel};
+use stillhouse_core::{Pool, Sample, SoftLabel};
 
 use crate::failure::{Failure, Kind};
 use crate::inputs::Inputs;
@@ -25,14 +25,20 @@ pub fn encode(inputs: &Inputs, classes: usize, labels: &[(Sample, SoftLabel)]) -
     let mut images = Vec::with_capacity(n * shape.len());
     let (mut probabilities, mut kind, mut lambda) = (Vec::new(), Vec::new(), Vec::new());
     let (mut first, mut second) = (Vec::new(), Vec::new());
+    let foreign = || {
+        Failure::message(
+            Kind::Storage,
+            "the ledger holds a pair that this job's pool does not offer",
+        )
+    };
     for (sample, label) in labels {
         images.extend_from_slice(&inputs.pixels(*sample));
         probabilities.extend(label.probabilities().iter().flat_map(|p| p.to_le_bytes()));
-        let (k, a, b, l) = describe(inputs, *sample)?;
-        kind.push(k);
-        first.extend(a.to_le_bytes());
-        second.extend(b.to_le_bytes());
-        lambda.push(l);
+        let columns = Columns::of(&inputs.pool(), *sample).ok_or_else(foreign)?;
+        kind.push(columns.kind);
+        first.extend(columns.first.to_le_bytes());
+        second.extend(columns.second.to_le_bytes());
+        lambda.push(columns.lambda);
     }
     let side = |side: u32| side as usize;
     let image_shape = vec![n, side(shape.channels), side(shape.height), side(shape.width)];
@@ -47,23 +53,52 @@ pub fn encode(inputs: &Inputs, classes: usize, labels: &[(Sample, SoftLabel)]) -
     safetensors::serialize(views, None).map_err(|error| Failure::new(Kind::Internal, error))
 }
 
-fn view(dtype: Dtype, shape: Vec<usize>, data: &[u8]) -> Result<TensorView<'_>, Failure> {
+pub(crate) fn view(dtype: Dtype, shape: Vec<usize>, data: &[u8]) -> Result<TensorView<'_>, Failure> {
     TensorView::new(dtype, shape, data).map_err(|error| Failure::new(Kind::Internal, error))
 }
 
-fn describe(inputs: &Inputs, sample: Sample) -> Result<(u8, u32, u32, u8), Failure> {
-    match sample {
-        Sample::Seed(index) => Ok((0, index, index, 100)),
-        Sample::Evaluation(index) => Ok((2, index, index, 100)),
-        Sample::Mix(candidate) => {
-            let foreign = || {
-                Failure::message(
-                    Kind::Storage,
-                    "the ledger holds a pair that this job's pool does not offer",
-                )
-            };
-            let (a, b) = inputs.pool().unrank(candidate.pair).ok_or_else(foreign)?;
-            Ok((1, a, b, candidate.lambda.hundredths()))
+/// A sample as four plain columns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Columns {
+    /// 0 seed image, 1 mix, 2 evaluation image.
+    pub kind: u8,
+    /// Position of the seed (or evaluation) image.
+    pub first: u32,
+    /// Position of the other seed image; the same unless a mix.
+    pub second: u32,
+    /// Weight of `first` in hundredths.
+    pub lambda: u8,
+}
+
+impl Columns {
+    /// Columns of `sample`; `None` when `pool` does not offer its pair.
+    #[must_use]
+    pub fn of(pool: &Pool, sample: Sample) -> Option<Self> {
+        let plain = |kind, index| Self {
+            kind,
+            first: index,
+            second: index,
+            lambda: 100,
+        };
+        match sample {
+            Sample::Seed(index) => Some(plain(0, index)),
+            Sample::Evaluation(index) => Some(plain(2, index)),
+            Sample::Mix(candidate) => pool.unrank(candidate.pair).map(|(first, second)| Self {
+                kind: 1,
+                first,
+                second,
+                lambda: candidate.lambda.hundredths(),
+            }),
+        }
+    }
+
+    /// Name of the kind.
+    #[must_use]
+    pub fn kind_name(self) -> &'static str {
+        match self.kind {
+            0 => "seed",
+            1 => "mix",
+            _ => "evaluation",
         }
     }
 }

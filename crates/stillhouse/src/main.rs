@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use stillhouse::cli::{Cli, Command};
-use stillhouse::commands::{gateway, init, run, show, validate};
+use stillhouse::cli::{BudgetCommand, Cli, Command};
+use stillhouse::commands::{budget, gateway, init, ledger, run, show, validate};
 use stillhouse::failure::{Failure, Kind};
 use stillhouse::report::ProgressBars;
 use stillhouse_runtime::logging::{self, Format};
@@ -28,6 +28,9 @@ fn main() -> ExitCode {
         }
         Err(failure) => {
             bars.clear();
+            if let Some(findings) = failure.findings() {
+                println!("{findings}");
+            }
             eprintln!("{failure}");
             ExitCode::from(u8::try_from(failure.kind().exit_code()).unwrap_or(1))
         }
@@ -43,5 +46,7 @@ fn perform(command: &Command, bars: &ProgressBars) -> Result<String, Failure> {
         Command::Gateway(args) => gateway::gateway(args),
         Command::Status(args) => show::status(&args.dir),
         Command::Report(args) => show::report(&args.dir),
+        Command::Ledger(command) => ledger::perform(command),
+        Command::Budget(BudgetCommand::Add(args)) => budget::add(&args.dir, args.queries),
     }
 }

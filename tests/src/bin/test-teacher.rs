@@ -28,7 +28,7 @@ struct Args {
     #[arg(long)]
     bill: Option<PathBuf>,
     /// none, down, wrong-shape, nan, unnormalised, too-many:TIMES[:SECONDS], rejects,
-    /// server-error:TIMES, hang or die-after:IMAGES.
+    /// fails-first:TIMES, server-error:TIMES, hang or die-after:IMAGES.
     #[arg(long, default_value = "none")]
     fault: Fault,
 }

@@ -11,13 +11,14 @@ use axum::extract::{Request, State};
 use axum::http::{Method, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use stillhouse_teacher::wire::InferResponse;
+use stillhouse_teacher::binary;
+use stillhouse_teacher::wire::{InferResponse, Values};
 use tokio_util::sync::CancellationToken;
 
 use super::locked;
 
-/// A fault of inferences; the free endpoints stay sound. Every fault but [`Fault::Down`],
-/// [`Fault::TooMany`] and [`Fault::Rejects`] strikes after the images were billed: the worst case for the budget.
+/// A fault of inferences; the free endpoints stay sound. Every fault but [`Fault::Down`], [`Fault::TooMany`],
+/// [`Fault::Rejects`] and [`Fault::FailsFirst`] strikes after the images were billed: the worst case for the budget.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Fault {
     /// Sound.
@@ -40,6 +41,11 @@ pub enum Fault {
     },
     /// 403, as for a key that was withdrawn.
     Rejects,
+    /// 500 to the next so many requests, before any work.
+    FailsFirst {
+        /// Requests to fail.
+        times: u32,
+    },
     /// 500 to the next so many requests.
     ServerError {
         /// Requests to fail.
@@ -55,7 +61,7 @@ impl FromStr for Fault {
     type Err = anyhow::Error;
 
     /// `none`, `down`, `wrong-shape`, `nan`, `unnormalised`, `too-many:TIMES[:SECONDS]`, `rejects`,
-    /// `server-error:TIMES`, `hang`, `die-after:IMAGES`.
+    /// `fails-first:TIMES`, `server-error:TIMES`, `hang`, `die-after:IMAGES`.
     fn from_str(text: &str) -> anyhow::Result<Self> {
         let (name, rest) = text.split_once(':').unwrap_or((text, ""));
         let numbers: Vec<u32> = rest
@@ -74,6 +80,7 @@ impl FromStr for Fault {
                 times,
             }),
             ("server-error", &[times]) => Ok(Self::ServerError { times }),
+            ("fails-first", &[times]) => Ok(Self::FailsFirst { times }),
             ("rejects", []) => Ok(Self::Rejects),
             ("hang", []) => Ok(Self::Hang),
             ("die-after", &[images]) => Ok(Self::DieAfter(images)),
@@ -98,8 +105,10 @@ impl Faulty {
         let mut fault = locked(&self.fault);
         let struck = *fault;
         match &mut *fault {
-            Fault::TooMany { times: 0, .. } | Fault::ServerError { times: 0 } => return Fault::None,
-            Fault::TooMany { times, .. } | Fault::ServerError { times } => *times -= 1,
+            Fault::TooMany { times: 0, .. } | Fault::ServerError { times: 0 } | Fault::FailsFirst { times: 0 } => {
+                return Fault::None;
+            }
+            Fault::TooMany { times, .. } | Fault::ServerError { times } | Fault::FailsFirst { times } => *times -= 1,
             _ => {}
         }
         struck
@@ -132,12 +141,15 @@ async fn around(State(faulty): State<Arc<Faulty>>, request: Request, next: Next)
     if fault == Fault::Rejects {
         return StatusCode::FORBIDDEN.into_response();
     }
+    if matches!(fault, Fault::FailsFirst { .. }) {
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    }
     let response = next.run(request).await;
     if response.status() != StatusCode::OK {
         return response;
     }
     match fault {
-        Fault::None | Fault::Down | Fault::Rejects | Fault::TooMany { .. } => response,
+        Fault::None | Fault::Down | Fault::Rejects | Fault::TooMany { .. } | Fault::FailsFirst { .. } => response,
         Fault::ServerError { .. } => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
         Fault::Hang => std::future::pending().await,
         Fault::WrongShape | Fault::NotANumber | Fault::Unnormalised | Fault::DieAfter(_) => {
@@ -152,14 +164,23 @@ async fn around(State(faulty): State<Arc<Faulty>>, request: Request, next: Next)
     }
 }
 
+/// The answer, whether its values are JSON or raw. What is spoilt goes out as JSON, which a client
+/// that asked for raw values must understand too.
 async fn read(response: Response) -> InferResponse {
-    let body = to_bytes(response.into_body(), usize::MAX).await;
-    serde_json::from_slice(&body.expect("our own answer")).expect("our own answer")
+    let header = response.headers().get(binary::HEADER).cloned();
+    let body = to_bytes(response.into_body(), usize::MAX)
+        .await
+        .expect("our own answer");
+    let header = header.as_ref().map(|header| header.to_str().expect("digits"));
+    binary::read(&body, header, |answer: &mut InferResponse| &mut answer.outputs).expect("our own answer")
 }
 
 fn spoil(answer: &mut InferResponse, fault: Fault) {
     let output = &mut answer.outputs[0];
-    let values = &mut output.data.0;
+    output.parameters = None;
+    let Values::Numbers(values) = &mut output.data else {
+        return;
+    };
     match fault {
         Fault::WrongShape => {
             let classes = output.shape[1] as usize;

@@ -1,5 +1,6 @@
 //! The ledger on a real disk: opening, settling, groups of callers, kills and a full disk.
 
+mod auditing;
 mod full;
 mod killed;
 mod opening;

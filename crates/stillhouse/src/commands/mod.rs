@@ -1,7 +1,9 @@
 //! What each command does. Each returns the text that it prints.
 
+pub mod budget;
 pub mod gateway;
 pub mod init;
+pub mod ledger;
 pub mod run;
 pub mod show;
 pub mod validate;

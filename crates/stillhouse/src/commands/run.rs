@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use stillhouse_core::plan::Arm;
+use stillhouse_ledger::Reader;
 use stillhouse_runtime::signals;
 
 use crate::cli::RunArgs;
@@ -12,17 +13,27 @@ use crate::inputs::Inputs;
 use crate::job_dir::JobDir;
 use crate::report::summary::{State, Summary};
 use crate::report::{ProgressBars, terminal};
+use crate::reuse;
 
 /// Runs a job, or goes on with it; returns the closing table.
 ///
 /// # Errors
 /// Whatever stops it.
 pub fn run(args: &RunArgs, bars: &ProgressBars) -> Result<String, Failure> {
-    let inputs = Inputs::load(&args.job)?;
+    let mut inputs = Inputs::load(&args.job)?;
+    inputs.reuse.extend(reuse::resolve(&args.reuse, Path::new(""))?);
     let dir = args
         .dir
         .clone()
         .unwrap_or_else(|| Path::new("jobs").join(&inputs.job.name));
+    if let Some(added) = added_budget(&inputs, &dir) {
+        tracing::info!(
+            queries = added,
+            file = inputs.plan.budget,
+            "the budget is larger than the job file's: stillhouse budget add raised it"
+        );
+        inputs.plan.budget = added;
+    }
     if let Some(summary) = finished(&inputs, &dir) {
         return Ok(closing(&summary, &dir));
     }
@@ -49,6 +60,12 @@ pub fn run(args: &RunArgs, bars: &ProgressBars) -> Result<String, Failure> {
         }
     })?;
     Ok(closing(&summary, &dir))
+}
+
+/// The ledger's budget, where `budget add` made it larger than the job file's.
+fn added_budget(inputs: &Inputs, dir: &Path) -> Option<u64> {
+    let head = Reader::head_of(dir).ok()?;
+    (head.genesis.job_digest == inputs.digest() && head.budget() > inputs.plan.budget).then(|| head.budget())
 }
 
 /// The summary of a job that was done already, with the same budget.

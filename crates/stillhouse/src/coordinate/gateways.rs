@@ -29,8 +29,13 @@ const QUEUE: usize = 4_096;
 const FAREWELL: Duration = Duration::from_secs(25);
 
 /// The queue that the job names; a new life of it begins with this `epoch` of the ledger.
-pub(super) async fn open_queue(inputs: &Inputs, options: &Options, epoch: u64) -> Result<Arc<dyn Queue>, Failure> {
-    match redis_config(&inputs.job, None, &options.base) {
+pub(super) async fn open_queue(
+    inputs: &Inputs,
+    prefix: &str,
+    options: &Options,
+    epoch: u64,
+) -> Result<Arc<dyn Queue>, Failure> {
+    match redis_config(&inputs.job, prefix, None, &options.base) {
         None if options.listen.is_some() => Err(Failure::message(
             Kind::Usage,
             "gateways of other processes need a queue that they can read",

@@ -31,6 +31,7 @@ use stillhouse_protocol::Coordinator;
 use stillhouse_runtime::Secret;
 use stillhouse_runtime::supervise::Event as ChildEvent;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::desk::message::{GatewayId, Welcome};
@@ -40,8 +41,10 @@ use crate::gateway::counter::Counter;
 use crate::gateway::{Gateway, GatewaySources};
 use crate::inputs::Inputs;
 use crate::job_dir::{EventLog, JobDir};
+use crate::queue_access;
 use crate::report::ProgressBars;
 use crate::report::summary::{State, Summary};
+use crate::reuse::{Library, Wanted};
 use asking::Asker;
 use links::{Links, Welcomer};
 use shell::{Parts, Shell};
@@ -82,9 +85,14 @@ pub async fn run(
     let dir = JobDir::open(dir)?;
     let (teacher, info) = start::connect(&inputs, &shutdown).await?;
     let classes = start::class_count(&inputs, &info)?;
+    let wanted = Wanted {
+        fingerprint: info.fingerprint,
+        classes,
+    };
+    let library = Library::gather(&inputs.reuse, dir.path(), wanted)?;
     let ledger = start::open_ledger(&inputs, &dir, &info, classes)?;
     dir.write("job.yaml", inputs.text.as_bytes())?;
-    results::write_seeds(&dir, &inputs.seeds)?;
+    results::write_images(&dir, &inputs)?;
     let (history, started_ms) = start::read_journal(&ledger).await?;
     let (steps, teacher_name) = (history.transitions().len(), &inputs.job.spec.teacher.model);
     tracing::info!(
@@ -95,12 +103,14 @@ pub async fn run(
         "job started"
     );
 
-    let queue = gateways::open_queue(&inputs, &options, ledger.epoch()).await?;
+    let queue_prefix = queue_access::prefix(&inputs.job, started_ms);
+    let queue = gateways::open_queue(&inputs, &queue_prefix, &options, ledger.epoch()).await?;
     let asker = Arc::new(Asker::new(
         inputs.clone(),
         info.fingerprint,
         ledger.clone(),
         queue.clone(),
+        library,
     ));
     let (spec, policy) = (&inputs.job.spec.teacher, inputs.job.spec.budget.on_ambiguous);
     let (desk_events, told) = mpsc::channel(DESK_EVENTS);
@@ -108,6 +118,7 @@ pub async fn run(
     let serving = gateways::admit_gateways(&options, &dir, &desk, || Welcome {
         job: serde_json::to_string(&inputs.job).expect("a job has only text keys"),
         digest: inputs.digest(),
+        queue_prefix,
         fingerprint: info.fingerprint,
         classes,
         seeds: (*inputs.seeds).clone(),
@@ -124,7 +135,7 @@ pub async fn run(
             evaluation: inputs.evaluation.clone(),
             pool: inputs.pool(),
         };
-        Gateway::new(Arc::new(teacher), queue.clone(), counter, sources, spec, policy)
+        Gateway::new(teacher, queue.clone(), counter, sources, spec, policy)
     });
     let secret = Secret::generate().map_err(|e| Failure::new(Kind::Internal, e))?;
     let listener = links::loopback(secret.clone())
@@ -180,7 +191,7 @@ async fn watch(
                     let early = || Failure::message(Kind::Internal, "the desk closed early");
                     return Err(desk.take_reason().map_or_else(early, asking_failure));
                 }
-                Some(event) = told.recv() => narrate(shell, &event),
+                Some(event) = told.recv() => narrate(shell, event).await?,
                 Some(event) = children.recv() => workers::supervised(shell, event)?,
                 () = shutdown.cancelled() => {
                     return Err(Failure::message(Kind::Interrupted, "interrupted; nothing is lost")
@@ -226,10 +237,15 @@ async fn conclude(mut shell: Shell, outcome: Result<(), Failure>) -> Result<Summ
     }
 }
 
-fn narrate(shell: &mut Shell, event: &DeskEvent) {
+async fn narrate(shell: &mut Shell, event: DeskEvent) -> Result<(), Failure> {
     match event {
-        DeskEvent::Answered { .. } => {}
-        DeskEvent::Waiting { reason, .. } => shell.note("teacher-waits", json!({ "reason": reason })),
+        DeskEvent::Answered { .. } => shell.pause(None).await?,
+        DeskEvent::Waiting { reason, until } => {
+            let seconds = until.saturating_duration_since(Instant::now()).as_secs_f64();
+            tracing::info!(reason, seconds, "waiting for the teacher");
+            shell.note("teacher-waits", json!({ "reason": reason, "seconds": seconds }));
+            shell.pause(Some(reason)).await?;
+        }
         DeskEvent::Failed { message } => {
             tracing::warn!(message, "the teacher failed");
             shell.note("teacher-failed", json!({ "message": message }));
@@ -249,6 +265,7 @@ fn narrate(shell: &mut Shell, event: &DeskEvent) {
             );
         }
     }
+    Ok(())
 }
 
 fn asking_failure(reason: AskingStopped) -> Failure {

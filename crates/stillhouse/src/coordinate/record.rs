@@ -56,6 +56,30 @@ pub fn hardest_samples(history: &History, arms: &[Arm]) -> Vec<Sample> {
     arms.iter().flat_map(|arm| rounds(*arm)).flat_map(hardest).collect()
 }
 
+/// What was spent, at `price` a query.
+#[must_use]
+pub fn budget(counts: &Counts, price: Option<f64>) -> BudgetSummary {
+    let billed = &counts.by_category;
+    let [real, evaluation] = [billed.seed, billed.evaluation];
+    let synthetic = billed.synthetic_active + billed.synthetic_control;
+    let total = real + synthetic + evaluation;
+    BudgetSummary {
+        queries: counts.budget,
+        billed: Billed {
+            real,
+            synthetic,
+            evaluation,
+            total,
+        },
+        ambiguous: counts.ambiguous,
+        held: counts.ambiguous,
+        left: counts.left(),
+        reused: counts.imported,
+        price_per_query: price,
+        cost: price.map(|price| price * total as f64),
+    }
+}
+
 impl Record<'_> {
     /// The summary.
     #[must_use]
@@ -94,33 +118,9 @@ impl Record<'_> {
                     .map_or(0, |_| images.len() as u32),
                 agreement_images: plan.evaluation,
             }),
-            budget: self.budget(),
+            budget: budget(self.counts, job.spec.teacher.price_per_query),
             active: self.arm(Arm::Active),
             control: arm(Arm::Control),
-        }
-    }
-
-    fn budget(&self) -> BudgetSummary {
-        let Counts {
-            by_category: billed, ..
-        } = self.counts;
-        let [real, evaluation] = [billed.seed, billed.evaluation];
-        let synthetic = billed.synthetic_active + billed.synthetic_control;
-        let total = real + synthetic + evaluation;
-        let price = self.inputs.job.spec.teacher.price_per_query;
-        BudgetSummary {
-            queries: self.counts.budget,
-            billed: Billed {
-                real,
-                synthetic,
-                evaluation,
-                total,
-            },
-            ambiguous: self.counts.ambiguous,
-            held: self.counts.ambiguous,
-            left: self.counts.left(),
-            price_per_query: price,
-            cost: price.map(|price| price * total as f64),
         }
     }
 

@@ -1,15 +1,16 @@
 //! What a finished job leaves in its directory beside its students.
 
+use std::collections::HashMap;
 use std::path::Path;
 
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use safetensors::{Dtype, SafeTensors};
 use stillhouse_core::{ImageSet, ImageShape, Sample, SoftLabel};
 use stillhouse_ledger::Ledger;
 
 use crate::failure::{Failure, Kind};
 use crate::inputs::Inputs;
 use crate::job_dir::{JobDir, write_file};
-use crate::labels_file;
+use crate::labels_file::{self, view};
 use crate::report::{ContactSheet, Report, Summary, render};
 
 /// Writes `labels.safetensors`, in order of samples.
@@ -49,42 +50,90 @@ pub fn read_summary(dir: &Path) -> Result<Summary, Failure> {
 
 /// Name of the file that keeps the seed images, so that a report needs nothing else.
 const SEEDS: &str = "seeds.safetensors";
+/// Name of the file that keeps the evaluation images that the teacher may be asked about.
+const EVALUATION: &str = "evaluation.safetensors";
 
-/// Writes `seeds.safetensors`: one tensor `images`, u8 `[n, channels, height, width]`.
+/// Writes the images that the job may ask about, so that the directory can be checked without
+/// anything else: `seeds.safetensors`, one tensor `images`, u8 `[n, channels, height, width]`, and,
+/// where the teacher labels evaluation images, `evaluation.safetensors` with those and their
+/// positions, `index`, u32 `[n]`.
 ///
 /// # Errors
-/// When it cannot be written.
-pub fn write_seeds(dir: &JobDir, seeds: &ImageSet) -> Result<(), Failure> {
-    let internal = |error: safetensors::SafeTensorError| Failure::new(Kind::Internal, error);
-    let shape = seeds.shape();
-    let sides = [shape.channels, shape.height, shape.width].map(|side| side as usize);
-    let view = TensorView::new(Dtype::U8, [&[seeds.len()], &sides[..]].concat(), seeds.bytes()).map_err(internal)?;
-    dir.write(
-        SEEDS,
-        &safetensors::serialize([("images", view)], None).map_err(internal)?,
-    )
+/// When they cannot be written.
+pub fn write_images(dir: &JobDir, inputs: &Inputs) -> Result<(), Failure> {
+    dir.write(SEEDS, &encode_images(&inputs.seeds, None)?)?;
+    match &inputs.evaluation {
+        Some(images) if !inputs.evaluation_asked.is_empty() => {
+            let asked = &inputs.evaluation_asked;
+            dir.write(EVALUATION, &encode_images(&images.subset(asked), Some(asked))?)
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
-fn read_seeds(dir: &Path) -> Result<ImageSet, Failure> {
+fn encode_images(images: &ImageSet, index: Option<&[u32]>) -> Result<Vec<u8>, Failure> {
+    let shape = images.shape();
+    let sides = [shape.channels, shape.height, shape.width].map(|side| side as usize);
+    let pixels = view(Dtype::U8, [&[images.len()], &sides[..]].concat(), images.bytes())?;
+    let index: Option<Vec<u8>> = index.map(|index| index.iter().flat_map(|at| at.to_le_bytes()).collect());
+    let mut views = vec![("images", pixels)];
+    if let Some(index) = &index {
+        views.push(("index", view(Dtype::U32, vec![images.len()], index)?));
+    }
+    safetensors::serialize(views, None).map_err(|error| Failure::new(Kind::Internal, error))
+}
+
+/// Reads the seed images of a job directory.
+///
+/// # Errors
+/// When they are not there, or cannot be read.
+pub fn read_seeds(dir: &Path) -> Result<ImageSet, Failure> {
     let path = dir.join(SEEDS);
-    let context = format!("cannot read {}", path.display());
-    let bytes = std::fs::read(&path).map_err(|error| Failure::new(Kind::Directory, error).context(context.clone()))?;
-    let parsed = SafeTensors::deserialize(&bytes)
-        .and_then(|file| file.tensor("images").map(|t| (t.shape().to_vec(), t.data().to_vec())));
-    let (sides, pixels) = parsed.map_err(|error| Failure::new(Kind::Directory, error).context(context.clone()))?;
-    let sides: Vec<u32> = sides.iter().filter_map(|side| u32::try_from(*side).ok()).collect();
-    let [_, channels, height, width] = sides[..] else {
-        return Err(Failure::message(
-            Kind::Directory,
-            format!("{context}: expected four sides, found {sides:?}"),
-        ));
+    let parsed = std::fs::read(&path)
+        .map_err(anyhow::Error::from)
+        .and_then(|bytes| decode_images(&SafeTensors::deserialize(&bytes)?));
+    parsed.map_err(|error| Failure::new(Kind::Directory, error).context(format!("cannot read {}", path.display())))
+}
+
+/// Reads the evaluation images of a job directory by position; none when the job asks about none.
+///
+/// # Errors
+/// When they cannot be read.
+pub fn read_evaluation(dir: &Path) -> Result<HashMap<u32, Vec<u8>>, Failure> {
+    let path = dir.join(EVALUATION);
+    if !path.exists() {
+        return Ok(HashMap::new());
+    }
+    let parsed = std::fs::read(&path).map_err(anyhow::Error::from).and_then(|bytes| {
+        let file = SafeTensors::deserialize(&bytes)?;
+        let (images, index) = (decode_images(&file)?, file.tensor("index")?);
+        let (index, _) = index.data().as_chunks::<4>();
+        let index = index.iter().map(|at| u32::from_le_bytes(*at));
+        let image = |(at, index)| Some((index, images.get(at)?.to_vec()));
+        Ok(index.enumerate().filter_map(image).collect())
+    });
+    parsed.map_err(|error| Failure::new(Kind::Directory, error).context(format!("cannot read {}", path.display())))
+}
+
+fn decode_images(file: &SafeTensors<'_>) -> anyhow::Result<ImageSet> {
+    let images = file.tensor("images")?;
+    Ok(ImageSet::new(image_shape(images.shape())?, images.data().to_vec())?)
+}
+
+/// Shape of each of some images `[n, channels, height, width]`.
+///
+/// # Errors
+/// When these are not four sides.
+pub fn image_shape(sides: &[usize]) -> anyhow::Result<ImageShape> {
+    let numbers: Vec<u32> = sides.iter().filter_map(|side| u32::try_from(*side).ok()).collect();
+    let [_, channels, height, width] = numbers[..] else {
+        anyhow::bail!("expected four sides, found {sides:?}");
     };
-    let shape = ImageShape {
+    Ok(ImageShape {
         channels,
         height,
         width,
-    };
-    ImageSet::new(shape, pixels).map_err(|error| Failure::new(Kind::Directory, error).context(context))
+    })
 }
 
 /// Writes `report.html` of a job directory from what lies in it.

@@ -1,16 +1,17 @@
 //! What is settled before the first step: who the teacher is, whose ledger this is, what was done.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use stillhouse_core::job::{OnAmbiguous, Restart, Scan};
 use stillhouse_ledger::{Genesis, Ledger, LedgerError};
 use stillhouse_protocol::history::StoppingRule;
 use stillhouse_protocol::{History, Settings, Transition};
-use stillhouse_teacher::client::ConnectError;
-use stillhouse_teacher::{OpenInference, TeacherInfo};
+use stillhouse_teacher::{ConnectError, Teacher, TeacherInfo};
 use tokio_util::sync::CancellationToken;
 
 use super::shell::unix_ms;
+use crate::books::ledger_failure;
 use crate::failure::{Failure, Kind};
 use crate::inputs::Inputs;
 use crate::job_dir::JobDir;
@@ -20,10 +21,11 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 pub(super) async fn connect(
     inputs: &Inputs,
     shutdown: &CancellationToken,
-) -> Result<(OpenInference, TeacherInfo), Failure> {
+) -> Result<(Arc<dyn Teacher>, TeacherInfo), Failure> {
     let begun = std::time::Instant::now();
     loop {
-        match OpenInference::connect(&inputs.job.spec.teacher, inputs.shape()).await {
+        let spec = &inputs.job.spec;
+        match stillhouse_teacher::connect(&spec.teacher, inputs.shape(), spec.student.classes).await {
             Ok(connected) => return Ok(connected),
             Err(failure) if failure.is_fatal() || begun.elapsed() > CONNECT_PATIENCE => {
                 return Err(teacher_failure(failure));
@@ -65,7 +67,8 @@ pub(super) fn open_ledger(inputs: &Inputs, dir: &JobDir, info: &TeacherInfo, cla
     let genesis = Genesis {
         job_digest: inputs.digest(),
         fingerprint: info.fingerprint,
-        budget: inputs.plan.budget,
+        // The plan's may be larger, by `budget add`, which the ledger remembers by itself.
+        budget: inputs.job.spec.budget.queries,
         classes,
         on_ambiguous: match inputs.job.spec.budget.on_ambiguous {
             OnAmbiguous::Hold => stillhouse_ledger::OnAmbiguous::Hold,
@@ -73,21 +76,7 @@ pub(super) fn open_ledger(inputs: &Inputs, dir: &JobDir, info: &TeacherInfo, cla
             OnAmbiguous::IdempotencyKey(attempts) => stillhouse_ledger::OnAmbiguous::IdempotencyKey { attempts },
         },
     };
-    Ledger::create_or_open(dir.path(), &genesis).map_err(|error| {
-        let (kind, hint) = match &error {
-            LedgerError::OtherJob { .. } => (Kind::Directory, Some("name another --dir for this job")),
-            LedgerError::Locked { .. } => (Kind::Directory, Some("wait for the other process")),
-            LedgerError::BudgetShrunk { .. } => (
-                Kind::Budget,
-                Some("a budget may only grow: set spec.budget.queries to the old value or more"),
-            ),
-            LedgerError::StorageFull { .. } => {
-                (Kind::Storage, Some("free some space, then run the same command again"))
-            }
-            _ => (Kind::Storage, None),
-        };
-        Failure::new(kind, error).maybe_hint(hint.map(str::to_owned))
-    })
+    Ledger::create_or_open(dir.path(), &genesis).map_err(|error| ledger_failure(error, dir.path()))
 }
 
 /// The history, and when the job first started (a record of its own at the head of the journal).

@@ -31,6 +31,8 @@ pub(super) fn spawn_workers(
             ]);
             command
                 .env(stillhouse_runtime::secret::TOKEN, &token)
+                // That of the gateways, which the coordinator was started with.
+                .env_remove(stillhouse_runtime::secret::TOKEN_FILE)
                 .stdout(std::process::Stdio::null());
             command
         };

@@ -16,7 +16,7 @@ mod exchange;
 pub mod remote;
 pub mod role;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;

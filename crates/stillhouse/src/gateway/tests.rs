@@ -11,7 +11,6 @@ use stillhouse_core::sampler::{Purpose, Stream};
 use stillhouse_core::{Fingerprint, ImageShape, Key, Sample};
 use stillhouse_ledger::{Admission, Counts, Genesis, Ledger, Request};
 use stillhouse_queue::{MemoryQueue, Reference};
-use stillhouse_teacher::OpenInference;
 use stillhouse_tests::teacher::{Fault, MODEL, TestTeacher};
 use tokio::sync::mpsc;
 
@@ -19,45 +18,45 @@ use super::*;
 use crate::desk::message::GatewayId;
 use crate::desk::{AskingStopped, Desk, DeskEvent};
 
-const SHAPE: ImageShape = ImageShape {
+pub(crate) const SHAPE: ImageShape = ImageShape {
     channels: 1,
     height: 4,
     width: 4,
 };
-const CLASSES: usize = 3;
-const SEEDS: u32 = 40;
+pub(crate) const CLASSES: usize = 3;
+pub(crate) const SEEDS: u32 = 40;
 const BATCH: u32 = 8;
 
 /// Everything around a gateway.
-struct Bench {
-    teacher: TestTeacher,
-    ledger: Ledger,
-    queue: Arc<MemoryQueue>,
-    sources: GatewaySources,
-    spec: TeacherSpec,
+pub(crate) struct Bench {
+    pub(crate) teacher: TestTeacher,
+    pub(crate) ledger: Ledger,
+    pub(crate) queue: Arc<MemoryQueue>,
+    pub(crate) sources: GatewaySources,
+    pub(crate) spec: TeacherSpec,
     /// Classes of the ledger's labels.
     classes: usize,
-    fingerprint: Fingerprint,
+    pub(crate) fingerprint: Fingerprint,
     /// Holds ledger and bill.
     _folder: tempfile::TempDir,
 }
 
 /// A desk, and a gateway that asks there.
-struct Asking {
-    desk: Desk,
-    gateway: Gateway,
-    events: mpsc::Receiver<DeskEvent>,
+pub(crate) struct Asking {
+    pub(crate) desk: Desk,
+    pub(crate) gateway: Gateway,
+    pub(crate) events: mpsc::Receiver<DeskEvent>,
 }
 
 /// How a run ended.
-struct Run {
-    error: Option<AskingStopped>,
-    counts: Counts,
-    billed: u64,
+pub(crate) struct Run {
+    pub(crate) error: Option<AskingStopped>,
+    pub(crate) counts: Counts,
+    pub(crate) billed: u64,
 }
 
 impl Bench {
-    async fn new(concurrency: u32) -> Self {
+    pub(crate) async fn new(concurrency: u32) -> Self {
         Self::of_classes(concurrency, CLASSES as u32).await
     }
 
@@ -72,7 +71,7 @@ impl Bench {
             timeout_seconds: 20.0,
             ..TeacherSpec::new(Protocol::OpenInference, teacher.url(), MODEL)
         };
-        let (_, info) = OpenInference::connect(&spec, SHAPE).await.unwrap();
+        let (_, info) = stillhouse_teacher::connect(&spec, SHAPE, None).await.unwrap();
         let genesis = Genesis {
             job_digest: [7; 32],
             fingerprint: info.fingerprint,
@@ -98,32 +97,36 @@ impl Bench {
         }
     }
 
-    async fn asking(&self) -> Asking {
+    pub(crate) async fn asking(&self) -> Asking {
         self.asking_with_patience(Duration::from_secs(60)).await
     }
 
     async fn asking_with_patience(&self, patience: Duration) -> Asking {
-        let (client, _) = OpenInference::connect(&self.spec, SHAPE).await.unwrap();
+        let (client, _) = stillhouse_teacher::connect(&self.spec, SHAPE, None).await.unwrap();
         let (sender, events) = mpsc::channel(1_024);
         let (ledger, policy) = (self.ledger.clone(), OnAmbiguous::Hold);
-        let desk = Desk::with_patience(ledger, &self.spec, policy, self.classes, sender, patience);
+        let spec = TeacherSpec {
+            patience_seconds: patience.as_secs_f64(),
+            ..self.spec.clone()
+        };
+        let desk = Desk::new(ledger, &spec, policy, self.classes, sender);
         let counter = Counter::Here {
             desk: desk.clone(),
             gateway: GatewayId(1),
         };
-        let (client, queue) = (Arc::new(client), self.queue.clone());
+        let queue = self.queue.clone();
         let gateway = Gateway::new(client, queue, counter, self.sources.clone(), &self.spec, policy);
         Asking { desk, gateway, events }
     }
 
-    fn key(&self, sample: Sample) -> Key {
+    pub(crate) fn key(&self, sample: Sample) -> Key {
         let mut pixels = vec![0; SHAPE.len()];
         assert!(self.sources.sources().render_into(sample, &mut pixels));
         Key::of(self.fingerprint, SHAPE, &pixels)
     }
 
     /// As the coordinator: asks the ledger for permits and queues what got one. What is left open.
-    async fn admit(&self, open: &mut HashMap<Key, Sample>) {
+    pub(crate) async fn admit(&self, open: &mut HashMap<Key, Sample>) {
         let mut requests: Vec<_> = open
             .iter()
             .map(|(key, sample)| Request {
@@ -157,7 +160,7 @@ impl Bench {
 
     /// Asks all seed images until each is through or the desk closes. `observe` sees every event
     /// and may switch faults.
-    async fn run(&self, asking: Asking, mut observe: impl FnMut(&DeskEvent)) -> Run {
+    pub(crate) async fn run(&self, asking: Asking, mut observe: impl FnMut(&DeskEvent)) -> Run {
         let Asking {
             desk,
             gateway,
@@ -192,7 +195,7 @@ impl Bench {
 
 impl Run {
     /// I1, and what the teacher billed is known to be billed, or in doubt.
-    fn invariant_the_ledger_covers_the_bill(&self) {
+    pub(crate) fn invariant_the_ledger_covers_the_bill(&self) {
         let Counts { budget, sent, .. } = self.counts;
         assert!(self.counts.billed() <= budget, "{:?}", self.counts);
         assert!(

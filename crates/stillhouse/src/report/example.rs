@@ -80,6 +80,7 @@ fn budget() -> BudgetSummary {
         ambiguous: 3,
         held: 3,
         left: 77,
+        reused: 0,
         price_per_query: Some(0.001),
         cost: Some(50.42),
     }

@@ -62,6 +62,11 @@ pub struct JobSummary {
 pub enum State {
     /// Rounds are left.
     Running,
+    /// It asks nothing for a while; it goes on by itself.
+    Paused {
+        /// What it waits for.
+        reason: String,
+    },
     /// Budget, pool or stopping rule ended it.
     Finished,
     /// Something else ended it; it can go on.
@@ -202,6 +207,9 @@ pub struct BudgetSummary {
     pub held: u64,
     /// Can still be asked.
     pub left: u64,
+    /// Labels of other jobs that were used and cost nothing.
+    #[serde(default)]
+    pub reused: u64,
     /// Price of one query, in the job's own currency; `null` when the job names none.
     pub price_per_query: Option<f64>,
     /// Price of everything billed.

@@ -35,11 +35,11 @@ impl Color {
         style.force_styling(self == Self::Always).apply_to(text).to_string()
     }
 
-    fn strong(self, text: &str) -> String {
+    pub(crate) fn strong(self, text: &str) -> String {
         self.paint(text, Style::new().bold())
     }
 
-    fn soft(self, text: &str) -> String {
+    pub(crate) fn soft(self, text: &str) -> String {
         self.paint(text, Style::new().dim())
     }
 
@@ -176,6 +176,7 @@ fn title(summary: &Summary, color: Color) -> String {
     let lasted = seconds(end.unix_ms.saturating_sub(summary.started.unix_ms) as f64 / 1e3);
     let state = match &summary.state {
         State::Running => format!("running for {lasted}"),
+        State::Paused { reason } => format!("paused after {lasted}: {}", plain(reason)),
         State::Finished => format!("finished after {lasted}"),
         State::Stopped { reason } => format!("stopped after {lasted}: {}", plain(reason)),
     };
@@ -220,7 +221,7 @@ fn alone(arm: &ArmSummary, color: Color) -> String {
 }
 
 /// Budget and cost.
-fn spent(summary: &Summary) -> Vec<(&'static str, String)> {
+pub(crate) fn spent(summary: &Summary) -> Vec<(&'static str, String)> {
     let budget = &summary.budget;
     let billed = &budget.billed;
     let (total, queries) = (count(billed.total), counted(budget.queries, "query", "queries"));
@@ -237,6 +238,10 @@ fn spent(summary: &Summary) -> Vec<(&'static str, String)> {
             format!("{real} real, {synthetic} synthetic, {evaluation} evaluation"),
         ),
     ];
+    if budget.reused > 0 {
+        let labels = counted(budget.reused, "label", "labels");
+        facts.push(("reused", format!("{labels} of other jobs at no cost")));
+    }
     if let (Some(cost), Some(each)) = (budget.cost, budget.price_per_query) {
         facts.push(("cost", format!("{} at {} a query", money(cost), price(each))));
     }
@@ -270,7 +275,7 @@ fn or_dash(value: Option<String>) -> String {
 }
 
 /// Lines of names and values, the names in one column.
-fn pairs(facts: &[(&str, String)], color: Color) -> String {
+pub(crate) fn pairs(facts: &[(&str, String)], color: Color) -> String {
     facts.iter().fold(String::new(), |mut text, (name, value)| {
         let pad = " ".repeat(9_usize.saturating_sub(name.len()));
         writeln!(text, "{}{pad}{value}", color.soft(name)).expect("writing to a String cannot fail");
@@ -279,7 +284,7 @@ fn pairs(facts: &[(&str, String)], color: Color) -> String {
 }
 
 /// A table: the first column to the left, the others to the right, two spaces between.
-fn columns(rows: &[Vec<String>]) -> String {
+pub(crate) fn columns(rows: &[Vec<String>]) -> String {
     let count = rows.iter().map(Vec::len).max().unwrap_or(0);
     let cell = |row: &Vec<String>, column: usize| row.get(column).map_or(0, |text| measure_text_width(text));
     let widths: Vec<usize> = (0..count)
@@ -299,14 +304,14 @@ fn columns(rows: &[Vec<String>]) -> String {
     rows.iter().map(line).collect()
 }
 
-fn indent(text: &str) -> String {
+pub(crate) fn indent(text: &str) -> String {
     text.lines()
         .map(|line| format!("  {line}").trim_end().to_owned() + "\n")
         .collect()
 }
 
 /// `text` on one line without control characters and without marks that turn the writing direction.
-fn plain(text: &str) -> String {
+pub(crate) fn plain(text: &str) -> String {
     let hidden = |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     text.replace(hidden, "\u{fffd}")
 }

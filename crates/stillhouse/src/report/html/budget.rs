@@ -72,6 +72,10 @@ fn sentence(summary: &Summary) -> String {
         text += &format!("; together they cost {}", money(cost));
     }
     text += ".";
+    if budget.reused > 0 {
+        let labels = counted(budget.reused, "label", "labels");
+        text += &format!(" {labels} of other jobs cost nothing.");
+    }
     if budget.held > 0 {
         let held = counted(budget.held, "query waits", "queries wait");
         text += &format!(" {held} for a decision: the teacher may or may not have answered.");
