@@ -3,7 +3,11 @@
 export CARGO_BUILD_JOBS ?= $(shell nproc)
 CARGO ?= cargo
 
+<<<<<<< HEAD
+.PHONY: demo build test ordeal lint libtorch python-torch bench clean-demo
+=======
 .PHONY: demo build test lint libtorch python-torch foreign-teachers bench clean-demo
+>>>>>>> main
 
 demo: build ## train a teacher, serve it over HTTP, distil a student from it, on real images
 	scripts/demo.sh
@@ -13,6 +17,9 @@ build: libtorch ## both binaries in target/release
 
 test: build ## every test
 	$(CARGO) test --release --locked --workspace
+
+ordeal: build ## ten minutes of random kills, cuts and full disks around whole jobs (docs/ordeal.md)
+	$(CARGO) run --release --locked -p stillhouse-tests --bin ordeal
 
 lint: libtorch ## formatting, clippy, licences and sources of dependencies
 	scripts/lint.sh

@@ -1,22 +1,25 @@
 //! The ledger against the teacher's bill.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use stillhouse_core::Key;
-use stillhouse_core::job::OnAmbiguous;
+use stillhouse_core::job::{BudgetSpec, OnAmbiguous};
 use stillhouse_ledger::{Counts, LedgerError, Reader, store};
 
 use super::report::Violations;
-use super::stage::Stage;
 use crate::jobs::{CLASSES, SHAPE};
 use crate::outcomes::Outcome;
 use crate::teacher::predict;
 
 /// What the ledger of one job has shown so far.
-#[derive(Default)]
 pub(super) struct Books {
+    /// The job directory.
+    dir: PathBuf,
+    /// Where a copy of the ledger is looked at.
+    copy: PathBuf,
+    budget: BudgetSpec,
     /// Labels that were on disk when a coordinator was dead.
     kept: HashMap<Key, Vec<f32>>,
     /// The charges of the last look.
@@ -24,18 +27,27 @@ pub(super) struct Books {
 }
 
 impl Books {
+    /// Nothing yet, of a job in `dir` that may spend `budget`. Copies of the ledger go to `copy`.
+    pub(super) fn new(dir: PathBuf, copy: PathBuf, budget: &BudgetSpec) -> Self {
+        Self {
+            dir,
+            copy,
+            budget: budget.clone(),
+            kept: HashMap::new(),
+            counts: None,
+        }
+    }
+
     /// Looks into the ledger while no coordinator runs: in a copy, so that the next coordinator
-    /// finds the file as the last one left it.
+    /// finds the file as the last one left it. The `bill` was read before, since what is billed is
+    /// announced in the ledger first.
     ///
     /// # Errors
     /// When the file cannot be copied.
-    pub(super) fn look(&mut self, stage: &Stage, violations: &mut Violations) -> anyhow::Result<()> {
-        // Before the ledger: what is billed is announced there first.
-        let bill = stage.bill().context("read the bill")?;
-        check_bill(&bill, stage, violations);
-        let copy = stage.folder.join("books");
-        match read_copy(&stage.dir(), &copy)? {
-            Ok(reader) => self.compare(&reader, &bill, violations),
+    pub(super) fn look(&mut self, bill: &[String], violations: &mut Violations) -> anyhow::Result<()> {
+        self.check_bill(bill, violations);
+        match read_copy(&self.dir, &self.copy)? {
+            Ok(reader) => self.compare(&reader, bill, violations),
             // None yet, or a process died while it made the file.
             Err(_) if bill.is_empty() && self.counts.is_none() => Ok(()),
             Err(error) => {
@@ -71,21 +83,20 @@ impl Books {
         self.counts = Some(counts);
         Ok(())
     }
-}
 
-/// Checks the bill alone: it never exceeds the budget, and names no image too often.
-pub(super) fn check_bill(bill: &[String], stage: &Stage, violations: &mut Violations) {
-    let budget = &stage.job.spec.budget;
-    let beyond = (bill.len() as u64).saturating_sub(budget.queries);
-    violations.over_budget = violations.over_budget.max(beyond);
-    let allowed = match budget.on_ambiguous {
-        OnAmbiguous::Hold => 1,
-        OnAmbiguous::Resend(attempts) | OnAmbiguous::IdempotencyKey(attempts) => 1 + u64::from(attempts),
-    };
-    let mut times: BTreeMap<&str, u64> = BTreeMap::new();
-    bill.iter().for_each(|image| *times.entry(image).or_default() += 1);
-    let twice = times.values().map(|times| times.saturating_sub(allowed)).sum();
-    violations.sent_twice = violations.sent_twice.max(twice);
+    /// Checks the bill alone: it never exceeds the budget, and names no image too often.
+    pub(super) fn check_bill(&self, bill: &[String], violations: &mut Violations) {
+        let beyond = (bill.len() as u64).saturating_sub(self.budget.queries);
+        violations.over_budget = violations.over_budget.max(beyond);
+        let allowed = match self.budget.on_ambiguous {
+            OnAmbiguous::Hold => 1,
+            OnAmbiguous::Resend(attempts) | OnAmbiguous::IdempotencyKey(attempts) => 1 + u64::from(attempts),
+        };
+        let mut times: BTreeMap<&str, u64> = BTreeMap::new();
+        bill.iter().for_each(|image| *times.entry(image).or_default() += 1);
+        let twice = times.values().map(|times| times.saturating_sub(allowed)).sum();
+        violations.sent_twice = violations.sent_twice.max(twice);
+    }
 }
 
 /// Checks what a finished job says of itself against the bill: nothing paid for is lost, nothing is
@@ -141,3 +152,6 @@ fn read_copy(dir: &Path, copy: &Path) -> anyhow::Result<Result<Reader, LedgerErr
     std::fs::copy(&from, &to).context("copy the ledger")?;
     Ok(Reader::open(copy))
 }
+
+#[cfg(test)]
+mod tests;

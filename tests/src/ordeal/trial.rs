@@ -51,10 +51,11 @@ pub(super) fn run(options: &Options, number: u64, until: Instant, report: &mut R
     let mut dice = Dice::new(options.seed, number);
     let stage = Stage::set_up(options, &folder, &mut dice)?;
     report.jobs += 1;
+    let books = Books::new(stage.dir(), stage.folder.join("books"), &stage.job.spec.budget);
     let mut trial = Trial {
         stage,
         dice,
-        books: Books::default(),
+        books,
         report,
     };
     trial.stage.start(Victim::Coordinator)?;
@@ -125,7 +126,7 @@ impl Trial<'_> {
     /// Sees to programs that ended by themselves, and to the bill.
     fn watch(&mut self, now: Instant) -> anyhow::Result<Option<Ended>> {
         self.stage.supervise(now);
-        oracle::check_bill(&self.stage.bill()?, &self.stage, &mut self.report.violations);
+        self.books.check_bill(&self.stage.bill()?, &mut self.report.violations);
         let Some(status) = self.stage.coordinator.ended() else {
             return Ok(None);
         };
@@ -150,7 +151,7 @@ impl Trial<'_> {
     }
 
     fn look(&mut self) -> anyhow::Result<()> {
-        self.books.look(&self.stage, &mut self.report.violations)
+        self.books.look(&self.stage.bill()?, &mut self.report.violations)
     }
 
     /// Compares what the job says of itself with the bill, and adds both up.

@@ -5,6 +5,7 @@
 //! | [`house`] | rules of this repository |
 //! | [`same`] | the queries and the student do not depend on who computes, or on the format of the images |
 //! | [`killed`] | `kill -9` at any moment costs no label and bills nothing twice |
+//! | [`ordeal`] | nor does anything else that can happen to jobs with gateways and a Redis queue |
 //! | [`refused`] | bad input gets one clear error, and nothing is spent |
 //! | [`teachers`] | so do bad teachers, or they cost one query |
 //! | [`gateways`] | gateways on their own and a queue that vanishes change neither queries nor student |
@@ -17,6 +18,7 @@
 mod gateways;
 mod house;
 mod killed;
+mod ordeal;
 mod ledger;
 mod page;
 mod refused;
