@@ -3,11 +3,7 @@
 export CARGO_BUILD_JOBS ?= $(shell nproc)
 CARGO ?= cargo
 
-<<<<<<< HEAD
-.PHONY: demo build test ordeal lint libtorch python-torch bench clean-demo
-=======
-.PHONY: demo build test lint libtorch python-torch foreign-teachers bench clean-demo
->>>>>>> main
+.PHONY: demo build test ordeal lint libtorch python-torch foreign-teachers bench clean-demo
 
 demo: build ## train a teacher, serve it over HTTP, distil a student from it, on real images
 	scripts/demo.sh
