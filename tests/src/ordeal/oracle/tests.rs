@@ -23,6 +23,7 @@ impl Bench {
             queries: BUDGET,
             per_round: 1,
             on_ambiguous,
+            reuse: Vec::new(),
         };
         let books = Books::new(folder.path().join("job"), folder.path().join("books"), &budget);
         std::fs::create_dir(&books.dir).unwrap();
