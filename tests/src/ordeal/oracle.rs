@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use stillhouse_core::Key;
 use stillhouse_core::job::{BudgetSpec, OnAmbiguous};
-use stillhouse_ledger::{Counts, LedgerError, Reader, store};
+use stillhouse_ledger::{Counts, LedgerError, Reader, file};
 
 use super::report::Violations;
 use crate::jobs::{CLASSES, SHAPE};
@@ -144,7 +144,7 @@ fn is_the_teachers(image: &[u8], label: &[f32]) -> bool {
 
 /// Opens a copy of the ledger in `dir`.
 fn read_copy(dir: &Path, copy: &Path) -> anyhow::Result<Result<Reader, LedgerError>> {
-    let (from, to) = (store::file(dir), store::file(copy));
+    let (from, to) = (file(dir), file(copy));
     if !from.exists() {
         return Ok(Err(LedgerError::Missing { path: from }));
     }

@@ -150,7 +150,7 @@ impl Stage {
 
     /// Size of the ledger's file; 0 before there is one.
     fn ledger_bytes(&self) -> u64 {
-        let metadata = std::fs::metadata(stillhouse_ledger::store::file(&self.dir()));
+        let metadata = std::fs::metadata(stillhouse_ledger::file(&self.dir()));
         metadata.map_or(0, |metadata| metadata.len())
     }
 

@@ -18,8 +18,8 @@
 mod gateways;
 mod house;
 mod killed;
-mod ordeal;
 mod ledger;
+mod ordeal;
 mod page;
 mod refused;
 mod same;

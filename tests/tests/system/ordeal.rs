@@ -24,7 +24,11 @@ fn nothing_is_overspent_sent_twice_or_lost_whatever_is_killed_cut_wiped_or_full(
     let report = ordeal::run(&options).unwrap();
     println!("{report}");
     if !report.violations.is_empty() {
-        panic!("everything is kept in {}: {:#?}", folder.keep().display(), report.violations);
+        panic!(
+            "everything is kept in {}: {:#?}",
+            folder.keep().display(),
+            report.violations
+        );
     }
     assert!(report.finished > 0 && report.billed > 0, "{report}");
 }

@@ -87,7 +87,11 @@ async fn a_bill_beyond_budget_or_ledger_is_found() {
 
 #[tokio::test]
 async fn what_was_sent_too_often_is_found() {
-    for (policy, twice) in [(OnAmbiguous::Hold, 2), (OnAmbiguous::Resend(1), 1), (OnAmbiguous::Resend(2), 0)] {
+    for (policy, twice) in [
+        (OnAmbiguous::Hold, 2),
+        (OnAmbiguous::Resend(1), 1),
+        (OnAmbiguous::Resend(2), 0),
+    ] {
         let mut bench = Bench::new(policy);
         bench.ask(5, 5, [1.0, 0.0, 0.0]).await;
         assert_eq!(bench.look(&["a", "b", "a", "c", "a"]).sent_twice, twice, "{policy:?}");
@@ -117,8 +121,7 @@ fn taught(images: usize) -> (Vec<u8>, Vec<f32>) {
 /// A finished job that claims so many billed queries and so many in doubt.
 fn finished(bench: &Bench, images: &[u8], labels: &[f32], total: u64, ambiguous: u64) -> Outcome {
     let left = BUDGET - total - ambiguous;
-    let budget =
-        json!({ "queries": BUDGET, "billed": { "total": total }, "ambiguous": ambiguous, "left": left });
+    let budget = json!({ "queries": BUDGET, "billed": { "total": total }, "ambiguous": ambiguous, "left": left });
     let write = |name: &str, bytes: &[u8]| std::fs::write(bench.folder.path().join(name), bytes).unwrap();
     write("summary.json", json!({ "budget": budget }).to_string().as_bytes());
     let n = images.len() / SHAPE.len();
@@ -145,14 +148,29 @@ fn a_finished_job_settles_with_its_bill_and_every_lie_is_found() {
     let with_doubt = [&bill[..], &["in doubt".to_owned()]].concat();
     assert!(settled(&outcome, &bill).is_empty());
     assert!(settled(&outcome, &with_doubt).is_empty());
-    assert_eq!(settled(&outcome, &bill[1..]).others.len(), 1, "a label that was never billed");
+    assert_eq!(
+        settled(&outcome, &bill[1..]).others.len(),
+        1,
+        "a label that was never billed"
+    );
     let outcome = finished(&bench, &images, &labels, 4, 0);
     let lost = settled(&outcome, &with_doubt);
-    assert_eq!((lost.labels_lost, lost.others.len()), (1, 1), "paid for, in doubt nowhere, gone");
+    assert_eq!(
+        (lost.labels_lost, lost.others.len()),
+        (1, 1),
+        "paid for, in doubt nowhere, gone"
+    );
     let outcome = finished(&bench, &images, &labels, 3, 1);
-    assert_eq!(settled(&outcome, &bill).others.len(), 1, "more labels than billed queries");
+    assert_eq!(
+        settled(&outcome, &bill).others.len(),
+        1,
+        "more labels than billed queries"
+    );
     let mut wrong = labels.clone();
     wrong[0] += 0.1;
     let outcome = finished(&bench, &images, &wrong, 4, 1);
-    assert_eq!(settled(&outcome, &bill).others, ["1 labels are not the teacher's answer"]);
+    assert_eq!(
+        settled(&outcome, &bill).others,
+        ["1 labels are not the teacher's answer"]
+    );
 }

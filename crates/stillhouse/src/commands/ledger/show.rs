@@ -64,7 +64,7 @@ pub(super) fn show(args: &ShowArgs) -> Result<String, Failure> {
 
 /// What a running job last wrote about its books.
 fn running(args: &ShowArgs) -> Option<String> {
-    if !stillhouse_ledger::store::file(&args.dir).is_file() {
+    if !stillhouse_ledger::file(&args.dir).is_file() {
         return None;
     }
     let summary = results::read_summary(&args.dir).ok()?;
