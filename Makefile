@@ -3,7 +3,7 @@
 export CARGO_BUILD_JOBS ?= $(shell nproc)
 CARGO ?= cargo
 
-.PHONY: demo build test lint libtorch python-torch bench clean-demo
+.PHONY: demo build test permits lint libtorch python-torch bench clean-demo
 
 demo: build ## train a teacher, serve it over HTTP, distil a student from it, on real images
 	scripts/demo.sh
@@ -13,6 +13,9 @@ build: libtorch ## both binaries in target/release
 
 test: build ## every test
 	$(CARGO) test --release --locked --workspace
+
+permits: ## ten million random schedules of the permit protocol (minutes)
+	$(CARGO) run --release --locked -p stillhouse-ledger --example permit_schedules -- 10000000
 
 lint: libtorch ## formatting, clippy, licences and sources of dependencies
 	scripts/lint.sh
