@@ -3,7 +3,7 @@
 export CARGO_BUILD_JOBS ?= $(shell nproc)
 CARGO ?= cargo
 
-.PHONY: demo build test lint libtorch python-torch bench clean-demo
+.PHONY: demo build test ordeal lint libtorch python-torch foreign-teachers bench clean-demo
 
 demo: build ## train a teacher, serve it over HTTP, distil a student from it, on real images
 	scripts/demo.sh
@@ -14,6 +14,9 @@ build: libtorch ## both binaries in target/release
 test: build ## every test
 	$(CARGO) test --release --locked --workspace
 
+ordeal: build ## ten minutes of random kills, cuts and full disks around whole jobs (docs/ordeal.md)
+	$(CARGO) run --release --locked -p stillhouse-tests --bin ordeal
+
 lint: libtorch ## formatting, clippy, licences and sources of dependencies
 	scripts/lint.sh
 
@@ -22,6 +25,9 @@ libtorch: ## libtorch 2.11.0 in .libtorch, unless LIBTORCH names one
 
 python-torch: ## what `import torch` needs: the benchmarks' peers and the TorchScript test use it
 	scripts/libtorch.sh python
+
+foreign-teachers: python-torch ## the client against MLServer and KServe, installed here (200 MB)
+	scripts/foreign-teachers.sh && STILLHOUSE_EXPECT_FOREIGN=1 $(CARGO) test --release --locked -p stillhouse-teacher --test foreign
 
 bench: build python-torch ## the figures of docs/benchmarks.md (hours); see that page for single ones
 	$(CARGO) run --release --locked -p stillhouse-benchmarks -- all

@@ -6,8 +6,18 @@
 //! | [`jobs`] | small job files on real digits |
 //! | [`processes`] | programs as child processes: start, watch, kill |
 //! | [`outcomes`] | what a job left in its directory |
+//! | [`ports`] | ports that programs keep over many lives |
+//! | [`mortal`] | programs that are killed, stopped and started again |
+//! | [`proxy`] | a TCP proxy that cuts and stalls |
+//! | [`redis`] | a Redis server whose data can be lost |
+//! | [`ordeal`] | whole jobs under random blows, and what must hold all the same |
 
 pub mod jobs;
+pub mod mortal;
+pub mod ordeal;
 pub mod outcomes;
+pub mod ports;
 pub mod processes;
+pub mod proxy;
+pub mod redis;
 pub mod teacher;

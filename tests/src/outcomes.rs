@@ -111,24 +111,39 @@ impl Outcome {
         self.events().iter().filter(|line| line["event"] == event).count()
     }
 
-    /// Every labelled image, as the BLAKE3 of its bytes: what the teacher writes on its bill.
+    /// Every labelled image with its label.
     ///
     /// # Panics
     /// When `labels.safetensors` is not what the documentation says.
     #[must_use]
-    pub fn labelled(&self) -> BTreeSet<String> {
+    pub fn labels(&self) -> Vec<(Vec<u8>, Vec<f32>)> {
         let bytes = self.bytes("labels.safetensors");
         let file = SafeTensors::deserialize(&bytes).expect("a safetensors file");
         let images = file.tensor("images").expect("images");
         let probabilities = file.tensor("probabilities").expect("probabilities");
         let (n, size) = (images.shape()[0], images.shape()[1..].iter().product());
         assert_eq!(probabilities.shape()[0], n, "one answer for each image");
-        let digests: BTreeSet<String> = images
+        let number = |bytes: &[u8]| f32::from_le_bytes(bytes.try_into().expect("four bytes"));
+        let labels = probabilities.data().chunks_exact(4 * probabilities.shape()[1]);
+        let labels = labels.map(|label| label.chunks_exact(4).map(number).collect());
+        images
             .data()
             .chunks_exact(size)
-            .map(|image| hex(&BillFile::digest(image)))
-            .collect();
-        assert_eq!(digests.len(), n, "an image is labelled twice");
+            .map(<[u8]>::to_vec)
+            .zip(labels)
+            .collect()
+    }
+
+    /// Every labelled image, as the BLAKE3 of its bytes: what the teacher writes on its bill.
+    ///
+    /// # Panics
+    /// When `labels.safetensors` is not what the documentation says.
+    #[must_use]
+    pub fn labelled(&self) -> BTreeSet<String> {
+        let labels = self.labels();
+        let digests = labels.iter().map(|(image, _)| hex(&BillFile::digest(image)));
+        let digests: BTreeSet<String> = digests.collect();
+        assert_eq!(digests.len(), labels.len(), "an image is labelled twice");
         digests
     }
 

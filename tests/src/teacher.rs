@@ -14,9 +14,11 @@ use stillhouse_core::job::Response;
 use stillhouse_teacher::{BillFile, Datatype, ModelServer};
 use tokio_util::sync::CancellationToken;
 
+mod control;
 mod fault;
 mod network;
 
+pub use control::set_fault;
 pub use fault::Fault;
 pub use network::predict;
 
@@ -75,7 +77,8 @@ pub fn serve(
     };
     let bill = options.bill.as_deref().map(BillFile::open).transpose()?;
     let router = stillhouse_teacher::server::router(server, predict(options.shape, options.classes), bill)?;
-    let router = fault::with_faults(router, fault, death.clone());
+    let router = fault::with_faults(router, fault.clone(), death.clone());
+    let router = control::with_control(router, fault);
     let served = runtime.block_on(async {
         let listener = tokio::net::TcpListener::from_std(listener)?;
         tokio::select! {

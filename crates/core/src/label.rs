@@ -54,6 +54,26 @@ pub enum LabelError {
         /// Their sum.
         sum: f32,
     },
+    /// A class that the job does not know.
+    #[error("expected one of {classes} classes, found {found}")]
+    NoSuchClass {
+        /// What the teacher said.
+        found: String,
+        /// Classes of the job.
+        classes: usize,
+    },
+    /// The same class twice among the most probable ones.
+    #[error("class {class} is named twice")]
+    Twice {
+        /// Which.
+        class: usize,
+    },
+    /// The teacher answered, and would not say.
+    #[error("the teacher gave no class: {reason}")]
+    Declined {
+        /// Why.
+        reason: String,
+    },
 }
 
 impl SoftLabel {
@@ -83,6 +103,45 @@ impl SoftLabel {
         let exps: Vec<f32> = logits.iter().map(|l| (l - max).exp()).collect();
         let sum: f32 = exps.iter().sum();
         Ok(Self(exps.into_iter().map(|e| e / sum).collect()))
+    }
+
+    /// From the most probable classes and their probabilities: these are kept, and what is missing
+    /// to 1 is spread evenly over all other classes. Where nothing is left for the others, the
+    /// probabilities are divided by their sum.
+    ///
+    /// # Errors
+    /// An unknown or repeated class, a probability that is none, or a sum above 1 (within
+    /// [`SUM_TOLERANCE`]).
+    pub fn from_top(top: &[(usize, f32)], classes: usize) -> Result<Self, LabelError> {
+        let mut kept = vec![None; classes];
+        for &(class, probability) in top {
+            let place = kept.get_mut(class).ok_or_else(|| LabelError::NoSuchClass {
+                found: class.to_string(),
+                classes,
+            })?;
+            if place.replace(probability).is_some() {
+                return Err(LabelError::Twice { class });
+            }
+        }
+        let values: Vec<f32> = kept.iter().map(|value| value.unwrap_or_default()).collect();
+        check_values(&values, classes)?;
+        let sum: f32 = values.iter().sum();
+        let others = classes - top.len();
+        if others == 0 || sum >= 1.0 {
+            let label = Self::from_probabilities(values, classes)?;
+            return Ok(Self(label.0.into_iter().map(|value| value / sum).collect()));
+        }
+        let rest = (1.0 - sum) / others as f32;
+        let spread = kept.into_iter().map(|value| value.unwrap_or(rest)).collect();
+        Self::from_probabilities(spread, classes)
+    }
+
+    /// Certainty that it is `class`; no smoothing.
+    ///
+    /// # Errors
+    /// When there is no such class.
+    pub fn one_hot(class: usize, classes: usize) -> Result<Self, LabelError> {
+        Self::from_top(&[(class, 1.0)], classes)
     }
 
     /// The probabilities, one a class.
@@ -134,6 +193,27 @@ mod tests {
         let text = serde_json::to_string(&label).expect("numbers");
         assert_eq!(serde_json::from_str::<SoftLabel>(&text).expect("own text"), label);
         assert!(serde_json::from_str::<SoftLabel>("[0.9, 0.9]").is_err());
+    }
+
+    #[test]
+    fn the_most_probable_classes_leave_the_rest_to_the_others() {
+        let label = |top: &[(usize, f32)]| SoftLabel::from_top(top, 4).map(|label| label.0);
+        assert_eq!(label(&[(2, 0.5), (0, 0.25)]), Ok(vec![0.25, 0.125, 0.5, 0.125]));
+        assert_eq!(label(&[(1, 1.0)]), Ok(vec![0.0, 1.0, 0.0, 0.0]));
+        let whole = label(&[(0, 0.5), (1, 0.25), (2, 0.125), (3, 0.124)]).expect("within the tolerance");
+        assert!((whole.iter().sum::<f32>() - 1.0).abs() < 1e-6);
+        assert_eq!(SoftLabel::one_hot(1, 2).map(|label| label.0), Ok(vec![0.0, 1.0]));
+        for (bad, want) in [
+            (&[(4, 0.5)][..], "expected one of 4 classes, found 4"),
+            (&[(1, 0.5), (1, 0.25)], "class 1 is named twice"),
+            (&[(1, 0.9), (2, 0.2)], "probabilities sum to 1.1"),
+            (&[(1, -0.5)], "probability of class 1 is -0.5"),
+            (&[(1, f32::NAN)], "probability of class 1 is NaN"),
+            (&[(0, 0.1), (1, 0.1), (2, 0.1), (3, 0.1)], "probabilities sum to 0.4"),
+        ] {
+            let error = SoftLabel::from_top(bad, 4).expect_err("bad label").to_string();
+            assert!(error.starts_with(want), "{error}");
+        }
     }
 
     #[test]

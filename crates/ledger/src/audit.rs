@@ -1,17 +1,15 @@
-//! Reads a ledger row by row and says everything that is wrong with it, for `ledger verify`.
+//! Reads a ledger query by query and says everything that is wrong with it, for `ledger verify`.
 
-use std::collections::{HashMap, HashSet};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::collections::HashSet;
 use std::path::Path;
 
-use redb::backends::InMemoryBackend;
-use redb::{Builder, ReadOnlyDatabase, StorageBackend};
 use stillhouse_core::{Key, SoftLabel};
 
 use crate::error::LedgerError;
 use crate::handle::{Entry, Genesis};
+use crate::lock::{Lock, Sharing};
 use crate::permit::{Record, State};
-use crate::store::{Store, file};
+use crate::store::{Head, Store, file};
 
 /// Something that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,66 +36,36 @@ pub struct Audit {
 }
 
 impl Audit {
-    /// Audits the ledger in `dir`; changes nothing. Holds the whole file in memory for a moment, to
-    /// check the checksums of its pages.
+    /// Audits the ledger in `dir`; changes nothing. Every frame of the file has a checksum, so what
+    /// can be read is what was written.
     ///
     /// # Errors
-    /// When there is none, a job is running on it, or it is damaged so badly that nothing can be read.
+    /// When there is none, a job is running on it, or a frame is not as it was written.
     pub fn of(dir: &Path) -> Result<Self, LedgerError> {
-        let unreadable = |_| Err(LedgerError::damaged("reading it failed in an unforeseen way"));
-        let store = Store::read(dir)?;
-        // Damaged pages can make redb panic.
-        catch_unwind(AssertUnwindSafe(|| Self::read(&store, dir))).unwrap_or_else(unreadable)
-    }
-
-    fn read(store: &Store<ReadOnlyDatabase>, dir: &Path) -> Result<Self, LedgerError> {
-        let head = store.head()?.ok_or_else(|| LedgerError::Missing { path: file(dir) })?;
+        let _lock = Lock::take(dir, Sharing::Readers)?;
+        let missing = || LedgerError::Missing { path: file(dir) };
+        let (store, replay) = Store::load(dir, Sharing::Readers)?.ok_or_else(missing)?;
+        let head = replay.head;
         let mut findings = Findings::default();
-        if !pages_are_whole(dir)? {
-            findings.add(None, "the checksums of the file's pages do not hold");
+        let mut entries: Vec<Entry> = Vec::with_capacity(replay.records.len());
+        for (at, (key, record)) in replay.records.iter().enumerate() {
+            let label = store.label(at).unwrap_or_else(|error| {
+                findings.add(Some(*key), error.to_string());
+                None
+            });
+            findings.record(*key, record, label.as_ref(), &head);
+            entries.push(Entry::new(*key, record, label));
         }
-        let mut labels = HashMap::new();
-        store.each_label(|key, label| match label {
-            Ok(label) => drop(labels.insert(key, label)),
-            Err(error) => findings.add(Some(key), error.to_string()),
-        })?;
-        let mut records = Vec::new();
-        store.each_record(|key, record| match record {
-            Ok(record) => records.push((key, record)),
-            Err(error) => findings.add(Some(key), error.to_string()),
-        })?;
-        let entries: Vec<Entry> = records
-            .into_iter()
-            .map(|(key, record)| {
-                let label = labels.remove(&key);
-                findings.record(key, &record, label.as_ref(), head.epoch, &head.genesis);
-                Entry::new(key, record, label)
-            })
-            .collect();
-        findings.orphans(labels.into_keys());
+        entries.sort_unstable_by_key(|entry| entry.key);
         findings.budget(&entries, head.budget());
-        let journal = findings.journal(store)?;
         Ok(Self {
             budget: head.budget(),
             genesis: head.genesis,
             entries,
-            journal,
+            journal: store.journal()?,
             findings: findings.0,
         })
     }
-}
-
-/// Whether every page of the file has its checksum. Checked on a copy, because a check of the file
-/// itself would mend it.
-fn pages_are_whole(dir: &Path) -> Result<bool, LedgerError> {
-    let io = |error: std::io::Error| LedgerError::of(redb::Error::Io(error));
-    let bytes = std::fs::read(file(dir)).map_err(io)?;
-    let copy = InMemoryBackend::new();
-    copy.set_len(bytes.len() as u64).map_err(io)?;
-    copy.write(0, &bytes).map_err(io)?;
-    drop(bytes);
-    let check = AssertUnwindSafe(|| Builder::new().create_with_backend(copy)?.check_integrity());
-    Ok(catch_unwind(check).is_ok_and(|outcome| outcome.unwrap_or(false)))
 }
 
 /// What is wrong so far.
@@ -109,7 +77,8 @@ impl Findings {
         self.0.push(Finding { key, what: what.into() });
     }
 
-    fn record(&mut self, key: Key, record: &Record, label: Option<&SoftLabel>, epoch: u64, genesis: &Genesis) {
+    fn record(&mut self, key: Key, record: &Record, label: Option<&SoftLabel>, head: &Head) {
+        let epoch = head.epoch;
         let key = Some(key);
         let of = |wanted: fn(&State) -> bool| record.charges.iter().filter(|charge| wanted(&charge.state)).count();
         let committed = of(|state| matches!(state, State::Committed));
@@ -136,28 +105,10 @@ impl Findings {
                 format!("a charge of epoch {}, but it is epoch {epoch}", later.epoch),
             );
         }
-        self.label(key, record, label, genesis.classes as usize);
-    }
-
-    fn label(&mut self, key: Option<Key>, record: &Record, label: Option<&SoftLabel>, classes: usize) {
         match (record.is_labelled(), label) {
             (true, None) => self.add(key, "a query that was answered has no label"),
             (false, Some(_)) => self.add(key, "a label that no charge paid for and nobody imported"),
-            (true, Some(label)) if label.probabilities().len() != classes => {
-                let found = label.probabilities().len();
-                self.add(key, format!("a label of {found} classes, expected {classes}"));
-            }
             (true, Some(_)) | (false, None) => {}
-        }
-    }
-
-    fn orphans(&mut self, keys: impl Iterator<Item = Key>) {
-        let mut keys: Vec<Key> = keys.collect();
-        keys.sort_unstable();
-        // A label whose record cannot be read was told of already.
-        let told: HashSet<Key> = self.0.iter().filter_map(|finding| finding.key).collect();
-        for key in keys.into_iter().filter(|key| !told.contains(key)) {
-            self.add(Some(key), "a label of a query that was never asked");
         }
     }
 
@@ -167,16 +118,100 @@ impl Findings {
             self.add(None, format!("{charges} charges, but the budget is {budget} queries"));
         }
     }
+}
 
-    fn journal(&mut self, store: &Store<ReadOnlyDatabase>) -> Result<Vec<Vec<u8>>, LedgerError> {
-        let journal = store.journal()?;
-        let next = store.next_sequence()?;
-        if next != journal.len() as u64 {
-            self.add(
-                None,
-                format!("{} journal entries, but the next is number {next}", journal.len()),
-            );
+#[cfg(test)]
+mod tests {
+    use stillhouse_core::plan::Arm;
+    use stillhouse_core::{Fingerprint, Sample};
+
+    use super::*;
+    use crate::OnAmbiguous;
+    use crate::permit::Charge;
+    use crate::store::Changes;
+
+    fn charge(number: u32, epoch: u64, state: State) -> Charge {
+        Charge {
+            number,
+            sends: 1,
+            epoch,
+            request: None,
+            state,
         }
-        Ok(journal)
+    }
+
+    /// What an audit finds in a ledger of one query, whose budget is two.
+    fn found(issued: u32, charges: Vec<Charge>, is_labelled: bool) -> Vec<String> {
+        let dir = tempfile::tempdir().expect("a folder");
+        let lock = Lock::take(dir.path(), Sharing::Nobody).expect("free");
+        let head = Head {
+            genesis: Genesis {
+                job_digest: [0; 32],
+                fingerprint: Fingerprint([0; 32]),
+                budget: 2,
+                classes: 2,
+                on_ambiguous: OnAmbiguous::Hold,
+            },
+            epoch: 3,
+            raised: 0,
+        };
+        let mut store = Store::draft(dir.path(), &head).expect("written");
+        let record = Record {
+            issued,
+            charges: charges.into(),
+            ..Record::new(Sample::Seed(1), Arm::Active)
+        };
+        let label = SoftLabel::from_probabilities(vec![0.5, 0.5], 2).expect("sound");
+        let changes = Changes {
+            labels: is_labelled.then_some((0, label)).into_iter().collect(),
+            ..Changes::default()
+        };
+        let records = std::iter::once((0, &Key([9; 32]), &record));
+        store.append(records, &changes).expect("written");
+        store.publish().expect("written");
+        drop(lock);
+        let audit = Audit::of(dir.path()).expect("it can be read");
+        audit.findings.into_iter().map(|finding| finding.what).collect()
+    }
+
+    #[test]
+    fn a_sound_ledger_has_no_findings() {
+        assert_eq!(
+            found(1, vec![charge(1, 3, State::Committed)], true),
+            Vec::<String>::new()
+        );
+        assert_eq!(found(2, vec![], false), Vec::<String>::new());
+    }
+
+    #[test]
+    fn labels_without_charges_and_charges_without_labels_are_found() {
+        let missing = found(1, vec![charge(1, 3, State::Committed)], false);
+        assert_eq!(missing, ["a query that was answered has no label"]);
+        let unpaid = found(1, vec![charge(1, 3, State::Reserved)], true);
+        assert_eq!(unpaid, ["a label that no charge paid for and nobody imported"]);
+    }
+
+    #[test]
+    fn charges_that_cannot_be_are_found() {
+        let twice = vec![charge(1, 3, State::Committed); 3];
+        assert_eq!(
+            found(1, twice, true),
+            [
+                "3 charges brought the label, expected at most one",
+                "two charges have one number",
+                "3 charges, but the budget is 2 queries",
+            ]
+        );
+        let open = vec![charge(1, 3, State::Sent), charge(2, 3, State::Reserved)];
+        assert_eq!(
+            found(2, open, false),
+            ["2 charges are open at once, expected at most one"]
+        );
+        assert_eq!(
+            found(1, vec![charge(2, 3, State::Sent)], false),
+            ["charge 2 of 1 permits"]
+        );
+        let later = found(1, vec![charge(1, 4, State::Sent)], false);
+        assert_eq!(later, ["a charge of epoch 4, but it is epoch 3"]);
     }
 }

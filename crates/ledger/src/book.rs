@@ -28,6 +28,9 @@ enum Wish {
     Renew(Cause),
 }
 
+/// Records by key, in the order in which the keys came up. Keys are digests already.
+pub type Records = IndexMap<Key, Record, RandomState>;
+
 /// Every charge of a job.
 #[derive(Clone, Debug)]
 pub struct Book {
@@ -35,7 +38,7 @@ pub struct Book {
     policy: OnAmbiguous,
     counts: Counts,
     /// None is ever taken out, so a position names a record.
-    records: IndexMap<Key, Record, RandomState>,
+    records: Records,
     /// Positions of the records that changed since they were last written, in order of change.
     changed: Vec<usize>,
 }
@@ -45,12 +48,7 @@ impl Book {
     /// was sent nobody knows. Only the latter must be written ([`Book::changes`]), so that opening
     /// costs no more than reading.
     #[must_use]
-    pub fn open(
-        budget: u64,
-        policy: OnAmbiguous,
-        epoch: u64,
-        records: impl IntoIterator<Item = (Key, Record)>,
-    ) -> Self {
+    pub fn open(budget: u64, policy: OnAmbiguous, epoch: u64, records: Records) -> Self {
         let mut book = Self {
             epoch,
             policy,
@@ -58,7 +56,7 @@ impl Book {
                 budget,
                 ..Counts::default()
             },
-            records: records.into_iter().collect(),
+            records,
             changed: Vec::new(),
         };
         for (at, record) in book.records.values_mut().enumerate() {
@@ -88,6 +86,12 @@ impl Book {
         self.records.get(key)
     }
 
+    /// Where a key's record stands among all of them, from 0; it stays there.
+    #[must_use]
+    pub fn position(&self, key: &Key) -> Option<usize> {
+        self.records.get_index_of(key)
+    }
+
     /// Every record, in the order in which the keys came up.
     pub fn records(&self) -> impl Iterator<Item = (&Key, &Record)> {
         self.records.iter()
@@ -108,9 +112,10 @@ impl Book {
         self.records().filter_map(open).collect()
     }
 
-    /// The records that changed and are not written yet.
-    pub fn changes(&self) -> impl Iterator<Item = (&Key, &Record)> {
-        self.changed.iter().filter_map(|at| self.records.get_index(*at))
+    /// The records that changed and are not written yet, with their positions; new ones in order.
+    pub fn changes(&self) -> impl Iterator<Item = (usize, &Key, &Record)> {
+        let record = |at: &usize| self.records.get_index(*at).map(|(key, record)| (*at, key, record));
+        self.changed.iter().filter_map(record)
     }
 
     /// What [`Book::changes`] gave is written.

@@ -16,6 +16,8 @@ pub struct Counts {
     pub sent: u64,
     /// Charges in doubt.
     pub ambiguous: u64,
+    /// Those among them that may be sent again.
+    pub renewed: u64,
     /// Charges billed without a label.
     pub spent: u64,
     /// Charges billed with a label.
@@ -46,6 +48,12 @@ impl Counts {
         self.sent + self.ambiguous + self.spent + self.committed
     }
 
+    /// Permits given out and not used: what gateways have to be told of.
+    #[must_use]
+    pub fn unsent(&self) -> u64 {
+        self.reserved + self.renewed
+    }
+
     /// Permits that may still be given out.
     #[must_use]
     pub fn left(&self) -> u64 {
@@ -67,6 +75,9 @@ impl Counts {
             step(&mut self.imported);
         }
         for charge in &record.charges {
+            if let State::Renewed(_) = charge.state {
+                step(&mut self.renewed);
+            }
             let (state, is_billed) = match charge.state {
                 State::Reserved => (&mut self.reserved, false),
                 State::Sent => (&mut self.sent, false),

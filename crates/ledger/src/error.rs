@@ -37,13 +37,8 @@ pub enum LedgerError {
         found: u64,
     },
     /// Another process opened it since, whatever its lock says: this one may not write any more.
-    #[error("the ledger was opened by another process (life {found}) while this one (life {epoch}) had it")]
-    Superseded {
-        /// Life of this process.
-        epoch: u64,
-        /// The life that began since.
-        found: u64,
-    },
+    #[error("the ledger was opened by another process while this one had it")]
+    Superseded,
     /// Another version of this program wrote it.
     #[error("the ledger has format {found}, expected {expected}: another version wrote it")]
     OtherFormat {
@@ -77,7 +72,7 @@ pub enum LedgerError {
     /// The file cannot be read or written.
     #[error("the ledger cannot be read or written: {cause}")]
     Storage {
-        /// What the store said.
+        /// What the system said.
         cause: String,
     },
     /// Something in the file is not what this version writes.
@@ -95,23 +90,15 @@ pub enum LedgerError {
 }
 
 impl LedgerError {
-    /// From whatever redb says.
-    pub(crate) fn of(error: impl Into<redb::Error>) -> Self {
+    /// From what the system says.
+    pub(crate) fn of(error: std::io::Error) -> Self {
         use std::io::ErrorKind;
-        let error = error.into();
         let cause = error.to_string();
-        let kind = match &error {
-            redb::Error::Io(io) => Some(io.kind()),
-            _ => None,
-        };
-        match (kind, error) {
+        match error.kind() {
             // Disk full, quota exceeded, or a limit of the file's size.
-            (Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge), _) => {
-                Self::StorageFull { cause }
-            }
-            (Some(ErrorKind::InvalidData | ErrorKind::UnexpectedEof), _)
-            | (None, redb::Error::Corrupted(_) | redb::Error::UpgradeRequired(_)) => Self::Damaged { cause },
-            (Some(_) | None, _) => Self::Storage { cause },
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => Self::StorageFull { cause },
+            ErrorKind::InvalidData | ErrorKind::UnexpectedEof => Self::Damaged { cause },
+            _ => Self::Storage { cause },
         }
     }
 

@@ -5,12 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use redb::ReadableDatabase;
 use serde::{Deserialize, Serialize};
 use stillhouse_core::plan::Arm;
 use stillhouse_core::{Fingerprint, Key, Sample, SoftLabel};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::book::Book;
 use crate::counts::Counts;
 use crate::error::LedgerError;
 use crate::permit::{Cause, Charge, OnAmbiguous, Permit, Proof, Record, RequestId};
@@ -111,7 +111,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    pub(crate) fn new(key: Key, record: Record, label: Option<SoftLabel>) -> Self {
+    pub(crate) fn new(key: Key, record: &Record, label: Option<SoftLabel>) -> Self {
         Self {
             key,
             sample: record.sample,
@@ -123,17 +123,13 @@ impl Entry {
     }
 }
 
-/// Every query among `records`, in order of keys, with its label.
-pub(crate) fn entries<'a, D: ReadableDatabase>(
-    store: &Store<D>,
-    records: impl Iterator<Item = (&'a Key, &'a Record)>,
-) -> Result<Vec<Entry>, LedgerError> {
-    let mut records: Vec<(&Key, &Record)> = records.collect();
-    records.sort_unstable_by_key(|(key, _)| **key);
-    let keys: Vec<Key> = records.iter().map(|(key, _)| **key).collect();
-    let labels = store.labels(&keys)?;
-    let entry = |((key, record), label): ((&Key, &Record), Option<SoftLabel>)| Entry::new(*key, record.clone(), label);
-    Ok(records.into_iter().zip(labels).map(entry).collect())
+/// Every query of `book`, in order of keys, with its label.
+pub(crate) fn entries(store: &Store, book: &Book) -> Result<Vec<Entry>, LedgerError> {
+    let entry = |(at, (key, record)): (usize, (&Key, &Record))| Ok(Entry::new(*key, record, store.label(at)?));
+    let entries: Result<Vec<Entry>, LedgerError> = book.records().enumerate().map(entry).collect();
+    let mut entries = entries?;
+    entries.sort_unstable_by_key(|entry| entry.key);
+    Ok(entries)
 }
 
 /// The ledger of a job directory, open for writing. Cheap to clone. Dropping the last clone waits
@@ -183,7 +179,6 @@ impl Ledger {
         let thread = thread.map_err(|error| LedgerError::Storage {
             cause: format!("no thread: {error}"),
         })?;
-        // A file that is damaged badly enough makes redb panic.
         let panicked = |_| Err(LedgerError::damaged("reading it failed in an unforeseen way"));
         let opened = told.recv().unwrap_or_else(panicked);
         let inner = Inner {

@@ -5,9 +5,10 @@
 //! | [`permit`] | the words of the permit protocol |
 //! | [`book`] | its rules, as a pure state machine |
 //! | [`counts`] | sums of its charges, for the budget |
-//! | [`store`] | the tables of the file |
-//! | `codec` | a record as bytes |
-//! | [`writer`] | the one thread that writes: many requests, one fsync |
+//! | `codec`, `frame` | records and changes as bytes |
+//! | `lock`, `store` | the file: an append-only log, one process writes it |
+//! | `replay`, `compact` | reading it, and writing it anew |
+//! | `writer` | the one thread that writes: many requests, one fsync |
 //! | `handle` | [`Ledger`], by which everybody else speaks to that thread |
 //! | `reader` | [`Reader`], for a job that is not running |
 //! | [`audit`] | everything that is wrong with a ledger |
@@ -23,12 +24,16 @@ pub mod book;
 pub mod counts;
 pub mod error;
 pub mod permit;
-pub mod store;
-pub mod writer;
 
 mod codec;
+mod compact;
+mod frame;
 mod handle;
+mod lock;
 mod reader;
+mod replay;
+mod store;
+mod writer;
 
 pub use audit::{Audit, Finding};
 pub use counts::{Categories, Counts};
@@ -36,3 +41,4 @@ pub use error::LedgerError;
 pub use handle::{Admission, Entry, Genesis, Ledger, MAX_ENTRY_BYTES, Request};
 pub use permit::{Cause, Charge, OnAmbiguous, Permit, Proof, RequestId, State};
 pub use reader::Reader;
+pub use store::{Head, file};

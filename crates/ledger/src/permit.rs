@@ -282,6 +282,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_record_of_one_charge_is_small_and_in_one_piece() {
+        assert!(size_of::<Record>() <= 128, "{} bytes", size_of::<Record>());
+        let mut record = Record::new(Sample::Seed(0), Arm::Active);
+        record.charges.push(Charge {
+            number: 1,
+            sends: 0,
+            epoch: 1,
+            request: None,
+            state: State::Reserved,
+        });
+        assert!(!record.charges.spilled());
+    }
+
+    #[test]
     fn a_request_is_read_as_it_is_shown() {
         for request in [RequestId(0), RequestId(0xab << 64), RequestId(u128::MAX)] {
             let text = request.to_string();

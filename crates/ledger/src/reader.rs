@@ -2,43 +2,47 @@
 
 use std::path::Path;
 
-use redb::ReadOnlyDatabase;
-
 use crate::book::Book;
 use crate::counts::Counts;
 use crate::error::LedgerError;
 use crate::handle::{Entry, Genesis, entries};
+use crate::lock::{Lock, Sharing};
 use crate::store::{Head, Store, file};
 
 /// A ledger open for reading, which keeps writers out. Its calls block on the disk.
 pub struct Reader {
-    store: Store<ReadOnlyDatabase>,
+    store: Store,
     head: Head,
     book: Book,
+    _lock: Lock,
 }
 
 impl Reader {
-    /// What the ledger in `dir` is for and what it may spend, without reading its records.
+    /// What the ledger in `dir` is for and what it may spend.
     ///
     /// # Errors
     /// As [`Reader::open`].
     pub fn head_of(dir: &Path) -> Result<Head, LedgerError> {
-        Store::read(dir)?
-            .head()?
-            .ok_or_else(|| LedgerError::Missing { path: file(dir) })
+        Ok(Self::open(dir)?.head)
     }
 
-    /// Opens the ledger in `dir`. Changes no row of it: after a kill, charges are shown as they
+    /// Opens the ledger in `dir`. Changes nothing in it: after a kill, charges are shown as they
     /// were left.
     ///
     /// # Errors
     /// When there is none, a job is running on it, or it cannot be read.
     pub fn open(dir: &Path) -> Result<Self, LedgerError> {
-        let store = Store::read(dir)?;
+        let lock = Lock::take(dir, Sharing::Readers)?;
         let missing = || LedgerError::Missing { path: file(dir) };
-        let head = store.head()?.ok_or_else(missing)?;
-        let book = Book::open(head.budget(), head.genesis.on_ambiguous, head.epoch, store.records()?);
-        Ok(Self { store, head, book })
+        let (store, replay) = Store::load(dir, Sharing::Readers)?.ok_or_else(missing)?;
+        let head = replay.head;
+        let book = Book::open(head.budget(), head.genesis.on_ambiguous, head.epoch, replay.records);
+        Ok(Self {
+            store,
+            head,
+            book,
+            _lock: lock,
+        })
     }
 
     /// What the ledger is for. Its budget is the job's; [`Reader::counts`] has what was granted.
@@ -58,7 +62,7 @@ impl Reader {
     /// # Errors
     /// When the file cannot be read.
     pub fn entries(&self) -> Result<Vec<Entry>, LedgerError> {
-        entries(&self.store, self.book.records())
+        entries(&self.store, &self.book)
     }
 
     /// The journal, oldest first.

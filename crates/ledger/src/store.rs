@@ -1,43 +1,31 @@
-//! The tables of the redb file `ledger/ledger.redb` in the job directory.
+//! The file `ledger/ledger.log` in the job directory: an append-only log of changes, see `frame.rs`
+//! for its bytes. Records are in memory ([`crate::book`]); labels and journal stay in the file, and
+//! what is kept of them is where they are.
 //!
-//! | table | key | value |
-//! |---|---|---|
-//! | `meta` | `format` | u64 little-endian: 3 |
-//! | | `genesis` | JSON of [`Genesis`] |
-//! | | `epoch` | u64 little-endian: how often it was opened for writing |
-//! | | `raised` | u64 little-endian: the budget that was granted beside the job's; 0 if none was |
-//! | `records` | 32 bytes of the query's key | a record, see `codec.rs` |
-//! | `labels` | 32 bytes of the query's key | probabilities, f32 little-endian, one a class |
-//! | `journal` | u64: sequence, from 0 | bytes of the coordinator |
-//!
-//! Counts are not stored: they are the sums of the records, added up when the file is opened.
+//! Only one process may write, none while others read: `ledger/lock` is locked. A writer also checks
+//! before each write that the file is as it left it, in case a lock does not hold what it promises.
 
-use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use redb::{
-    Builder, Database, DatabaseError, Durability, ReadOnlyDatabase, ReadableDatabase, ReadableTable, TableDefinition,
-    TableError, WriteTransaction,
-};
+use serde::{Deserialize, Serialize};
 use stillhouse_core::{Key, SoftLabel};
 
 use crate::codec;
 use crate::error::LedgerError;
+use crate::frame::{FORMAT, Frame, Kind, PREAMBLE, preamble};
 use crate::handle::Genesis;
+use crate::lock::Sharing;
 use crate::permit::Record;
+use crate::replay::Replay;
 
-const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
-const RECORDS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("records");
-const LABELS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("labels");
-const JOURNAL: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("journal");
-
-const FORMAT: u64 = 3;
-
-/// Pages kept in memory: the whole ledger of some 100,000 queries of ten classes.
-const CACHE_BYTES: usize = 64 << 20;
+/// Memory for a group that is kept for the next one: most groups need less.
+const FRAME_BYTES: usize = 4 << 20;
 
 /// Who may use the file, and in which life.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Head {
     /// What the ledger is for.
     pub genesis: Genesis,
@@ -57,296 +45,310 @@ impl Head {
 
 /// What one commit writes beside changed records.
 #[derive(Debug, Default)]
-pub struct Changes {
+pub(crate) struct Changes {
     /// A new life, or a new budget.
-    pub head: Option<Head>,
-    /// New labels.
-    pub labels: Vec<(Key, SoftLabel)>,
-    /// New journal entries, with their sequence.
-    pub journal: Vec<(u64, Vec<u8>)>,
+    pub(crate) head: Option<Head>,
+    /// New labels, by position of the record.
+    pub(crate) labels: Vec<(usize, SoftLabel)>,
+    /// New journal entries.
+    pub(crate) journal: Vec<Vec<u8>>,
 }
 
 impl Changes {
-    /// Whether there is nothing to write.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.head.is_none() && self.labels.is_empty() && self.journal.is_empty()
     }
 }
 
-/// The open file: a [`Database`] for the writer, a [`ReadOnlyDatabase`] for readers.
-#[derive(Debug)]
-pub struct Store<D> {
-    database: D,
+/// Where some bytes are in the file.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub(crate) at: u64,
+    pub(crate) bytes: usize,
 }
 
 /// The ledger's file in a job directory.
 #[must_use]
 pub fn file(dir: &Path) -> PathBuf {
+    dir.join("ledger").join("ledger.log")
+}
+
+/// Where it is before all of it is on disk.
+fn draft_file(dir: &Path) -> PathBuf {
+    dir.join("ledger").join("ledger.new")
+}
+
+/// The file in which formats up to 3 were kept.
+pub(crate) fn old_file(dir: &Path) -> PathBuf {
     dir.join("ledger").join("ledger.redb")
 }
 
-fn builder() -> Builder {
-    let mut builder = Builder::new();
-    builder.set_cache_size(CACHE_BYTES);
-    builder
+/// The open file.
+#[derive(Debug)]
+pub(crate) struct Store {
+    dir: PathBuf,
+    file: File,
+    /// Bytes of whole frames.
+    len: u64,
+    /// Frames so far.
+    frames: u64,
+    /// Records that the file knows; the book's next one is new.
+    records: usize,
+    classes: usize,
+    /// Where labels begin, by position of the record; 0 for none.
+    labels: Vec<u64>,
+    journal: Vec<Place>,
+    frame: Frame,
 }
 
-fn opened<D>(path: &Path, database: Result<D, DatabaseError>) -> Result<D, LedgerError> {
-    database.map_err(|error| match error {
-        DatabaseError::DatabaseAlreadyOpen => LedgerError::Locked {
-            path: path.to_path_buf(),
-        },
-        other => LedgerError::of(other),
-    })
-}
-
-impl Store<Database> {
-    /// Opens or makes the file of job directory `dir`, and locks it. Makes the tables when it is new.
+impl Store {
+    /// Reads the file of job directory `dir`, whose lock the caller holds; `None` when there is none.
     ///
     /// # Errors
-    /// When it is in use or cannot be used.
-    pub fn create(dir: &Path) -> Result<Self, LedgerError> {
-        let io = |error: std::io::Error| LedgerError::of(redb::Error::Io(error));
-        let path = file(dir);
-        let folder = path.parent().expect("the file is in a folder");
-        std::fs::create_dir_all(folder).map_err(io)?;
-        let database = opened(&path, builder().create(&path))?;
-        // The names of the file and its folder must be as durable as its bytes.
-        for folder in [folder, dir] {
-            let handle = std::fs::File::open(folder).map_err(io)?;
-            handle.sync_all().map_err(io)?;
-        }
-        Ok(Self { database })
+    /// When it cannot be read, is damaged, or another version wrote it.
+    pub(crate) fn load(dir: &Path, sharing: Sharing) -> Result<Option<(Self, Replay)>, LedgerError> {
+        let is_writer = sharing == Sharing::Nobody;
+        let file = match File::options().read(true).write(is_writer).open(file(dir)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let (expected, found) = (FORMAT, 0);
+                let is_old = old_file(dir).exists();
+                return if is_old {
+                    Err(LedgerError::OtherFormat { expected, found })
+                } else {
+                    Ok(None)
+                };
+            }
+            other => other.map_err(LedgerError::of)?,
+        };
+        let mut replay = Replay::of(&file)?;
+        let store = Self {
+            dir: dir.to_path_buf(),
+            file,
+            len: replay.len,
+            frames: replay.frames,
+            records: replay.records.len(),
+            classes: replay.head.genesis.classes as usize,
+            labels: std::mem::take(&mut replay.labels),
+            journal: std::mem::take(&mut replay.journal),
+            frame: Frame::default(),
+        };
+        Ok(Some((store, replay)))
     }
 
-    /// Whether life `epoch` still is the last that began.
+    /// Begins a file that nobody sees before [`Store::publish`].
     ///
     /// # Errors
-    /// When it is not, or the file cannot be read.
-    pub fn check(&self, epoch: u64) -> Result<(), LedgerError> {
-        let found = self.head()?.map_or(0, |head| head.epoch);
-        if found != epoch {
-            return Err(LedgerError::Superseded { epoch, found });
+    /// When it cannot be written.
+    pub(crate) fn draft(dir: &Path, head: &Head) -> Result<Self, LedgerError> {
+        let mut options = File::options();
+        let file = options
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(draft_file(dir));
+        let file = file.map_err(LedgerError::of)?;
+        file.write_all_at(&preamble(), 0).map_err(LedgerError::of)?;
+        let mut store = Self {
+            dir: dir.to_path_buf(),
+            file,
+            len: PREAMBLE as u64,
+            frames: 0,
+            records: 0,
+            classes: head.genesis.classes as usize,
+            labels: Vec::new(),
+            journal: Vec::new(),
+            frame: Frame::default(),
+        };
+        let changes = Changes {
+            head: Some(head.clone()),
+            ..Changes::default()
+        };
+        store.append(std::iter::empty(), &changes)?;
+        Ok(store)
+    }
+
+    /// Makes a draft the ledger, all of it or nothing.
+    ///
+    /// # Errors
+    /// When that cannot be made durable.
+    pub(crate) fn publish(&mut self) -> Result<(), LedgerError> {
+        self.file.sync_all().map_err(LedgerError::of)?;
+        std::fs::rename(draft_file(&self.dir), file(&self.dir)).map_err(LedgerError::of)?;
+        // The names of the file and its folder must be as durable as its bytes.
+        for folder in [&*self.dir.join("ledger"), &self.dir] {
+            let folder = File::open(folder).map_err(LedgerError::of)?;
+            folder.sync_all().map_err(LedgerError::of)?;
         }
         Ok(())
     }
 
-    /// Writes all changes or none, as life `epoch`, and returns once they are on disk.
+    /// Cuts off what a crash tore, and writes the last frame again: a process that stopped because
+    /// its fsync failed may have left it readable and not on disk.
     ///
     /// # Errors
-    /// When another life began, or they cannot be written; what the file then holds is only known
-    /// after opening it again.
-    pub fn write<'a>(
-        &self,
-        epoch: u64,
-        records: impl Iterator<Item = (&'a Key, &'a Record)>,
+    /// When it cannot be written.
+    pub(crate) fn mend(&mut self, last: Place) -> Result<(), LedgerError> {
+        let frame = self.read(last)?;
+        self.file.set_len(self.len).map_err(LedgerError::of)?;
+        self.file.write_all_at(&frame, last.at).map_err(LedgerError::of)?;
+        self.file.sync_all().map_err(LedgerError::of)
+    }
+
+    /// Whether the file is as this process left it.
+    ///
+    /// # Errors
+    /// When another process opened it since.
+    pub(crate) fn check(&self) -> Result<(), LedgerError> {
+        let found = self.file.metadata().map_err(LedgerError::of)?;
+        if found.len() != self.len || found.nlink() == 0 {
+            return Err(LedgerError::Superseded);
+        }
+        Ok(())
+    }
+
+    /// Writes all changes or none, and returns once they are on disk. `records` come with their
+    /// positions in the book, new ones in order.
+    ///
+    /// # Errors
+    /// When another process opened the file since, or they cannot be written; what the file then
+    /// holds is only known after opening it again.
+    pub(crate) fn write<'a>(
+        &mut self,
+        records: impl Iterator<Item = (usize, &'a Key, &'a Record)>,
         changes: &Changes,
     ) -> Result<(), LedgerError> {
-        let mut transaction = self.database.begin_write().map_err(LedgerError::of)?;
-        transaction
-            .set_durability(Durability::Immediate)
-            .map_err(LedgerError::of)?;
-        changes.insert_head(epoch, &transaction)?;
-        {
-            let mut table = transaction.open_table(RECORDS).map_err(LedgerError::of)?;
-            for (key, record) in records {
-                let bytes = codec::encode(record);
-                table.insert(&key.0, bytes.as_slice()).map_err(LedgerError::of)?;
-            }
-        }
-        changes.insert_rows(&transaction)?;
-        transaction.commit().map_err(LedgerError::of)
-    }
-}
-
-impl Changes {
-    /// Compares the stored epoch with the writer's, and sets a new head.
-    fn insert_head(&self, epoch: u64, transaction: &WriteTransaction) -> Result<(), LedgerError> {
-        let mut meta = transaction.open_table(META).map_err(LedgerError::of)?;
-        let found = match meta.get("epoch").map_err(LedgerError::of)? {
-            Some(value) => u64_of("epoch", value.value())?,
-            None => 0,
-        };
-        let is_next = self.head.as_ref().is_some_and(|head| head.epoch == epoch) && found + 1 == epoch;
-        if found != epoch && !is_next {
-            return Err(LedgerError::Superseded { epoch, found });
-        }
-        if let Some(head) = &self.head {
-            let genesis = serde_json::to_vec(&head.genesis).expect("a genesis has only text keys");
-            let [format, epoch, raised] = [FORMAT, head.epoch, head.raised].map(u64::to_le_bytes);
-            let values = [
-                ("format", &format[..]),
-                ("genesis", &genesis),
-                ("epoch", &epoch),
-                ("raised", &raised),
-            ];
-            for (name, value) in values {
-                meta.insert(name, value).map_err(LedgerError::of)?;
-            }
-        }
-        Ok(())
+        self.check()?;
+        self.append(records, changes)?;
+        self.file.sync_data().map_err(LedgerError::of)
     }
 
-    fn insert_rows(&self, transaction: &WriteTransaction) -> Result<(), LedgerError> {
-        let mut labels = transaction.open_table(LABELS).map_err(LedgerError::of)?;
-        for (key, label) in &self.labels {
-            let bytes = codec::encode_label(label);
-            labels.insert(&key.0, bytes.as_slice()).map_err(LedgerError::of)?;
-        }
-        let mut journal = transaction.open_table(JOURNAL).map_err(LedgerError::of)?;
-        for (sequence, entry) in &self.journal {
-            journal.insert(sequence, entry.as_slice()).map_err(LedgerError::of)?;
-        }
-        Ok(())
-    }
-}
-
-fn u64_of(name: &str, bytes: &[u8]) -> Result<u64, LedgerError> {
-    let bytes = bytes.try_into();
-    let bytes = bytes.map_err(|_| LedgerError::damaged(format!("{name} is not a number of 8 bytes")))?;
-    Ok(u64::from_le_bytes(bytes))
-}
-
-impl Store<ReadOnlyDatabase> {
-    /// Opens the file of job directory `dir` for reading, while nobody writes it.
+    /// Says that this process ended well: from then on damage anywhere is noticed.
     ///
     /// # Errors
-    /// When there is none, a writer has it, or it cannot be read.
-    pub fn read(dir: &Path) -> Result<Self, LedgerError> {
-        let path = file(dir);
-        if !path.exists() {
-            return Err(LedgerError::Missing { path });
-        }
-        let database = match builder().open_read_only(&path) {
-            // The last writer was killed. Opening for writing mends the file and changes no row.
-            Err(DatabaseError::RepairAborted) => {
-                drop(opened(&path, builder().open(&path))?);
-                builder().open_read_only(&path)
-            }
-            other => other,
-        };
-        Ok(Self {
-            database: opened(&path, database)?,
-        })
-    }
-}
-
-impl<D: ReadableDatabase> Store<D> {
-    /// Who may use the file; `None` when it is new.
-    ///
-    /// # Errors
-    /// When it cannot be read, or another version wrote it.
-    pub fn head(&self) -> Result<Option<Head>, LedgerError> {
-        let transaction = self.database.begin_read().map_err(LedgerError::of)?;
-        let table = match transaction.open_table(META) {
-            Err(TableError::TableDoesNotExist(_)) => return Ok(None),
-            other => other.map_err(LedgerError::of)?,
-        };
-        let bytes = |name: &str| {
-            let value = table.get(name).map_err(LedgerError::of)?;
-            Ok::<_, LedgerError>(value.map(|value| value.value().to_vec()))
-        };
-        let number = |name: &str| bytes(name)?.map(|bytes| u64_of(name, &bytes)).transpose();
-        let found = number("format")?.unwrap_or(0);
-        if found != FORMAT {
-            let expected = FORMAT;
-            return Err(LedgerError::OtherFormat { expected, found });
-        }
-        let (Some(genesis), Some(epoch), Some(raised)) = (bytes("genesis")?, number("epoch")?, number("raised")?)
-        else {
-            return Err(LedgerError::damaged("it does not say what it is for"));
-        };
-        let genesis =
-            serde_json::from_slice(&genesis).map_err(|error| LedgerError::damaged(format!("genesis: {error}")))?;
-        Ok(Some(Head { genesis, epoch, raised }))
+    /// As [`Store::write`].
+    pub(crate) fn close(&mut self) -> Result<(), LedgerError> {
+        self.write(std::iter::empty(), &Changes::default())
     }
 
-    /// Every record; none when the file is new.
-    ///
-    /// # Errors
-    /// When the file cannot be read.
-    pub fn records(&self) -> Result<HashMap<Key, Record>, LedgerError> {
-        let transaction = self.database.begin_read().map_err(LedgerError::of)?;
-        let table = match transaction.open_table(RECORDS) {
-            Err(TableError::TableDoesNotExist(_)) => return Ok(HashMap::new()),
-            other => other.map_err(LedgerError::of)?,
-        };
-        let mut records = HashMap::new();
-        for row in table.iter().map_err(LedgerError::of)? {
-            let (key, value) = row.map_err(LedgerError::of)?;
-            records.insert(Key(*key.value()), codec::decode(value.value())?);
-        }
-        Ok(records)
-    }
-
-    /// Visits every record in order of keys, also those that cannot be read.
-    ///
-    /// # Errors
-    /// When the file cannot be read.
-    pub fn each_record(&self, mut visit: impl FnMut(Key, Result<Record, LedgerError>)) -> Result<(), LedgerError> {
-        self.each(RECORDS, |key, bytes| visit(key, codec::decode(bytes)))
-    }
-
-    /// Visits every label in order of keys, also those that cannot be read.
-    ///
-    /// # Errors
-    /// When the file cannot be read.
-    pub fn each_label(&self, mut visit: impl FnMut(Key, Result<SoftLabel, LedgerError>)) -> Result<(), LedgerError> {
-        self.each(LABELS, |key, bytes| visit(key, codec::decode_label(bytes)))
-    }
-
-    fn each(
-        &self,
-        table: TableDefinition<'_, &'static [u8; 32], &'static [u8]>,
-        mut visit: impl FnMut(Key, &[u8]),
+    /// Adds a frame; on disk only after a sync.
+    pub(crate) fn append<'a>(
+        &mut self,
+        records: impl Iterator<Item = (usize, &'a Key, &'a Record)>,
+        changes: &Changes,
     ) -> Result<(), LedgerError> {
-        let transaction = self.database.begin_read().map_err(LedgerError::of)?;
-        let table = transaction.open_table(table).map_err(LedgerError::of)?;
-        for row in table.iter().map_err(LedgerError::of)? {
-            let (key, value) = row.map_err(LedgerError::of)?;
-            visit(Key(*key.value()), value.value());
+        let mut frame = std::mem::take(&mut self.frame);
+        frame.clear();
+        if let Some(head) = &changes.head {
+            let head = serde_json::to_vec(head).expect("a head has only text keys");
+            frame.add(Kind::Head, |bytes| bytes.extend(head));
+        }
+        for (at, key, record) in records {
+            self.add_record(&mut frame, at, key, record);
+        }
+        for (at, label) in &changes.labels {
+            self.add_label(&mut frame, *at, label);
+        }
+        for entry in &changes.journal {
+            let start = frame.add(Kind::Journal, |bytes| bytes.extend_from_slice(entry));
+            self.journal.push(Place {
+                at: self.len + start as u64,
+                bytes: entry.len(),
+            });
+        }
+        let bytes = frame.seal(self.frames);
+        self.file.write_all_at(bytes, self.len).map_err(LedgerError::of)?;
+        self.len += bytes.len() as u64;
+        self.frames += 1;
+        if bytes.len() <= FRAME_BYTES {
+            self.frame = frame;
         }
         Ok(())
     }
 
-    /// Labels of keys, `None` where there is none.
+    fn add_record(&mut self, frame: &mut Frame, at: usize, key: &Key, record: &Record) {
+        if at < self.records {
+            frame.add(Kind::Record, |bytes| {
+                bytes.extend(position(at));
+                codec::encode(record, bytes);
+            });
+            return;
+        }
+        assert_eq!(at, self.records, "new records come in order");
+        self.records += 1;
+        frame.add(Kind::NewRecord, |bytes| {
+            bytes.extend(key.0);
+            codec::encode(record, bytes);
+        });
+    }
+
+    fn add_label(&mut self, frame: &mut Frame, at: usize, label: &SoftLabel) {
+        let start = frame.add(Kind::Label, |bytes| {
+            bytes.extend(position(at));
+            codec::encode_label(label, bytes);
+        });
+        if self.labels.len() <= at {
+            self.labels.resize(at + 1, 0);
+        }
+        self.labels[at] = self.len + start as u64 + 4;
+    }
+
+    fn read(&self, place: Place) -> Result<Vec<u8>, LedgerError> {
+        let mut bytes = vec![0; place.bytes];
+        self.file.read_exact_at(&mut bytes, place.at).map_err(LedgerError::of)?;
+        Ok(bytes)
+    }
+
+    /// The label of the record at a position, `None` where there is none.
     ///
     /// # Errors
     /// When the file cannot be read, or holds no probabilities where it should.
-    pub fn labels(&self, keys: &[Key]) -> Result<Vec<Option<SoftLabel>>, LedgerError> {
-        let transaction = self.database.begin_read().map_err(LedgerError::of)?;
-        let table = transaction.open_table(LABELS).map_err(LedgerError::of)?;
-        let label = |key: &Key| {
-            let value = table.get(&key.0).map_err(LedgerError::of)?;
-            value.map(|value| codec::decode_label(value.value())).transpose()
+    pub(crate) fn label(&self, at: usize) -> Result<Option<SoftLabel>, LedgerError> {
+        let place = match self.labels.get(at) {
+            None | Some(0) => return Ok(None),
+            Some(start) => Place {
+                at: *start,
+                bytes: 4 * self.classes,
+            },
         };
-        keys.iter().map(label).collect()
+        codec::decode_label(&self.read(place)?).map(Some)
+    }
+
+    /// Bytes of the file.
+    pub(crate) fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Bytes that so many `records`, the labels and the journal need at least.
+    pub(crate) fn needed_bytes(&self, records: usize) -> u64 {
+        let labels = self.labels.iter().filter(|at| **at > 0).count() * 4 * self.classes;
+        let journal: usize = self.journal.iter().map(|place| place.bytes).sum();
+        (records * codec::RECORD_BYTES + labels + journal) as u64
+    }
+
+    /// A journal entry, by its sequence.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub(crate) fn entry(&self, sequence: u64) -> Result<Vec<u8>, LedgerError> {
+        self.read(self.journal[sequence as usize])
     }
 
     /// The journal, oldest first.
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn journal(&self) -> Result<Vec<Vec<u8>>, LedgerError> {
-        let transaction = self.database.begin_read().map_err(LedgerError::of)?;
-        let table = transaction.open_table(JOURNAL).map_err(LedgerError::of)?;
-        let mut entries = Vec::new();
-        for row in table.iter().map_err(LedgerError::of)? {
-            let (_, value) = row.map_err(LedgerError::of)?;
-            entries.push(value.value().to_vec());
-        }
-        Ok(entries)
+    pub(crate) fn journal(&self) -> Result<Vec<Vec<u8>>, LedgerError> {
+        self.journal.iter().map(|place| self.read(*place)).collect()
     }
 
     /// Sequence of the next journal entry.
-    ///
-    /// # Errors
-    /// When the file cannot be read.
-    pub fn next_sequence(&self) -> Result<u64, LedgerError> {
-        let transaction = self.database.begin_read().map_err(LedgerError::of)?;
-        let table = transaction.open_table(JOURNAL).map_err(LedgerError::of)?;
-        let last = table.last().map_err(LedgerError::of)?;
-        Ok(last.map_or(0, |(sequence, _)| sequence.value() + 1))
+    pub(crate) fn next_sequence(&self) -> u64 {
+        self.journal.len() as u64
     }
+}
+
+fn position(at: usize) -> [u8; 4] {
+    let at = u32::try_from(at).expect("memory ends before four billion records");
+    at.to_le_bytes()
 }

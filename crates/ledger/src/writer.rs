@@ -7,30 +7,32 @@
 use std::ops::Range;
 use std::path::Path;
 
-use redb::Database;
 use stillhouse_core::plan::Arm;
 use stillhouse_core::{Key, Sample, SoftLabel};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::book::Book;
+use crate::book::{Book, Records};
+use crate::compact::{compact, is_worth_it};
 use crate::counts::Counts;
 use crate::error::LedgerError;
 use crate::handle::{Admission, Entry, Genesis, Request, entries};
+use crate::lock::{Lock, Sharing};
 use crate::permit::{Cause, Decision, Permit, Proof, Refusal, RequestId};
+use crate::replay::Replay;
 use crate::store::{Changes, Head, Store, file};
 
 /// Requests written together at most: beyond a few hundred an fsync is cheap already.
 const GROUP: usize = 256;
 
 /// A label of another job: what it is of, and for whom it is wanted.
-pub type Imported = (Key, Sample, Arm, SoftLabel);
+pub(crate) type Imported = (Key, Sample, Arm, SoftLabel);
 
 /// Where an answer goes.
-pub type Reply<T> = oneshot::Sender<Result<T, LedgerError>>;
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, LedgerError>>;
 
 /// Something to do.
 #[derive(Debug)]
-pub enum Command {
+pub(crate) enum Command {
     /// Decide about queries.
     Admit(Vec<Request>, Reply<Vec<Admission>>),
     /// Queries are about to be sent: which of them may be.
@@ -66,67 +68,58 @@ pub enum Command {
 }
 
 /// An answer that waits for the write, and is given only what is on disk.
-type Waiting = Box<dyn FnOnce(&Store<Database>, &Book, Result<(), LedgerError>)>;
+type Waiting = Box<dyn FnOnce(&Store, &Book, Result<(), LedgerError>)>;
 
 /// The thread's state.
 #[derive(Debug)]
-pub struct Writer {
-    store: Store<Database>,
+pub(crate) struct Writer {
+    store: Store,
     /// What is on disk and what is being written. After a failed write only a guess, from which
     /// nobody is answered any more.
     book: Book,
     head: Head,
-    next_sequence: u64,
     failed: Option<LedgerError>,
+    _lock: Lock,
 }
 
 impl Writer {
     /// Opens the ledger in `dir`, making it when there is none. The new life and what it makes of
-    /// the charges that a dead process left open are one transaction.
+    /// the charges that a dead process left open are one frame.
     ///
     /// # Errors
     /// When it is in use, belongs to another job or teacher, had a larger budget, or cannot be used.
-    pub fn open(dir: &Path, genesis: &Genesis) -> Result<Self, LedgerError> {
-        let store = Store::create(dir)?;
-        let last = store.head()?;
-        if let Some(last) = &last {
-            last.genesis.check(genesis, &file(dir))?;
-        }
-        let (epoch, raised) = last.map_or((0, 0), |head| (head.epoch, head.raised));
-        let head = Head {
-            genesis: genesis.clone(),
-            epoch: epoch + 1,
-            raised,
+    pub(crate) fn open(dir: &Path, genesis: &Genesis) -> Result<Self, LedgerError> {
+        let lock = Lock::take(dir, Sharing::Nobody)?;
+        let (store, book, head) = match Store::load(dir, Sharing::Nobody)? {
+            None => begin(dir, genesis)?,
+            Some((store, replay)) => go_on(dir, genesis, store, replay)?,
         };
-        let epoch = head.epoch;
-        let mut book = Book::open(head.budget(), genesis.on_ambiguous, epoch, store.records()?);
-        let changes = Changes {
-            head: Some(head.clone()),
-            ..Changes::default()
-        };
-        store.write(epoch, book.changes(), &changes)?;
-        book.forget_changes();
-        tracing::debug!(epoch, counts = ?book.counts(), "opened the ledger");
+        tracing::debug!(head.epoch, counts = ?book.counts(), "opened the ledger");
         Ok(Self {
-            next_sequence: store.next_sequence()?,
             store,
-            head,
             book,
+            head,
             failed: None,
+            _lock: lock,
         })
     }
 
     /// [`Book::epoch`].
     #[must_use]
-    pub fn epoch(&self) -> u64 {
+    pub(crate) fn epoch(&self) -> u64 {
         self.book.epoch()
     }
 
     /// Serves commands until every handle is gone.
-    pub fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+    pub(crate) fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let mut group = Vec::with_capacity(GROUP);
         while commands.blocking_recv_many(&mut group, GROUP) > 0 {
             self.serve(group.drain(..));
+        }
+        if self.failed.is_none()
+            && let Err(error) = self.store.close()
+        {
+            tracing::warn!(%error, "everything is on disk, but not that the ledger ended well");
         }
     }
 
@@ -147,9 +140,9 @@ impl Writer {
         }
         let written = if changes.is_empty() && self.book.changes().next().is_none() {
             // An answer of a life that is over is worth nothing.
-            self.store.check(self.head.epoch)
+            self.store.check()
         } else {
-            self.store.write(self.head.epoch, self.book.changes(), changes)
+            self.store.write(self.book.changes(), changes)
         };
         self.book.forget_changes();
         written.inspect_err(|error| {
@@ -202,16 +195,16 @@ impl Writer {
             }
             Command::RaiseBudget(budget, reply) => self.raise_budget(budget, changes, reply),
             Command::Append(entries, reply) => {
-                let first = self.next_sequence;
-                changes.journal.extend((first..).zip(entries));
-                self.next_sequence = changes.journal.last().map_or(first, |(last, _)| last + 1);
-                answer(reply, first..self.next_sequence)
+                let next = |changes: &Changes| self.store.next_sequence() + changes.journal.len() as u64;
+                let first = next(changes);
+                changes.journal.extend(entries);
+                answer(reply, first..next(changes))
             }
-            Command::Labels(keys, reply) => read(reply, move |store, _| store.labels(&keys)),
+            Command::Labels(keys, reply) => read(reply, move |store, book| labels(store, book, &keys)),
             Command::Outstanding(reply) => read(reply, |_, book| Ok(book.outstanding())),
             Command::Counts(reply) => read(reply, |_, book| Ok(book.counts())),
             Command::Journal(reply) => read(reply, |store, _| store.journal()),
-            Command::Entries(reply) => read(reply, |store, book| entries(store, book.records())),
+            Command::Entries(reply) => read(reply, entries),
         }
     }
 
@@ -219,7 +212,7 @@ impl Writer {
         let decide = |r: &Request| self.book.admit(r.key, r.sample, r.arm);
         let decisions: Vec<Decision> = requests.iter().map(decide).collect();
         // The asker may be gone; a permit that it never saw is given back at the next start.
-        read(reply, move |store, _| admissions(store, &requests, decisions))
+        read(reply, move |store, book| admissions(store, book, &requests, decisions))
     }
 
     fn raise_budget(&mut self, budget: u64, changes: &mut Changes, reply: Reply<()>) -> Waiting {
@@ -234,15 +227,18 @@ impl Writer {
     }
 
     /// The labels that must be kept.
-    fn import(&mut self, labels: Vec<Imported>) -> impl Iterator<Item = (Key, SoftLabel)> {
-        let keep = |(key, sample, arm, label)| self.book.import(key, sample, arm).then_some((key, label));
+    fn import(&mut self, labels: Vec<Imported>) -> impl Iterator<Item = (usize, SoftLabel)> {
+        let keep = |(key, sample, arm, label)| {
+            let is_new = self.book.import(key, sample, arm);
+            is_new.then(|| Some((self.book.position(&key)?, label))).flatten()
+        };
         labels.into_iter().filter_map(keep)
     }
 
     /// The labels that must be kept.
-    fn commit(&mut self, labels: Vec<(Permit, SoftLabel)>) -> Vec<(Key, SoftLabel)> {
+    fn commit(&mut self, labels: Vec<(Permit, SoftLabel)>) -> Vec<(usize, SoftLabel)> {
         let keep = |(permit, label): (Permit, SoftLabel)| match self.book.commit(permit) {
-            Ok(true) => Some((permit.key, label)),
+            Ok(true) => Some((self.book.position(&permit.key)?, label)),
             Ok(false) => None,
             Err(refusal) => {
                 tracing::debug!(?permit, ?refusal, "a label changed nothing");
@@ -271,7 +267,7 @@ fn answer<T: 'static>(reply: Reply<T>, value: T) -> Waiting {
 
 fn read<T: 'static>(
     reply: Reply<T>,
-    answer: impl FnOnce(&Store<Database>, &Book) -> Result<T, LedgerError> + 'static,
+    answer: impl FnOnce(&Store, &Book) -> Result<T, LedgerError> + 'static,
 ) -> Waiting {
     Box::new(move |store, book, outcome| {
         // Nobody may be waiting any more.
@@ -279,20 +275,22 @@ fn read<T: 'static>(
     })
 }
 
+fn labels(store: &Store, book: &Book, keys: &[Key]) -> Result<Vec<Option<SoftLabel>>, LedgerError> {
+    let label = |key| book.position(key).map_or(Ok(None), |at| store.label(at));
+    keys.iter().map(label).collect()
+}
+
 fn admissions(
-    store: &Store<Database>,
+    store: &Store,
+    book: &Book,
     requests: &[Request],
     decisions: Vec<Decision>,
 ) -> Result<Vec<Admission>, LedgerError> {
-    let known = requests.iter().zip(&decisions);
-    let known = known.filter(|(_, decision)| **decision == Decision::Known);
-    let keys: Vec<Key> = known.map(|(request, _)| request.key).collect();
-    let mut labels = store.labels(&keys)?.into_iter();
-    let admission = |decision| {
+    let admission = |(request, decision): (&Request, Decision)| {
         Ok(match decision {
             Decision::Known => {
-                let label = labels.next().flatten();
-                Admission::Known(label.ok_or_else(|| LedgerError::damaged("a committed query has no label"))?)
+                let label = book.position(&request.key).map_or(Ok(None), |at| store.label(at))?;
+                Admission::Known(label.ok_or_else(|| LedgerError::damaged("a query that is known has no label"))?)
             }
             Decision::InFlight => Admission::InFlight,
             Decision::Permitted(permit) => Admission::Permitted(permit),
@@ -302,5 +300,43 @@ fn admissions(
             Decision::Exhausted => Admission::Exhausted,
         })
     };
-    decisions.into_iter().map(admission).collect()
+    requests.iter().zip(decisions).map(admission).collect()
+}
+
+/// The first life.
+fn begin(dir: &Path, genesis: &Genesis) -> Result<(Store, Book, Head), LedgerError> {
+    let head = Head {
+        genesis: genesis.clone(),
+        epoch: 1,
+        raised: 0,
+    };
+    let mut store = Store::draft(dir, &head)?;
+    store.publish()?;
+    let book = Book::open(head.budget(), genesis.on_ambiguous, head.epoch, Records::default());
+    Ok((store, book, head))
+}
+
+/// The life after those that `replay` tells of.
+fn go_on(dir: &Path, genesis: &Genesis, mut store: Store, replay: Replay) -> Result<(Store, Book, Head), LedgerError> {
+    replay.head.genesis.check(genesis, &file(dir))?;
+    let head = Head {
+        genesis: genesis.clone(),
+        epoch: replay.head.epoch + 1,
+        raised: replay.head.raised,
+    };
+    let mut book = Book::open(head.budget(), genesis.on_ambiguous, head.epoch, replay.records);
+    if is_worth_it(&store, &book) {
+        store = compact(dir, &store, &head, &book)?;
+    } else {
+        if !replay.ended_well {
+            store.mend(replay.last)?;
+        }
+        let changes = Changes {
+            head: Some(head.clone()),
+            ..Changes::default()
+        };
+        store.write(book.changes(), &changes)?;
+    }
+    book.forget_changes();
+    Ok((store, book, head))
 }

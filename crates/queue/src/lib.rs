@@ -136,6 +136,12 @@ pub trait Queue: Send + Sync {
     /// When the queue is closed, has another dispatcher or cannot be reached.
     async fn restart(&self) -> Result<(), QueueError>;
 
+    /// Ends the queue for good, when nothing is outstanding any more: nothing of it stays on a server.
+    ///
+    /// # Errors
+    /// When it has another dispatcher or cannot be reached.
+    async fn discard(&self) -> Result<(), QueueError>;
+
     /// Ends the queue: whoever waits is told, and what waits is not delivered any more.
     fn close(&self);
 }

@@ -161,6 +161,10 @@ impl Queue for MemoryQueue {
         Ok(())
     }
 
+    async fn discard(&self) -> Result<(), QueueError> {
+        self.restart().await
+    }
+
     fn close(&self) {
         self.state().closed = true;
         self.arrived.notify_waiters();

@@ -161,17 +161,14 @@ impl Estimate {
 
 /// Samples that pass through a training step, over all students.
 fn training_passes(job: &Job, plan: &Plan) -> u64 {
+    let passes = |samples: u64| samples * u64::from(job.spec.training.epochs_over(samples));
     let seeds = u64::from(plan.seeds);
     let mut known = seeds;
-    let later: u64 = plan
-        .rounds()
-        .iter()
-        .map(|size| {
-            known += size;
-            known * u64::from(plan.arms)
-        })
-        .sum();
-    (seeds + later) * u64::from(job.spec.training.epochs)
+    let later = plan.rounds().into_iter().map(|size| {
+        known += size;
+        passes(known) * u64::from(plan.arms)
+    });
+    passes(seeds) + later.sum::<u64>()
 }
 
 /// 1,234,567 for 1234567.

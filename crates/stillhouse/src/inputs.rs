@@ -53,13 +53,14 @@ impl Inputs {
                 .context(format!("cannot read the job file {}", path.display()))
                 .hint("stillhouse init writes one to start from")
         })?;
-        let job = Job::parse(&text).map_err(|error| {
+        let mut job = Job::parse(&text).map_err(|error| {
             let hint = error.hint();
             Failure::new(Kind::Usage, error)
                 .context(path.display().to_string())
                 .maybe_hint(hint)
         })?;
         let base = path.parent().map(Path::to_path_buf).unwrap_or_default();
+        job.spec.teacher.resolve_paths(&base);
         Self::read(job, text, &base)
     }
 

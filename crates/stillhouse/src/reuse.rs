@@ -150,7 +150,7 @@ fn children(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
 }
 
 fn is_job(dir: &Path) -> bool {
-    stillhouse_ledger::store::file(dir).is_file()
+    stillhouse_ledger::file(dir).is_file()
 }
 
 fn is_same(one: &Path, other: &Path) -> bool {

@@ -5,7 +5,6 @@ use stillhouse_core::label::LabelError;
 use stillhouse_core::{Fingerprint, SoftLabel};
 
 use crate::failure::TeacherFailure;
-use crate::tensor::InputTensor;
 
 /// The labels of one request, one an image, in the order asked. An image whose answer is not a
 /// probability vector was billed all the same.
@@ -16,10 +15,6 @@ pub type Answer = Vec<Result<SoftLabel, LabelError>>;
 pub struct TeacherInfo {
     /// Number of classes; `None` when the teacher does not say before its first answer.
     pub classes: Option<usize>,
-    /// The tensor that carries the images.
-    pub input: InputTensor,
-    /// Name of the tensor that carries the answers.
-    pub output: String,
     /// Version of the model that answers; `None` when the teacher has no versions.
     pub version: Option<String>,
     /// What makes this teacher's answers its own; part of every query key.

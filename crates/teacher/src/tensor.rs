@@ -102,9 +102,10 @@ pub struct InputTensor {
     pub shape: Vec<i64>,
 }
 
-/// Writes requests: `{"inputs":[{name, shape, datatype, data}]}`.
+/// Writes the tensor that carries images, as JSON or raw.
 #[derive(Debug)]
 pub(crate) struct Encoder {
+    /// The start of the tensor's JSON, up to its shape.
     head: String,
     dimensions: Vec<i64>,
     datatype: Datatype,
@@ -124,7 +125,7 @@ impl Encoder {
             Datatype::Fp32 => unit(pixel).to_string(),
         };
         Some(Self {
-            head: format!(r#"{{"inputs":[{{"name":{name},"shape":["#),
+            head: format!(r#"{{"name":{name},"datatype":"{}","shape":["#, input.datatype.name()),
             dimensions: input.layout.dimensions(shape)?,
             datatype: input.datatype,
             layout: input.layout,
@@ -133,35 +134,67 @@ impl Encoder {
         })
     }
 
-    /// The body that asks for the labels of `n` images, `[n, channels, height, width]`.
-    pub(crate) fn encode(&self, images: &[u8], n: usize) -> Vec<u8> {
-        let mut body = Vec::with_capacity(self.head.len() + images.len() * 5 + 128);
-        body.extend_from_slice(self.head.as_bytes());
-        body.extend_from_slice(n.to_string().as_bytes());
-        for side in &self.dimensions {
-            body.extend_from_slice(format!(",{side}").as_bytes());
-        }
-        body.extend_from_slice(format!(r#"],"datatype":"{}","data":["#, self.datatype.name()).as_bytes());
-        for image in images.chunks_exact(self.shape.len()) {
-            self.encode_image(image, &mut body);
-        }
-        // The comma after the last pixel.
-        body.pop();
-        body.extend_from_slice(b"]}]}");
-        body
+    /// Shape of a tensor of `n` images.
+    pub(crate) fn shape(&self, n: usize) -> Vec<i64> {
+        [n as i64].into_iter().chain(self.dimensions.iter().copied()).collect()
     }
 
-    fn encode_image(&self, image: &[u8], body: &mut Vec<u8>) {
-        let mut push = |pixel: u8| {
+    /// Appends the JSON of the tensor of `images`, `[n, channels, height, width]`, with its values.
+    pub(crate) fn json(&self, images: &[u8], n: usize, body: &mut Vec<u8>) {
+        body.reserve(images.len() * 5 + self.head.len() + 128);
+        self.open(n, body);
+        body.extend_from_slice(br#","data":["#);
+        self.each_pixel(images, |pixel| {
             body.extend_from_slice(self.numbers[usize::from(pixel)].as_bytes());
             body.push(b',');
+        });
+        // The comma after the last pixel.
+        body.pop();
+        body.extend_from_slice(b"]}");
+    }
+
+    /// Appends the JSON of a tensor of `n` images whose values follow raw.
+    pub(crate) fn announce(&self, n: usize, body: &mut Vec<u8>) {
+        self.open(n, body);
+        let size = n * self.raw_bytes();
+        body.extend_from_slice(format!(r#","parameters":{{"binary_data_size":{size}}}}}"#).as_bytes());
+    }
+
+    /// Appends the raw values of the tensor of `images`.
+    pub(crate) fn raw(&self, images: &[u8], body: &mut Vec<u8>) {
+        body.reserve(images.len() / self.shape.len() * self.raw_bytes());
+        let in_order = self.layout != Layout::Nhwc || self.shape.channels == 1;
+        match self.datatype {
+            Datatype::Uint8 if in_order => body.extend_from_slice(images),
+            Datatype::Uint8 => self.each_pixel(images, |pixel| body.push(pixel)),
+            Datatype::Fp32 => self.each_pixel(images, |pixel| body.extend_from_slice(&unit(pixel).to_le_bytes())),
+        }
+    }
+
+    /// Bytes of one raw image.
+    fn raw_bytes(&self) -> usize {
+        let element = match self.datatype {
+            Datatype::Uint8 => 1,
+            Datatype::Fp32 => size_of::<f32>(),
         };
+        self.shape.len() * element
+    }
+
+    fn open(&self, n: usize, body: &mut Vec<u8>) {
+        let sides: Vec<String> = self.shape(n).iter().map(i64::to_string).collect();
+        body.extend_from_slice(format!("{}{}]", self.head, sides.join(",")).as_bytes());
+    }
+
+    /// Every pixel in the order of the layout.
+    fn each_pixel(&self, images: &[u8], mut push: impl FnMut(u8)) {
         match self.layout {
-            Layout::Nchw | Layout::Nhw | Layout::Flat => image.iter().copied().for_each(push),
+            Layout::Nchw | Layout::Nhw | Layout::Flat => images.iter().copied().for_each(push),
             Layout::Nhwc => {
                 let plane = self.shape.height as usize * self.shape.width as usize;
-                for at in 0..plane {
-                    image.iter().skip(at).step_by(plane).copied().for_each(&mut push);
+                for image in images.chunks_exact(self.shape.len()) {
+                    for at in 0..plane {
+                        image.iter().skip(at).step_by(plane).copied().for_each(&mut push);
+                    }
                 }
             }
         }
@@ -177,7 +210,8 @@ pub fn unit(pixel: u8) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::InferRequest;
+    use crate::binary;
+    use crate::wire::Tensor;
 
     const GREY: ImageShape = ImageShape {
         channels: 1,
@@ -212,7 +246,8 @@ mod tests {
         assert_eq!(Layout::matching(&[-1, 2, 2], COLOUR), None);
     }
 
-    fn encoded(datatype: Datatype, layout: Layout, images: &[u8], n: usize) -> InferRequest {
+    /// The tensor as JSON, and as its announcement with raw values, which must say the same.
+    fn encoded(datatype: Datatype, layout: Layout, images: &[u8], n: usize) -> (Vec<u64>, Vec<f32>) {
         let input = InputTensor {
             name: "a \"quoted\" name".into(),
             datatype,
@@ -220,36 +255,43 @@ mod tests {
             shape: vec![],
         };
         let encoder = Encoder::new(&input, COLOUR).expect("fits");
-        serde_json::from_slice(&encoder.encode(images, n)).expect("JSON")
+        let (mut json, mut announced, mut raw) = (vec![], vec![], vec![]);
+        encoder.json(images, n, &mut json);
+        encoder.announce(n, &mut announced);
+        encoder.raw(images, &mut raw);
+        let tensor: Tensor = serde_json::from_slice(&json).expect("JSON");
+        let without: Tensor = serde_json::from_slice(&announced).expect("JSON");
+        assert_eq!(tensor.name, "a \"quoted\" name");
+        assert_eq!((&tensor.datatype[..], &tensor.shape), (datatype.name(), &without.shape));
+        let size = without.parameters.and_then(|parameters| parameters.binary_data_size);
+        assert_eq!(size, Some(raw.len() as u64));
+        assert_eq!(binary::decode(datatype.name(), &raw), Some(tensor.data.clone()));
+        (tensor.shape, tensor.data.numbers().expect("numbers").to_vec())
     }
 
     #[test]
     fn a_request_reads_back_as_the_images() {
         let images: Vec<u8> = (0..24).collect();
-        let request = encoded(Datatype::Uint8, Layout::Nchw, &images, 2);
-        let input = &request.inputs[0];
-        assert_eq!(input.name, "a \"quoted\" name");
-        assert_eq!((&input.shape[..], &input.datatype[..]), (&[2, 3, 2, 2][..], "UINT8"));
-        assert_eq!(input.data.0, images.iter().map(|p| f32::from(*p)).collect::<Vec<_>>());
+        let (shape, values) = encoded(Datatype::Uint8, Layout::Nchw, &images, 2);
+        assert_eq!(shape, [2, 3, 2, 2]);
+        assert_eq!(values, images.iter().map(|p| f32::from(*p)).collect::<Vec<_>>());
     }
 
     #[test]
     fn every_pixel_value_survives_the_decimal_form_of_a_float() {
         let images: Vec<u8> = (0..=255).chain(0..8).collect();
-        let request = encoded(Datatype::Fp32, Layout::Flat, &images, 22);
-        assert_eq!(request.inputs[0].shape, [22, 12]);
-        assert_eq!(
-            request.inputs[0].data.0,
-            images.iter().map(|p| unit(*p)).collect::<Vec<_>>()
-        );
+        let (shape, values) = encoded(Datatype::Fp32, Layout::Flat, &images, 22);
+        assert_eq!(shape, [22, 12]);
+        assert_eq!(values, images.iter().map(|p| unit(*p)).collect::<Vec<_>>());
     }
 
     #[test]
     fn channels_move_last_where_the_teacher_wants_them_last() {
-        let images: Vec<u8> = (0..12).collect();
-        let request = encoded(Datatype::Uint8, Layout::Nhwc, &images, 1);
-        assert_eq!(request.inputs[0].shape, [1, 2, 2, 3]);
+        let images: Vec<u8> = (0..12).chain(20..32).collect();
+        let (shape, values) = encoded(Datatype::Uint8, Layout::Nhwc, &images, 2);
+        assert_eq!(shape, [2, 2, 2, 3]);
         let want = [0, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7, 11].map(|p: u8| f32::from(p));
-        assert_eq!(request.inputs[0].data.0, want);
+        assert_eq!(values[..12], want);
+        assert_eq!(values[12..], want.map(|p| p + 20.0));
     }
 }

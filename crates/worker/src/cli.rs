@@ -125,6 +125,9 @@ pub(crate) struct TeacherServeArgs {
     /// Where to listen.
     #[arg(long, default_value = "127.0.0.1:8080")]
     pub(crate) listen: SocketAddr,
+    /// Where to listen for gRPC too.
+    #[arg(long)]
+    pub(crate) grpc_listen: Option<SocketAddr>,
     /// CHANNELSxHEIGHTxWIDTH of a TorchScript model.
     #[arg(long, value_parser = parse_shape)]
     pub(crate) shape: Option<(u32, u32, u32)>,
@@ -134,6 +137,9 @@ pub(crate) struct TeacherServeArgs {
     /// Append one line for every image answered, on disk before the answer leaves.
     #[arg(long)]
     pub(crate) bill: Option<PathBuf>,
+    /// Append one CSV line for every request answered (time_unix_ms,request_id,images), likewise.
+    #[arg(long)]
+    pub(crate) invoice: Option<PathBuf>,
     /// Threads [default: 1].
     #[arg(long, default_value_t = 1)]
     pub(crate) threads: u32,

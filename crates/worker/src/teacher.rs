@@ -12,8 +12,7 @@ use stillhouse_student::train::{
     Augmentation, EvaluationSet, Init, TrainConfig, Training, TransferSet, train as train_network,
 };
 use stillhouse_student::{InferenceMode, Mode, Network, NetworkSpec};
-use stillhouse_teacher::bill::BillFile;
-use stillhouse_teacher::server::{ModelServer, Pixels, Predict, serve as serve_model};
+use stillhouse_teacher::server::{Books, Host, ModelServer, Pixels, Predict, serve_router};
 use stillhouse_teacher::tensor::Datatype;
 use tch::{Device, Kind, Tensor};
 
@@ -129,12 +128,7 @@ fn one_hot(labels: &[u16], classes: usize) -> Vec<f32> {
 pub(crate) fn serve(args: &TeacherServeArgs) -> anyhow::Result<()> {
     let network = load_model(args)?;
     let (shape, classes) = (network.spec().shape(), network.spec().classes());
-    let bill = args
-        .bill
-        .as_deref()
-        .map(BillFile::open)
-        .transpose()
-        .context("cannot open the bill")?;
+    let books = Books::open(args.bill.as_deref(), args.invoice.as_deref()).context("cannot open bill or invoice")?;
     let server = ModelServer {
         name: args.name.clone(),
         version: "1".into(),
@@ -145,7 +139,7 @@ pub(crate) fn serve(args: &TeacherServeArgs) -> anyhow::Result<()> {
         response: Response::Probabilities,
         threads: args.threads as usize,
     };
-    let predict = predictor(network);
+    let host = Host::start(server, predictor(network), books).context("cannot start the model")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -155,14 +149,28 @@ pub(crate) fn serve(args: &TeacherServeArgs) -> anyhow::Result<()> {
             .await
             .with_context(|| format!("cannot listen on {}", args.listen))?;
         let shutdown = signals::install().context("cannot listen for signals")?;
+        let grpc = match args.grpc_listen {
+            Some(address) => Some(
+                tokio::net::TcpListener::bind(address)
+                    .await
+                    .with_context(|| format!("cannot listen on {address}"))?,
+            ),
+            None => None,
+        };
+        if let Some(grpc) = &grpc {
+            println!("gRPC at http://{}", grpc.local_addr()?);
+        }
         println!(
             "serving {} ({shape} images, {classes} classes) at http://{}",
             args.name,
             listener.local_addr()?
         );
-        serve_model(listener, server, predict, bill, shutdown.drain)
-            .await
-            .context("the server failed")
+        let http = serve_router(listener, host.router(), shutdown.drain.clone());
+        let served = match grpc {
+            Some(grpc) => tokio::try_join!(http, serve_router(grpc, host.grpc_router(), shutdown.drain)).map(|_| ()),
+            None => http.await,
+        };
+        served.context("the server failed")
     })
 }
 

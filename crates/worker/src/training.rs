@@ -26,10 +26,16 @@ const JITTER: Augmentation = Augmentation::Jitter {
     shift: 0.1,
 };
 
-/// The student crate's settings for what a job says.
-pub(crate) fn train_config(spec: &TrainingSpec, attempt: u32, round: u32, evaluate_every: u32) -> TrainConfig {
+/// The student crate's settings for what a job says about a transfer set of `samples`.
+pub(crate) fn train_config(
+    spec: &TrainingSpec,
+    samples: usize,
+    attempt: u32,
+    round: u32,
+    evaluate_every: u32,
+) -> TrainConfig {
     TrainConfig {
-        epochs: spec.epochs,
+        epochs: spec.epochs_over(samples as u64),
         batch: spec.batch as usize,
         learning_rate: spec.learning_rate,
         momentum: spec.momentum,
@@ -60,7 +66,13 @@ impl Computer {
     pub(crate) fn train(&mut self, fence: Fence, command: TrainCommand) -> anyhow::Result<(Report, Vec<u8>)> {
         let images = self.render(&command.samples)?;
         let every = self.job.spec.evaluation.as_ref().map_or(0, |e| e.every_epochs);
-        let config = train_config(&self.job.spec.training, command.attempt, command.student.round, every);
+        let config = train_config(
+            &self.job.spec.training,
+            command.samples.len(),
+            command.attempt,
+            command.student.round,
+            every,
+        );
         let rank = command.rank as usize;
         let mut collective = self.join(fence, rank, &command)?;
         let evaluation = self.evaluation.as_ref().map(|images| {

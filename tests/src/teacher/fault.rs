@@ -11,7 +11,8 @@ use axum::extract::{Request, State};
 use axum::http::{Method, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use stillhouse_teacher::wire::InferResponse;
+use stillhouse_teacher::binary;
+use stillhouse_teacher::wire::{InferResponse, Values};
 use tokio_util::sync::CancellationToken;
 
 use super::locked;
@@ -163,14 +164,23 @@ async fn around(State(faulty): State<Arc<Faulty>>, request: Request, next: Next)
     }
 }
 
+/// The answer, whether its values are JSON or raw. What is spoilt goes out as JSON, which a client
+/// that asked for raw values must understand too.
 async fn read(response: Response) -> InferResponse {
-    let body = to_bytes(response.into_body(), usize::MAX).await;
-    serde_json::from_slice(&body.expect("our own answer")).expect("our own answer")
+    let header = response.headers().get(binary::HEADER).cloned();
+    let body = to_bytes(response.into_body(), usize::MAX)
+        .await
+        .expect("our own answer");
+    let header = header.as_ref().map(|header| header.to_str().expect("digits"));
+    binary::read(&body, header, |answer: &mut InferResponse| &mut answer.outputs).expect("our own answer")
 }
 
 fn spoil(answer: &mut InferResponse, fault: Fault) {
     let output = &mut answer.outputs[0];
-    let values = &mut output.data.0;
+    output.parameters = None;
+    let Values::Numbers(values) = &mut output.data else {
+        return;
+    };
     match fault {
         Fault::WrongShape => {
             let classes = output.shape[1] as usize;

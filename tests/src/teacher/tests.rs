@@ -1,7 +1,7 @@
 use stillhouse_core::SoftLabel;
 use stillhouse_core::job::{Protocol, TeacherSpec};
 use stillhouse_core::sampler::{Purpose, Stream};
-use stillhouse_teacher::{Attempt, Billing, OpenInference, Pixels, Teacher};
+use stillhouse_teacher::{Attempt, Billing, Pixels, connect};
 
 use super::*;
 
@@ -42,7 +42,7 @@ fn answers_are_varied_confident_and_always_the_same() {
 async fn every_fault_does_what_it_says_and_the_bill_tells() {
     let folder = tempfile::tempdir().unwrap();
     let teacher = TestTeacher::start(SHAPE, 10, Some(&folder.path().join("bill"))).unwrap();
-    let (client, _) = OpenInference::connect(&spec(teacher.url(), 0.5), SHAPE).await.unwrap();
+    let (client, _) = connect(&spec(teacher.url(), 0.5), SHAPE, None).await.unwrap();
     let images = noise(2);
     let infer = async || client.infer(&images, 2, &Attempt::new("1")).await;
     let billing = async || infer().await.map_err(|failure| failure.billing());
@@ -71,6 +71,21 @@ async fn every_fault_does_what_it_says_and_the_bill_tells() {
     teacher.set_fault(Fault::None).unwrap();
     assert!(infer().await.is_ok(), "it lives again");
     assert_eq!(teacher.billed().unwrap().len(), 18);
+}
+
+#[test]
+fn a_fault_is_switched_from_another_process() {
+    let teacher = TestTeacher::start(SHAPE, 10, None).unwrap();
+    set_fault(teacher.address, "too-many:3:1").unwrap();
+    let chosen = Fault::TooMany {
+        retry_after: Some(1),
+        times: 3,
+    };
+    assert_eq!(*locked(&teacher.fault), chosen);
+    assert!(set_fault(teacher.address, "sulk").is_err());
+    assert_eq!(*locked(&teacher.fault), chosen);
+    set_fault(teacher.address, "none").unwrap();
+    assert_eq!(*locked(&teacher.fault), Fault::None);
 }
 
 #[test]

@@ -49,7 +49,7 @@ const IMPURE: [&str; 14] = [
     "axum",
     "getrandom",
     "rand",
-    "redb",
+    "fs4",
     "tempfile",
     "tracing-subscriber",
     "rayon",

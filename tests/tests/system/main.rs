@@ -5,17 +5,21 @@
 //! | [`house`] | rules of this repository |
 //! | [`same`] | the queries and the student do not depend on who computes, or on the format of the images |
 //! | [`killed`] | `kill -9` at any moment costs no label and bills nothing twice |
+//! | [`ordeal`] | nor does anything else that can happen to jobs with gateways and a Redis queue |
 //! | [`refused`] | bad input gets one clear error, and nothing is spent |
 //! | [`teachers`] | so do bad teachers, or they cost one query |
+//! | [`gateways`] | gateways on their own and a queue that vanishes change neither queries nor student |
 //! | [`ledger`] | the books are right, agree with the bill, and no label is bought twice over a sweep |
 //! | [`torchscript`] | students leave and enter as TorchScript |
 //! | [`page`] | the report is a page that a browser shows |
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
+mod gateways;
 mod house;
 mod killed;
 mod ledger;
+mod ordeal;
 mod page;
 mod refused;
 mod same;

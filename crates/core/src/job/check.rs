@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::explain::nearest;
 use super::queue::QueueSpec;
 use super::spec::{
-    Architecture, Control, JobSpec, LambdaSpec, MixupSpec, OnAmbiguous, PoolSource, Spec, StudentSpec, WorkersSpec,
+    Architecture, Control, JobSpec, LambdaSpec, MAX_EPOCHS, MixupSpec, OnAmbiguous, PoolSource, Spec, StudentSpec,
+    WorkersSpec,
 };
 use super::teacher;
 use crate::plan::Arm;
@@ -223,10 +224,16 @@ fn hundredths(value: f64) -> Option<u8> {
 fn check_training(spec: &Spec) -> Result<(), JobError> {
     let training = &spec.training;
     require(
-        (1..=100_000).contains(&training.epochs),
+        (1..=MAX_EPOCHS).contains(&training.epochs),
         "spec.training.epochs",
         "1 to 100000",
         training.epochs,
+    )?;
+    require(
+        training.min_steps <= 10_000_000,
+        "spec.training.minSteps",
+        "0 to 10000000",
+        training.min_steps,
     )?;
     require(
         (2..=65_536).contains(&training.batch),
@@ -392,6 +399,22 @@ spec:
             Job::parse(&hold).expect("valid").spec.budget.on_ambiguous,
             OnAmbiguous::Hold
         );
+    }
+
+    #[test]
+    fn small_transfer_sets_get_the_epochs_that_the_least_number_of_steps_takes() {
+        let epochs = |more: &str, samples| {
+            let job = Job::parse(&JOB.replace("epochs: 40", &format!("epochs: 40{more}"))).expect("valid");
+            job.spec.training.epochs_over(samples)
+        };
+        assert_eq!([2_000, 1].map(|samples| epochs("", samples)), [40, 40]);
+        // 16 steps an epoch of 2,000 samples, 63 of 8,000, 79 of 10,000.
+        let least = ", minSteps: 3000";
+        assert_eq!(
+            [2_000, 8_000, 10_000].map(|samples| epochs(least, samples)),
+            [188, 48, 40]
+        );
+        assert_eq!(epochs(", minSteps: 10000000", 100), MAX_EPOCHS);
     }
 
     #[test]

@@ -13,7 +13,7 @@ pub use queue::{QueueSpec, SecretSource};
 pub use spec::{
     AcquisitionSpec, Architecture, Augmentation, BudgetSpec, Control, Determinism, Device, EvaluationSpec, ImageFormat,
     ImagesSpec, JobSpec, LambdaSpec, Metadata, MixupSpec, OnAmbiguous, Optimizer, PoolSource, Restart, Scan, Schedule,
-    Size, Spec, StoppingSpec, StudentSpec, TrainingSpec, WorkersSpec,
+    Size, Spec, StoppingSpec, StudentSpec, TrainingSpec, WorkersSpec, steps_an_epoch,
 };
 pub use teacher::{
     AnswerSpec, AuthSpec, Axes, DEFAULT_PROMPT, EACH, Encoding, ImageForm, Piece, Protocol, Response, Slot,

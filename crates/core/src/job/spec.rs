@@ -295,8 +295,11 @@ pub enum Control {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct TrainingSpec {
-    /// Passes over the transfer set.
+    /// Passes over the transfer set; see [`TrainingSpec::epochs_over`].
     pub epochs: u32,
+    /// Fewest optimiser steps of a training: where the epochs of a small transfer set make fewer,
+    /// there are more epochs, and the schedule stretches over them. 0: the epochs as they are.
+    pub min_steps: u32,
     /// Samples a step.
     pub batch: u32,
     /// Optimiser.
@@ -328,6 +331,7 @@ impl Default for TrainingSpec {
     fn default() -> Self {
         Self {
             epochs: 200,
+            min_steps: 0,
             batch: 128,
             optimizer: Optimizer::Sgd,
             learning_rate: 0.1,
@@ -341,6 +345,31 @@ impl Default for TrainingSpec {
             shards: 4,
             seed: 0,
         }
+    }
+}
+
+/// Most epochs of a training.
+pub(super) const MAX_EPOCHS: u32 = 100_000;
+
+impl TrainingSpec {
+    /// Passes that a training over `samples` makes: `epochs`, or as many more as `min_steps` takes.
+    #[must_use]
+    pub fn epochs_over(&self, samples: u64) -> u32 {
+        let steps = steps_an_epoch(samples, u64::from(self.batch));
+        let least = u64::from(self.min_steps).div_ceil(steps);
+        let least = u32::try_from(least).map_or(MAX_EPOCHS, |least| least.min(MAX_EPOCHS));
+        self.epochs.max(least)
+    }
+}
+
+/// Steps of one pass over `samples`, each of `batch` (at least 1). The last one may be smaller; a
+/// single left-over sample joins the step before it, as batch normalisation over one is undefined.
+#[must_use]
+pub fn steps_an_epoch(samples: u64, batch: u64) -> u64 {
+    match (samples / batch, samples % batch) {
+        (0, _) => 1,
+        (full, 0 | 1) => full,
+        (full, _) => full + 1,
     }
 }
 

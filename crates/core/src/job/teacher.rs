@@ -39,15 +39,19 @@ pub struct TeacherSpec {
     /// Images a request; see [`TeacherSpec::batch_size`].
     #[serde(default)]
     pub batch: Option<u32>,
-    /// Requests in flight.
+    /// Requests that the teacher has at any moment, of all gateways together.
     #[serde(default = "default_concurrency")]
     pub concurrency: u32,
-    /// Images a second, at most; unlimited when absent.
+    /// Images a second, at most, of all gateways together; unlimited when absent.
     #[serde(default)]
     pub rate_per_second: Option<f64>,
     /// Deadline of one request.
     #[serde(default = "default_timeout")]
     pub timeout_seconds: f64,
+    /// How long it may be away (unreachable, or refusing without naming a time) before the job stops.
+    /// Until then the job is paused and nothing is spent.
+    #[serde(default = "default_patience")]
+    pub patience_seconds: f64,
     /// What one query costs, for `--dry-run` and reports, in any currency.
     #[serde(default)]
     pub price_per_query: Option<f64>,
@@ -218,6 +222,7 @@ impl TeacherSpec {
             concurrency: default_concurrency(),
             rate_per_second: None,
             timeout_seconds: default_timeout(),
+            patience_seconds: default_patience(),
             price_per_query: None,
             encoding: Encoding::default(),
             class_names: vec![],
@@ -277,6 +282,7 @@ impl TeacherSpec {
             concurrency: 0,
             rate_per_second: None,
             timeout_seconds: 0.0,
+            patience_seconds: 0.0,
             price_per_query: None,
             encoding: Encoding::default(),
             auth: None,
@@ -297,6 +303,10 @@ fn default_concurrency() -> u32 {
 
 fn default_timeout() -> f64 {
     30.0
+}
+
+fn default_patience() -> f64 {
+    60.0
 }
 
 fn default_auth_header() -> String {

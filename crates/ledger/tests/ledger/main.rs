@@ -1,14 +1,16 @@
-//! The ledger on a real disk: opening, settling, groups of callers, kills and a full disk.
+//! The ledger on a real disk: opening, settling, groups of callers, kills, damage and a full disk.
 
-mod auditing;
+mod damaged;
 mod full;
 mod killed;
 mod opening;
 mod settling;
 
+use std::path::{Path, PathBuf};
+
 use stillhouse_core::plan::Arm;
 use stillhouse_core::{Fingerprint, Key, Sample, SoftLabel};
-use stillhouse_ledger::{Admission, Genesis, Ledger, OnAmbiguous, Permit, Request, RequestId};
+use stillhouse_ledger::{Admission, Genesis, Ledger, LedgerError, OnAmbiguous, Permit, Request, RequestId};
 
 /// A job of `budget` queries and three classes, under hold.
 fn genesis(budget: u64) -> Genesis {
@@ -66,6 +68,14 @@ async fn permitted(ledger: &Ledger, numbers: std::ops::Range<u32>) -> Vec<Permit
     permits
 }
 
-fn open(dir: &std::path::Path, budget: u64) -> Ledger {
+fn open(dir: &Path, budget: u64) -> Ledger {
     Ledger::create_or_open(dir, &genesis(budget)).expect("it opens")
+}
+
+fn refused(dir: &Path, genesis: &Genesis) -> LedgerError {
+    Ledger::create_or_open(dir, genesis).expect_err("it must not open")
+}
+
+fn file(dir: &Path) -> PathBuf {
+    dir.join("ledger").join("ledger.log")
 }

@@ -5,11 +5,7 @@ use std::path::Path;
 use stillhouse_core::Fingerprint;
 use stillhouse_ledger::{Admission, Genesis, Ledger, LedgerError, Proof, Reader, State};
 
-use crate::{REQUEST, genesis, label, open, permitted, request, requests, send};
-
-fn refused(dir: &Path, genesis: &Genesis) -> LedgerError {
-    Ledger::create_or_open(dir, genesis).expect_err("it must not open")
-}
+use crate::{REQUEST, file, genesis, label, open, permitted, refused, request, requests, send};
 
 #[test]
 fn a_second_opener_is_told_that_it_is_in_use() {
@@ -177,25 +173,76 @@ async fn a_reader_sees_everything_and_changes_nothing() {
     assert_eq!(ledger.append(b"next".to_vec()).await.expect("written"), 3);
 }
 
-#[test]
-fn a_damaged_file_is_an_error() {
+#[tokio::test]
+async fn whoever_opens_it_later_stops_the_other_even_without_a_lock() {
     let dir = tempfile::tempdir().expect("a folder");
-    drop(open(dir.path(), 10));
-    let file = dir.path().join("ledger").join("ledger.redb");
-    let whole = std::fs::read(&file).expect("readable");
-    let noise = |bytes: &[u8]| bytes.iter().map(|b| b ^ 0x5a).collect::<Vec<u8>>();
-    let damages = [
-        noise(&whole),
-        whole[..100].to_vec(),
-        [&whole[..4096], &noise(&whole[4096..])[..]].concat(),
-        b"not a ledger".to_vec(),
-    ];
-    for (number, damage) in damages.iter().enumerate() {
-        std::fs::write(&file, damage).expect("writable");
-        let error = refused(dir.path(), &genesis(10));
-        let told = matches!(error, LedgerError::Damaged { .. } | LedgerError::Storage { .. });
-        assert!(told, "damage {number}: {error:?}");
+    let first = open(dir.path(), 10);
+    let permits = permitted(&first, 0..2).await;
+    send(&first, &permits[..1]).await;
+    std::fs::remove_file(dir.path().join("ledger").join("lock")).expect("it is there");
+    let second = open(dir.path(), 10);
+    // This needs no write, and is still no answer.
+    let again = first.mark_sent(REQUEST, permits[..1].to_vec()).await;
+    assert!(matches!(again, Err(LedgerError::Superseded)), "{again:?}");
+    let sent = first.mark_sent(REQUEST, permits[1..].to_vec()).await;
+    assert!(matches!(sent, Err(LedgerError::Stopped { .. })), "{sent:?}");
+    drop(first);
+    let again = permitted(&second, 1..2).await;
+    send(&second, &again).await;
+    drop(second);
+    let counts = open(dir.path(), 10).counts().await.expect("open");
+    assert_eq!((counts.ambiguous, counts.billed()), (2, 2));
+}
+
+#[test]
+fn a_ledger_of_another_version_is_left_alone() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let old = dir.path().join("ledger").join("ledger.redb");
+    std::fs::create_dir(dir.path().join("ledger")).expect("writable");
+    std::fs::write(&old, "a database").expect("writable");
+    let error = refused(dir.path(), &genesis(10));
+    assert!(matches!(error, LedgerError::OtherFormat { .. }), "{error}");
+    assert!(matches!(Reader::open(dir.path()), Err(LedgerError::OtherFormat { .. })));
+    assert!(!file(dir.path()).exists());
+}
+
+/// Reserves and gives back until the log is mostly garbage.
+async fn litter(ledger: &Ledger, dir: &Path) {
+    const KEYS: u32 = 8_192;
+    while std::fs::metadata(file(dir)).is_ok_and(|log| log.len() < 68 << 20) {
+        let permits = permitted(ledger, 0..KEYS).await;
+        ledger.give_back(permits).await.expect("written");
     }
-    std::fs::write(&file, whole).expect("writable");
-    assert_eq!(open(dir.path(), 10).epoch(), 2, "the undamaged file still opens");
+}
+
+#[tokio::test]
+async fn a_log_that_is_mostly_outdated_is_written_anew() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let ledger = open(dir.path(), 10_000);
+    let permits = permitted(&ledger, 9_000..9_002).await;
+    send(&ledger, &permits).await;
+    ledger.commit(vec![(permits[0], label(0))]).await.expect("written");
+    ledger
+        .append_all(vec![b"one".to_vec(), b"two".to_vec()])
+        .await
+        .expect("written");
+    litter(&ledger, dir.path()).await;
+    let issued = permitted(&ledger, 0..1).await[0].charge;
+    drop(ledger);
+    let ledger = open(dir.path(), 10_000);
+    assert!(std::fs::metadata(file(dir.path())).expect("there").len() < 2 << 20);
+    assert_eq!(ledger.epoch(), 2);
+    assert_eq!(
+        permitted(&ledger, 0..1).await[0].charge,
+        issued + 1,
+        "numbers are never used twice"
+    );
+    drop(ledger);
+
+    let ledger = open(dir.path(), 10_000);
+    assert_eq!(ledger.journal().await.expect("readable"), [b"one", b"two"]);
+    let known = ledger.admit(vec![request(9_000)]).await.expect("written");
+    assert_eq!(known, [Admission::Known(label(0))]);
+    let counts = ledger.counts().await.expect("open");
+    assert_eq!((counts.committed, counts.ambiguous, counts.billed()), (1, 1, 2));
 }

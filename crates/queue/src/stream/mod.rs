@@ -69,6 +69,8 @@ struct Shared {
     /// The life that this handle began; `None` for a consumer.
     tenure: Option<Mutex<Tenure>>,
     held: Mutex<Held>,
+    /// Whose turn it is to tell the server what was settled.
+    telling: tokio::sync::Mutex<()>,
     /// Blocks arrived.
     arrived: Notify,
     /// Callers want references.
@@ -124,6 +126,7 @@ impl RedisQueue {
             link: Link::keep(connector, Some(connection), closed.clone()),
             tenure: tenure.map(Mutex::new),
             held: Mutex::default(),
+            telling: tokio::sync::Mutex::default(),
             arrived: Notify::new(),
             wanted: Notify::new(),
             left: Notify::new(),
@@ -223,7 +226,9 @@ impl Shared {
     }
 
     /// Tells the server how deliveries ended. What it could not be told stays for the next time.
+    /// One caller at a time: what others settle meanwhile travels together, with the next.
     async fn flush(&self) -> Result<(), QueueError> {
+        let _turn = self.telling.lock().await;
         loop {
             let Some(settlement) = self.held().next_settlement() else {
                 return Ok(());
@@ -398,6 +403,18 @@ impl Queue for RedisQueue {
         shared.call::<Answer>(&shared.scripts.begin(&tenure)).await?.owned()?;
         shared.held().clear();
         *shared.tenure()? = tenure;
+        Ok(())
+    }
+
+    async fn discard(&self) -> Result<(), QueueError> {
+        let shared = &*self.shared;
+        let tenure = shared.tenure()?.clone();
+        match shared.call::<Answer>(&shared.scripts.end(&tenure)).await?.owned() {
+            // Then nothing of it is there.
+            Err(QueueError::Lost) => {}
+            ended => drop(ended?),
+        }
+        shared.held().clear();
         Ok(())
     }
 

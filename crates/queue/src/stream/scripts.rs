@@ -47,6 +47,7 @@ pub(super) struct Scripts {
     reclaim: Script,
     look: Script,
     leave: Script,
+    end: Script,
 }
 
 /// Whether a dispatcher's queue is still its own; two numbers or texts, as the script says.
@@ -90,6 +91,7 @@ impl Scripts {
             reclaim: Script::new(include_str!("scripts/reclaim.lua")),
             look: Script::new(&[OWN, include_str!("scripts/look.lua")].concat()),
             leave: Script::new(include_str!("scripts/leave.lua")),
+            end: Script::new(&[OWN, include_str!("scripts/end.lua")].concat()),
         }
     }
 
@@ -152,6 +154,13 @@ impl Scripts {
             None => call.arg("").arg("").arg(0),
         };
         call.arg(GROUP);
+        call
+    }
+
+    /// Ends the life of `tenure` for good: an [`Answer`].
+    pub(super) fn end(&self, tenure: &Tenure) -> ScriptInvocation<'_> {
+        let mut call = self.on_keys(&self.end);
+        call.arg(&tenure.life).arg(&tenure.nonce).arg(tenure.pushed);
         call
     }
 

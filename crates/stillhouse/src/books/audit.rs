@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use safetensors::{Dtype, SafeTensors};
-use stillhouse_core::{Fingerprint, Job, Key, SoftLabel};
-use stillhouse_ledger::Audit;
+use stillhouse_core::{Fingerprint, Job, Key, Pool};
+use stillhouse_ledger::{Audit, Entry};
 use stillhouse_protocol::Transition;
 
 use super::images::Images;
@@ -13,6 +13,7 @@ use super::ledger_failure;
 use super::tally::Tallies;
 use crate::coordinate::results;
 use crate::failure::{Failure, Kind};
+use crate::labels_file::Columns;
 use crate::report::summary::{State, Summary};
 
 /// What was checked, and what is wrong.
@@ -48,16 +49,20 @@ pub fn audit(dir: &Path) -> Result<Verdict, Failure> {
         findings: findings.collect(),
     };
     verdict.journal(&audit);
-    if !audit.entries.is_empty() {
-        verdict.images(&audit, dir);
+    let images = read_images(dir);
+    match &images {
+        Ok(images) => verdict.keys(&audit, images),
+        Err(_) if audit.entries.is_empty() => {}
+        Err(failure) => verdict.findings.push(cause(failure)),
     }
+    let pool = images.ok().map(|images| images.pool());
     let summary = dir.join("summary.json").exists().then(|| results::read_summary(dir));
     match summary.transpose() {
         Ok(Some(summary)) => {
             verdict.summary(&audit, &summary);
-            verdict.labels_file(&audit, dir, summary.state == State::Finished);
+            verdict.labels_file(&audit, dir, pool, summary.state == State::Finished);
         }
-        Ok(None) => verdict.labels_file(&audit, dir, false),
+        Ok(None) => verdict.labels_file(&audit, dir, pool, false),
         Err(failure) => verdict.findings.push(cause(&failure)),
     }
     Ok(verdict)
@@ -87,11 +92,7 @@ impl Verdict {
     }
 
     /// Renders every sample again and compares its key.
-    fn images(&mut self, audit: &Audit, dir: &Path) {
-        let images = match read_images(dir) {
-            Ok(images) => images,
-            Err(failure) => return self.findings.push(cause(&failure)),
-        };
+    fn keys(&mut self, audit: &Audit, images: &Images) {
         let mut unknown = 0;
         for entry in &audit.entries {
             match images.pixels(entry.sample) {
@@ -156,7 +157,7 @@ impl Verdict {
     }
 
     /// Compares `labels.safetensors` with the ledger, bit for bit.
-    fn labels_file(&mut self, audit: &Audit, dir: &Path, is_whole: bool) {
+    fn labels_file(&mut self, audit: &Audit, dir: &Path, pool: Option<Pool>, is_whole: bool) {
         const NAME: &str = "labels.safetensors";
         let bytes = match std::fs::read(dir.join(NAME)) {
             Ok(bytes) => bytes,
@@ -167,35 +168,21 @@ impl Verdict {
             Ok(rows) => rows,
             Err(error) => return self.findings.push(format!("{NAME}: {error:#}")),
         };
-        let labels = audit
-            .entries
-            .iter()
-            .filter_map(|entry| Some((entry.key, entry.label.as_ref()?)));
-        let labels: HashMap<Key, &SoftLabel> = labels.collect();
-        for (at, (key, floats)) in rows.iter().enumerate() {
-            let same = |label: &&SoftLabel| {
-                label
-                    .probabilities()
-                    .iter()
-                    .map(|p| p.to_bits())
-                    .eq(floats.iter().copied())
+        let entries = audit.entries.iter().filter(|entry| entry.label.is_some());
+        let entries: HashMap<Key, &Entry> = entries.map(|entry| (entry.key, entry)).collect();
+        for (at, row) in rows.iter().enumerate() {
+            let wrong = match entries.get(&row.key) {
+                None => Some("is an image that the ledger has no label of"),
+                Some(entry) => row.differs(entry, pool),
             };
-            match labels.get(key) {
-                None => self
-                    .findings
-                    .push(format!("{NAME}: row {at} is an image that the ledger has no label of")),
-                Some(label) if !same(label) => {
-                    self.findings
-                        .push(format!("{NAME}: row {at} has another label than query {key}"));
-                }
-                Some(_) => {}
-            }
+            self.findings
+                .extend(wrong.map(|wrong| format!("{NAME}: row {at} {wrong} (query {})", row.key)));
         }
-        if is_whole && rows.len() != labels.len() {
+        if is_whole && rows.len() != entries.len() {
             self.findings.push(format!(
                 "{NAME}: {} rows, the ledger has {} labels",
                 rows.len(),
-                labels.len()
+                entries.len()
             ));
         }
     }
@@ -210,28 +197,61 @@ fn read_images(dir: &Path) -> Result<Images, Failure> {
     Images::read(dir, &job)
 }
 
-/// Keys and bits of the labels of `labels.safetensors`.
-fn read_labels(bytes: &[u8], fingerprint: Fingerprint) -> anyhow::Result<Vec<(Key, Vec<u32>)>> {
+/// A row of `labels.safetensors`.
+struct Row {
+    key: Key,
+    sample: Columns,
+    bits: Vec<u32>,
+}
+
+impl Row {
+    /// What it says otherwise than the ledger.
+    fn differs(&self, entry: &Entry, pool: Option<Pool>) -> Option<&'static str> {
+        let label = entry.label.as_ref()?.probabilities().iter().map(|p| p.to_bits());
+        if !label.eq(self.bits.iter().copied()) {
+            return Some("has another label than the ledger");
+        }
+        let sample = Columns::of(&pool?, entry.sample);
+        (sample != Some(self.sample)).then_some("names another sample than the ledger")
+    }
+}
+
+/// The rows of `labels.safetensors`.
+fn read_labels(bytes: &[u8], fingerprint: Fingerprint) -> anyhow::Result<Vec<Row>> {
     let file = SafeTensors::deserialize(bytes)?;
-    let (images, labels) = (file.tensor("images")?, file.tensor("probabilities")?);
-    let shape = results::image_shape(images.shape())?;
-    let (n, classes) = match (images.shape(), labels.shape()) {
-        ([n, ..], [m, classes]) if n == m && *classes > 0 && !shape.is_empty() => (*n, *classes),
-        (images, labels) => anyhow::bail!("expected as many images as labels, found {images:?} and {labels:?}"),
+    let shape = results::image_shape(file.tensor("images")?.shape())?;
+    let n = file.tensor("images")?.shape()[0];
+    let classes = file.tensor("probabilities")?.shape().get(1).copied().unwrap_or(0);
+    let rows = |name: &str, dtype: Dtype, bytes: usize| -> anyhow::Result<Vec<&[u8]>> {
+        let tensor = file.tensor(name)?;
+        let whole = tensor.dtype() == dtype && tensor.shape().first() == Some(&n) && bytes > 0;
+        anyhow::ensure!(
+            whole,
+            "expected {name} of {dtype:?} with {n} rows, found {:?} {:?}",
+            tensor.dtype(),
+            tensor.shape()
+        );
+        Ok(tensor.data().chunks_exact(bytes).collect())
     };
-    anyhow::ensure!(
-        (images.dtype(), labels.dtype()) == (Dtype::U8, Dtype::F32),
-        "expected images of u8 and labels of f32"
+    let (images, labels) = (
+        rows("images", Dtype::U8, shape.len())?,
+        rows("probabilities", Dtype::F32, 4 * classes)?,
     );
-    let bits = |label: &[u8]| {
-        let (floats, _) = label.as_chunks::<4>();
-        floats.iter().map(|float| u32::from_le_bytes(*float)).collect()
+    let (kind, lambda) = (rows("kind", Dtype::U8, 1)?, rows("lambda", Dtype::U8, 1)?);
+    let (first, second) = (rows("first", Dtype::U32, 4)?, rows("second", Dtype::U32, 4)?);
+    let words = |bytes: &[u8]| -> Vec<u32> {
+        let (words, _) = bytes.as_chunks::<4>();
+        words.iter().map(|word| u32::from_le_bytes(*word)).collect()
     };
-    let keys = images
-        .data()
-        .chunks_exact(shape.len())
-        .map(|pixels| Key::of(fingerprint, shape, pixels));
-    let rows: Vec<(Key, Vec<u32>)> = keys.zip(labels.data().chunks_exact(4 * classes).map(bits)).collect();
-    anyhow::ensure!(rows.len() == n, "expected {n} rows, found {}", rows.len());
-    Ok(rows)
+    let row = |at: usize| Row {
+        key: Key::of(fingerprint, shape, images[at]),
+        sample: Columns {
+            kind: kind[at][0],
+            first: words(first[at])[0],
+            second: words(second[at])[0],
+            lambda: lambda[at][0],
+        },
+        bits: words(labels[at]),
+    };
+    Ok((0..n).map(row).collect())
 }

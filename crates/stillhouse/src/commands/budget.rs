@@ -16,7 +16,7 @@ use crate::report::number::{count, counted};
 /// When it is running, or its ledger cannot be read or written; then nothing changed.
 pub fn add(dir: &Path, queries: u64) -> Result<String, Failure> {
     let books = Books::read(dir).map_err(|failure| match failure.kind() {
-        Kind::Directory if stillhouse_ledger::store::file(dir).is_file() => {
+        Kind::Directory if stillhouse_ledger::file(dir).is_file() => {
             failure.hint("stop the job first; or raise spec.budget.queries and run it again")
         }
         _ => failure,

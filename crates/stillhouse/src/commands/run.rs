@@ -62,10 +62,12 @@ pub fn run(args: &RunArgs, bars: &ProgressBars) -> Result<String, Failure> {
     Ok(closing(&summary, &dir))
 }
 
-/// The ledger's budget, where `budget add` made it larger than the job file's.
+/// The ledger's budget, where `budget add` made it larger than the job file's. Where the file was
+/// lowered it is not taken: that the ledger refuses.
 fn added_budget(inputs: &Inputs, dir: &Path) -> Option<u64> {
     let head = Reader::head_of(dir).ok()?;
-    (head.genesis.job_digest == inputs.digest() && head.budget() > inputs.plan.budget).then(|| head.budget())
+    let (file, is_same) = (inputs.plan.budget, head.genesis.job_digest == inputs.digest());
+    (is_same && head.genesis.budget <= file && file < head.budget()).then(|| head.budget())
 }
 
 /// The summary of a job that was done already, with the same budget.

@@ -1,21 +1,21 @@
 //! Puts a query batch to the teacher: ledger, queue, gateways, and back.
 //!
-//! The queue is transport and may lose everything at any moment. What was put into it and is not
-//! answered is remembered here, and put in again when the queue says that it was emptied, or holds
-//! fewer references than the ledger has permits that nobody has used: a reference stays in the queue
-//! until its permit is used, so fewer means lost. What is put in twice is asked once: the ledger
-//! sees to that.
+//! The queue is transport and may lose everything at any moment. It is filled again from the ledger
+//! when it says that it was emptied, or holds fewer references than the ledger has permits that
+//! nobody has used: a reference stays in the queue until its permit is used, so fewer means lost.
+//! What is put in twice is asked once: the ledger sees to that.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use stillhouse_core::key::{Fingerprint, Key};
 use stillhouse_core::plan::Arm;
 use stillhouse_core::{Sample, SoftLabel};
-use stillhouse_ledger::{Admission, Ledger, LedgerError, Request};
+use stillhouse_ledger::{Admission, Ledger, LedgerError, Permit, Request};
 use stillhouse_protocol::{AskOutcome, Student};
 use stillhouse_queue::{Queue, QueueError, Reference};
+use tokio::sync::{Mutex, RwLock};
 
 use crate::inputs::Inputs;
 use crate::reuse::Library;
@@ -46,10 +46,11 @@ pub struct Asker {
     fingerprint: Fingerprint,
     ledger: Ledger,
     queue: Arc<dyn Queue>,
-    /// In the queue or with a gateway, of all batches that are being asked.
-    outstanding: Mutex<HashMap<Key, Reference>>,
+    /// Held for reading from a permit to its reference in the queue: meanwhile the queue has fewer
+    /// references than there are permits.
+    pushing: RwLock<()>,
     /// Held while the queue is filled again.
-    refilling: tokio::sync::Mutex<()>,
+    refilling: Mutex<()>,
     library: Library,
 }
 
@@ -67,8 +68,8 @@ impl Asker {
             fingerprint,
             ledger,
             queue,
-            outstanding: Mutex::default(),
-            refilling: tokio::sync::Mutex::default(),
+            pushing: RwLock::default(),
+            refilling: Mutex::default(),
             library,
         }
     }
@@ -113,7 +114,6 @@ impl Asker {
                     Admission::Permitted(_) | Admission::InFlight => continue,
                 }
                 open.remove(&key);
-                self.outstanding().remove(&key);
             }
             observe(labelled + held);
             if !open.is_empty() {
@@ -150,14 +150,18 @@ impl Asker {
         requests.sort_unstable_by_key(|request| request.sample);
         let mut answers = Vec::with_capacity(requests.len());
         for chunk in requests.chunks(CHUNK) {
+            let pushing = self.pushing.read().await;
             let admissions = self.ledger.admit(chunk.to_vec()).await?;
             let references = chunk.iter().zip(&admissions);
-            let references: Vec<Reference> = references.filter_map(|(r, a)| reference(r, a)).collect();
+            let permitted = |(request, admission): (&Request, &Admission)| match admission {
+                Admission::Permitted(permit) => Some(reference(permit, request.sample, arm)),
+                Admission::Known(_) | Admission::InFlight | Admission::Held { .. } | Admission::Exhausted => None,
+            };
+            let references: Vec<Reference> = references.filter_map(permitted).collect();
             if !references.is_empty() {
-                self.outstanding()
-                    .extend(references.iter().map(|reference| (reference.key, *reference)));
                 self.push(references).await?;
             }
+            drop(pushing);
             answers.extend(chunk.iter().map(|request| request.key).zip(admissions));
         }
         Ok(answers)
@@ -182,6 +186,9 @@ impl Asker {
 
     /// Fills the queue again when it holds fewer references than there are unused permits.
     async fn refill_what_was_lost(&self) -> Result<(), AskError> {
+        let Ok(_nobody_pushes) = self.pushing.try_write() else {
+            return Ok(());
+        };
         // In this order: a permit that is used in between can only hide a loss until the next look.
         let depth = match self.queue.depth().await {
             Ok(depth) => depth as u64,
@@ -189,20 +196,20 @@ impl Asker {
             Err(QueueError::Unavailable { .. }) => return Ok(()),
             Err(error) => return Err(error.into()),
         };
-        let reserved = self.ledger.counts().await?.reserved;
-        if depth >= reserved {
+        let unsent = self.ledger.counts().await?.unsent();
+        if depth >= unsent {
             return Ok(());
         }
-        tracing::warn!(found = depth, expected = reserved, "the queue lost references");
+        tracing::warn!(found = depth, expected = unsent, "the queue lost references");
         self.refill().await
     }
 
-    /// Empties the queue and puts in everything outstanding.
+    /// Empties the queue and puts in everything that the ledger has unused permits for.
     async fn refill(&self) -> Result<(), AskError> {
         let _one_at_a_time = self.refilling.lock().await;
         loop {
-            let references: Vec<Reference> = self.outstanding().values().copied().collect();
-            match self.begin_anew(references).await {
+            let outstanding = self.ledger.outstanding().await?;
+            match self.begin_anew(outstanding).await {
                 Err(QueueError::Lost) => {}
                 Err(error @ QueueError::Unavailable { .. }) => self.wait_for_queue(&error).await,
                 done => return Ok(done?),
@@ -210,31 +217,25 @@ impl Asker {
         }
     }
 
-    async fn begin_anew(&self, mut references: Vec<Reference>) -> Result<(), QueueError> {
+    async fn begin_anew(&self, outstanding: Vec<(Permit, Sample, Arm)>) -> Result<(), QueueError> {
         self.queue.restart().await?;
-        references.sort_unstable_by_key(|reference| reference.sample);
-        tracing::info!(references = references.len(), "the queue is filled again");
-        for chunk in references.chunks(CHUNK) {
-            self.queue.push(chunk.to_vec()).await?;
+        tracing::info!(references = outstanding.len(), "the queue is filled again");
+        for chunk in outstanding.chunks(CHUNK) {
+            let references = chunk
+                .iter()
+                .map(|(permit, sample, arm)| reference(permit, *sample, *arm));
+            self.queue.push(references.collect()).await?;
         }
         Ok(())
     }
-
-    fn outstanding(&self) -> MutexGuard<'_, HashMap<Key, Reference>> {
-        // Each insertion and removal stands for itself.
-        self.outstanding.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
-fn reference(request: &Request, admission: &Admission) -> Option<Reference> {
-    let Admission::Permitted(permit) = admission else {
-        return None;
-    };
-    Some(Reference {
-        key: request.key,
-        sample: request.sample,
+fn reference(permit: &Permit, sample: Sample, arm: Arm) -> Reference {
+    Reference {
+        key: permit.key,
+        sample,
         epoch: permit.epoch,
         charge: permit.charge,
-        arm: request.arm,
-    })
+        arm,
+    }
 }

@@ -29,8 +29,13 @@ const QUEUE: usize = 4_096;
 const FAREWELL: Duration = Duration::from_secs(25);
 
 /// The queue that the job names; a new life of it begins with this `epoch` of the ledger.
-pub(super) async fn open_queue(inputs: &Inputs, options: &Options, epoch: u64) -> Result<Arc<dyn Queue>, Failure> {
-    match redis_config(&inputs.job, None, &options.base) {
+pub(super) async fn open_queue(
+    inputs: &Inputs,
+    prefix: &str,
+    options: &Options,
+    epoch: u64,
+) -> Result<Arc<dyn Queue>, Failure> {
+    match redis_config(&inputs.job, prefix, None, &options.base) {
         None if options.listen.is_some() => Err(Failure::message(
             Kind::Usage,
             "gateways of other processes need a queue that they can read",
@@ -79,6 +84,13 @@ pub(super) async fn farewell(serving: Option<JoinHandle<()>>, inputs: &Inputs) {
     let deadline = Duration::from_secs_f64(inputs.job.spec.teacher.timeout_seconds) + FAREWELL;
     if tokio::time::timeout(deadline, serving).await.is_err() {
         tracing::warn!("gateways did not settle in time; what they had under way is in doubt");
+    }
+}
+
+/// A finished job leaves nothing behind in Redis.
+pub(super) async fn discard(queue: &dyn Queue) {
+    if let Err(error) = queue.discard().await {
+        tracing::debug!(%error, "the queue of a finished job stays");
     }
 }
 

@@ -20,7 +20,7 @@ pub mod meter;
 pub mod record;
 pub mod results;
 pub mod shell;
-mod start;
+pub(crate) mod start;
 mod workers;
 
 use std::path::{Path, PathBuf};
@@ -31,6 +31,7 @@ use stillhouse_protocol::Coordinator;
 use stillhouse_runtime::Secret;
 use stillhouse_runtime::supervise::Event as ChildEvent;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::desk::message::{GatewayId, Welcome};
@@ -40,6 +41,7 @@ use crate::gateway::counter::Counter;
 use crate::gateway::{Gateway, GatewaySources};
 use crate::inputs::Inputs;
 use crate::job_dir::{EventLog, JobDir};
+use crate::queue_access;
 use crate::report::ProgressBars;
 use crate::report::summary::{State, Summary};
 use crate::reuse::{Library, Wanted};
@@ -101,7 +103,8 @@ pub async fn run(
         "job started"
     );
 
-    let queue = gateways::open_queue(&inputs, &options, ledger.epoch()).await?;
+    let queue_prefix = queue_access::prefix(&inputs.job, started_ms);
+    let queue = gateways::open_queue(&inputs, &queue_prefix, &options, ledger.epoch()).await?;
     let asker = Arc::new(Asker::new(
         inputs.clone(),
         info.fingerprint,
@@ -115,6 +118,7 @@ pub async fn run(
     let serving = gateways::admit_gateways(&options, &dir, &desk, || Welcome {
         job: serde_json::to_string(&inputs.job).expect("a job has only text keys"),
         digest: inputs.digest(),
+        queue_prefix,
         fingerprint: info.fingerprint,
         classes,
         seeds: (*inputs.seeds).clone(),
@@ -131,7 +135,7 @@ pub async fn run(
             evaluation: inputs.evaluation.clone(),
             pool: inputs.pool(),
         };
-        Gateway::new(Arc::new(teacher), queue.clone(), counter, sources, spec, policy)
+        Gateway::new(teacher, queue.clone(), counter, sources, spec, policy)
     });
     let secret = Secret::generate().map_err(|e| Failure::new(Kind::Internal, e))?;
     let listener = links::loopback(secret.clone())
@@ -161,6 +165,9 @@ pub async fn run(
     });
     let outcome = watch(&mut shell, &desk, gateway, told, children, &shutdown).await;
     gateways::farewell(serving, &inputs).await;
+    if outcome.is_ok() {
+        gateways::discard(&*queue).await;
+    }
     queue.close();
     shell.dismiss();
     supervisor.shutdown().await;
@@ -187,7 +194,7 @@ async fn watch(
                     let early = || Failure::message(Kind::Internal, "the desk closed early");
                     return Err(desk.take_reason().map_or_else(early, asking_failure));
                 }
-                Some(event) = told.recv() => narrate(shell, &event),
+                Some(event) = told.recv() => narrate(shell, event).await?,
                 Some(event) = children.recv() => workers::supervised(shell, event)?,
                 () = shutdown.cancelled() => {
                     return Err(Failure::message(Kind::Interrupted, "interrupted; nothing is lost")
@@ -233,10 +240,15 @@ async fn conclude(mut shell: Shell, outcome: Result<(), Failure>) -> Result<Summ
     }
 }
 
-fn narrate(shell: &mut Shell, event: &DeskEvent) {
+async fn narrate(shell: &mut Shell, event: DeskEvent) -> Result<(), Failure> {
     match event {
-        DeskEvent::Answered { .. } => {}
-        DeskEvent::Waiting { reason, .. } => shell.note("teacher-waits", json!({ "reason": reason })),
+        DeskEvent::Answered { .. } => shell.pause(None).await?,
+        DeskEvent::Waiting { reason, until } => {
+            let seconds = until.saturating_duration_since(Instant::now()).as_secs_f64();
+            tracing::info!(reason, seconds, "waiting for the teacher");
+            shell.note("teacher-waits", json!({ "reason": reason, "seconds": seconds }));
+            shell.pause(Some(reason)).await?;
+        }
         DeskEvent::Failed { message } => {
             tracing::warn!(message, "the teacher failed");
             shell.note("teacher-failed", json!({ "message": message }));
@@ -256,6 +268,7 @@ fn narrate(shell: &mut Shell, event: &DeskEvent) {
             );
         }
     }
+    Ok(())
 }
 
 fn asking_failure(reason: AskingStopped) -> Failure {

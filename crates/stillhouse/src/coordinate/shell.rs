@@ -73,6 +73,8 @@ pub struct Shell {
     started_ms: u64,
     fingerprint: Fingerprint,
     classes: u32,
+    /// Why nothing is asked at the moment.
+    paused: Option<String>,
     finished: bool,
 }
 
@@ -128,6 +130,7 @@ impl Shell {
             started_ms: parts.started_ms,
             fingerprint: parts.fingerprint,
             classes: parts.classes,
+            paused: None,
             finished: false,
         }
     }
@@ -162,6 +165,26 @@ impl Shell {
     /// Writes something down for people.
     pub fn note(&mut self, event: &str, fields: serde_json::Value) {
         self.events.write(unix_ms(), event, fields);
+    }
+
+    /// Notes that nothing is asked for a while and why, or that it is again.
+    ///
+    /// # Errors
+    /// When the summary cannot be written.
+    pub async fn pause(&mut self, reason: Option<String>) -> Result<(), Failure> {
+        let changes = self.paused.is_some() != reason.is_some();
+        self.paused = reason;
+        if changes {
+            self.publish(self.state()).await?;
+        }
+        Ok(())
+    }
+
+    fn state(&self) -> State {
+        match &self.paused {
+            Some(reason) => State::Paused { reason: reason.clone() },
+            None => State::Running,
+        }
     }
 
     /// The progress bars.
@@ -242,7 +265,7 @@ impl Shell {
             self.persist(item).await?;
         }
         if changed {
-            let summary = self.publish(State::Running).await?;
+            let summary = self.publish(self.state()).await?;
             trained.into_iter().for_each(|student| self.tell(&summary, student));
         }
         let mut training = None;

@@ -1,13 +1,13 @@
 //! What is settled before the first step: who the teacher is, whose ledger this is, what was done.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use stillhouse_core::job::{OnAmbiguous, Restart, Scan};
 use stillhouse_ledger::{Genesis, Ledger, LedgerError};
 use stillhouse_protocol::history::StoppingRule;
 use stillhouse_protocol::{History, Settings, Transition};
-use stillhouse_teacher::client::ConnectError;
-use stillhouse_teacher::{OpenInference, TeacherInfo};
+use stillhouse_teacher::{ConnectError, Teacher, TeacherInfo};
 use tokio_util::sync::CancellationToken;
 
 use super::shell::unix_ms;
@@ -21,10 +21,11 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 pub(super) async fn connect(
     inputs: &Inputs,
     shutdown: &CancellationToken,
-) -> Result<(OpenInference, TeacherInfo), Failure> {
+) -> Result<(Arc<dyn Teacher>, TeacherInfo), Failure> {
     let begun = std::time::Instant::now();
     loop {
-        match OpenInference::connect(&inputs.job.spec.teacher, inputs.shape()).await {
+        let spec = &inputs.job.spec;
+        match stillhouse_teacher::connect(&spec.teacher, inputs.shape(), spec.student.classes).await {
             Ok(connected) => return Ok(connected),
             Err(failure) if failure.is_fatal() || begun.elapsed() > CONNECT_PATIENCE => {
                 return Err(teacher_failure(failure));
@@ -62,6 +63,15 @@ pub(super) fn class_count(inputs: &Inputs, info: &TeacherInfo) -> Result<u32, Fa
     }
 }
 
+/// The job's policy in the ledger's words.
+pub(crate) fn ledger_policy(policy: OnAmbiguous) -> stillhouse_ledger::OnAmbiguous {
+    match policy {
+        OnAmbiguous::Hold => stillhouse_ledger::OnAmbiguous::Hold,
+        OnAmbiguous::Resend(attempts) => stillhouse_ledger::OnAmbiguous::Resend { attempts },
+        OnAmbiguous::IdempotencyKey(attempts) => stillhouse_ledger::OnAmbiguous::IdempotencyKey { attempts },
+    }
+}
+
 pub(super) fn open_ledger(inputs: &Inputs, dir: &JobDir, info: &TeacherInfo, classes: u32) -> Result<Ledger, Failure> {
     let genesis = Genesis {
         job_digest: inputs.digest(),
@@ -69,11 +79,7 @@ pub(super) fn open_ledger(inputs: &Inputs, dir: &JobDir, info: &TeacherInfo, cla
         // The plan's may be larger, by `budget add`, which the ledger remembers by itself.
         budget: inputs.job.spec.budget.queries,
         classes,
-        on_ambiguous: match inputs.job.spec.budget.on_ambiguous {
-            OnAmbiguous::Hold => stillhouse_ledger::OnAmbiguous::Hold,
-            OnAmbiguous::Resend(attempts) => stillhouse_ledger::OnAmbiguous::Resend { attempts },
-            OnAmbiguous::IdempotencyKey(attempts) => stillhouse_ledger::OnAmbiguous::IdempotencyKey { attempts },
-        },
+        on_ambiguous: ledger_policy(inputs.job.spec.budget.on_ambiguous),
     };
     Ledger::create_or_open(dir.path(), &genesis).map_err(|error| ledger_failure(error, dir.path()))
 }

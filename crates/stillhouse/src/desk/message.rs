@@ -79,6 +79,8 @@ pub struct Welcome {
     pub job: String,
     /// BLAKE3 over job and images: the same job after a restart of its coordinator.
     pub digest: [u8; 32],
+    /// What the keys of its queue begin with.
+    pub queue_prefix: String,
     /// Who is to be asked.
     pub fingerprint: Fingerprint,
     /// Number of classes.

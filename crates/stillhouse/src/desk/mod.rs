@@ -38,10 +38,6 @@ use breaker::Breaker;
 use message::{Begun, GatewayId, Outcome, Settled};
 use pace::Pace;
 
-/// How long a teacher may be away (unreachable, or refusing without naming a time) before the
-/// desk gives up.
-const PATIENCE: Duration = Duration::from_secs(60);
-
 /// What happens at the desk, for displays and logs. Events are dropped when nobody reads them.
 #[derive(Clone, Debug)]
 pub enum DeskEvent {
@@ -188,19 +184,7 @@ impl Desk {
         classes: usize,
         events: mpsc::Sender<DeskEvent>,
     ) -> Self {
-        Self::with_patience(ledger, spec, policy, classes, events, PATIENCE)
-    }
-
-    /// One that gives up on a teacher that has been away for `patience` instead of 60 s.
-    #[must_use]
-    pub fn with_patience(
-        ledger: Ledger,
-        spec: &TeacherSpec,
-        policy: OnAmbiguous,
-        classes: usize,
-        events: mpsc::Sender<DeskEvent>,
-        patience: Duration,
-    ) -> Self {
+        let patience = Duration::from_secs_f64(spec.patience_seconds);
         let control = Control {
             pace: Pace::new(spec.rate_per_second, Instant::now()),
             breaker: Breaker::new(patience),

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use stillhouse_core::job::OnAmbiguous;
@@ -11,7 +10,6 @@ use stillhouse_ledger::{Permit, RequestId};
 use stillhouse_protocol::codec;
 use stillhouse_runtime::Secret;
 use stillhouse_runtime::link::{self, LinkError, Listener};
-use stillhouse_teacher::OpenInference;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -20,10 +18,10 @@ use tokio_util::sync::CancellationToken;
 use super::message::{Begun, FromGateway, GatewayId, Outcome, Settled, Welcome};
 use super::serve::{MAX_QUESTION_BYTES, serve};
 use super::{Desk, DeskEvent};
+use crate::gateway::Gateway;
 use crate::gateway::counter::Counter;
 use crate::gateway::remote::{DeskError, RemoteDesk};
 use crate::gateway::tests::{Asking, Bench, CLASSES, SEEDS, SHAPE};
-use crate::gateway::Gateway;
 
 const GATEWAY: GatewayId = GatewayId(7);
 
@@ -47,6 +45,7 @@ impl Open {
         let welcome = Welcome {
             job: String::new(),
             digest: [3; 32],
+            queue_prefix: "test".into(),
             fingerprint: bench.fingerprint,
             classes: CLASSES as u32,
             seeds: (*bench.sources.seeds).clone(),
@@ -68,10 +67,10 @@ impl Open {
         let connected = RemoteDesk::connect(&address.to_string(), self.secret.clone(), GATEWAY).await;
         let (desk, keeper, welcome) = connected.unwrap();
         assert_eq!(&welcome.seeds, &*bench.sources.seeds);
-        let (teacher, _) = OpenInference::connect(&bench.spec, SHAPE).await.unwrap();
+        let (teacher, _) = stillhouse_teacher::connect(&bench.spec, SHAPE, None).await.unwrap();
         let (queue, sources) = (bench.queue.clone(), bench.sources.clone());
         let counter = Counter::There(desk);
-        let gateway = Gateway::new(Arc::new(teacher), queue, counter, sources, &bench.spec, OnAmbiguous::Hold);
+        let gateway = Gateway::new(teacher, queue, counter, sources, &bench.spec, OnAmbiguous::Hold);
         (gateway, tokio::spawn(keeper.run(CancellationToken::new())))
     }
 }
@@ -111,7 +110,9 @@ async fn a_gateway_behind_a_link_that_is_cut_again_and_again_buys_every_label_on
     };
     let mut joined = 0;
     let run = bench
-        .run(asking, |event| joined += u32::from(matches!(event, DeskEvent::Joined { .. })))
+        .run(asking, |event| {
+            joined += u32::from(matches!(event, DeskEvent::Joined { .. }))
+        })
         .await;
     assert!(run.error.is_none(), "{:?}", run.error);
     run.invariant_the_ledger_covers_the_bill();
@@ -127,7 +128,10 @@ async fn permitted(bench: &Bench) -> (Desk, Permit) {
     let Asking { desk, .. } = bench.asking().await;
     let mut open: HashMap<Key, Sample> = [(bench.key(Sample::Seed(0)), Sample::Seed(0))].into();
     bench.admit(&mut open).await;
-    let lease = stillhouse_queue::Queue::lease(&*bench.queue, 1).await.unwrap().remove(0);
+    let lease = stillhouse_queue::Queue::lease(&*bench.queue, 1)
+        .await
+        .unwrap()
+        .remove(0);
     let permit = Permit {
         key: lease.reference.key,
         epoch: lease.reference.epoch,
@@ -200,11 +204,16 @@ async fn strangers_and_babblers_are_refused_and_harm_nobody() {
     let bench = Bench::new(1).await;
     let open = Open::new(&bench).await;
     let stranger = RemoteDesk::connect(&open.address.to_string(), Secret::generate().unwrap(), GATEWAY).await;
-    assert!(matches!(stranger.err(), Some(DeskError::Link(LinkError::Refused { .. }))));
+    assert!(matches!(
+        stranger.err(),
+        Some(DeskError::Link(LinkError::Refused { .. }))
+    ));
 
     let babble = [vec![255; 40], codec::encode(&FromGateway::Goodbye).unwrap()];
     for message in babble {
-        let connection = link::connect(open.address, &open.secret, MAX_QUESTION_BYTES).await.unwrap();
+        let connection = link::connect(open.address, &open.secret, MAX_QUESTION_BYTES)
+            .await
+            .unwrap();
         let (sender, mut receiver) = connection.split();
         sender.send(message).await.unwrap();
         let heard = receiver.recv().await;

@@ -8,7 +8,7 @@ use stillhouse_core::Job;
 use stillhouse_queue::{QueueError, RedisQueue};
 use stillhouse_runtime::Secret;
 use stillhouse_runtime::link::LinkError;
-use stillhouse_teacher::{OpenInference, Teacher};
+use stillhouse_teacher::Teacher;
 use tokio_util::sync::CancellationToken;
 
 use super::counter::Counter;
@@ -62,7 +62,7 @@ async fn ask(
     desk: RemoteDesk,
     stop: CancellationToken,
 ) -> Result<(), Failure> {
-    let Some(queue) = open_queue(args, &job, &stop).await? else {
+    let Some(queue) = open_queue(args, &job, &welcome.queue_prefix, &stop).await? else {
         return Ok(());
     };
     let Some(teacher) = connect_teacher(&job, &welcome, &stop).await? else {
@@ -116,9 +116,10 @@ async fn reach(
 async fn open_queue(
     args: &GatewayArgs,
     job: &Job,
+    prefix: &str,
     stop: &CancellationToken,
 ) -> Result<Option<Arc<RedisQueue>>, Failure> {
-    let config = redis_config(job, args.queue.as_deref(), Path::new("."));
+    let config = redis_config(job, prefix, args.queue.as_deref(), Path::new("."));
     let config = config.ok_or_else(|| {
         Failure::message(Kind::Usage, "the job has no queue that another process could read")
             .hint("set spec.queue: redis://HOST:PORT in the job file")
@@ -142,9 +143,10 @@ async fn connect_teacher(
     stop: &CancellationToken,
 ) -> Result<Option<Arc<dyn Teacher>>, Failure> {
     loop {
-        let connected = OpenInference::connect(&job.spec.teacher, welcome.seeds.shape()).await;
+        let connected =
+            stillhouse_teacher::connect(&job.spec.teacher, welcome.seeds.shape(), Some(welcome.classes)).await;
         match connected {
-            Ok((teacher, info)) if info.fingerprint == welcome.fingerprint => return Ok(Some(Arc::new(teacher))),
+            Ok((teacher, info)) if info.fingerprint == welcome.fingerprint => return Ok(Some(teacher)),
             Ok((_, info)) => {
                 let (expected, found) = (welcome.fingerprint, info.fingerprint);
                 let message =

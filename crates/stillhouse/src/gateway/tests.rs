@@ -11,7 +11,6 @@ use stillhouse_core::sampler::{Purpose, Stream};
 use stillhouse_core::{Fingerprint, ImageShape, Key, Sample};
 use stillhouse_ledger::{Admission, Counts, Genesis, Ledger, Request};
 use stillhouse_queue::{MemoryQueue, Reference};
-use stillhouse_teacher::OpenInference;
 use stillhouse_tests::teacher::{Fault, MODEL, TestTeacher};
 use tokio::sync::mpsc;
 
@@ -37,6 +36,7 @@ pub(crate) struct Bench {
     pub(crate) spec: TeacherSpec,
     /// Classes of the ledger's labels.
     classes: usize,
+    policy: OnAmbiguous,
     pub(crate) fingerprint: Fingerprint,
     /// Holds ledger and bill.
     _folder: tempfile::TempDir,
@@ -58,11 +58,11 @@ pub(crate) struct Run {
 
 impl Bench {
     pub(crate) async fn new(concurrency: u32) -> Self {
-        Self::of_classes(concurrency, CLASSES as u32).await
+        Self::with(concurrency, CLASSES as u32, OnAmbiguous::Hold).await
     }
 
-    /// With a ledger for labels of `classes` classes.
-    async fn of_classes(concurrency: u32, classes: u32) -> Self {
+    /// With a ledger for labels of `classes` classes, that treats queries in doubt by `policy`.
+    pub(crate) async fn with(concurrency: u32, classes: u32, policy: OnAmbiguous) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let bill: PathBuf = folder.path().join("bill");
         let teacher = TestTeacher::start(SHAPE, CLASSES, Some(&bill)).unwrap();
@@ -72,13 +72,13 @@ impl Bench {
             timeout_seconds: 20.0,
             ..TeacherSpec::new(Protocol::OpenInference, teacher.url(), MODEL)
         };
-        let (_, info) = OpenInference::connect(&spec, SHAPE).await.unwrap();
+        let (_, info) = stillhouse_teacher::connect(&spec, SHAPE, None).await.unwrap();
         let genesis = Genesis {
             job_digest: [7; 32],
             fingerprint: info.fingerprint,
             budget: u64::from(SEEDS),
             classes,
-            on_ambiguous: stillhouse_ledger::OnAmbiguous::Hold,
+            on_ambiguous: crate::coordinate::start::ledger_policy(policy),
         };
         let noise = Stream::new(5, Purpose::SeedImages, 0);
         let pixels = (0..u64::from(SEEDS) * SHAPE.len() as u64).map(|at| noise.at(at) as u8);
@@ -92,6 +92,7 @@ impl Bench {
             },
             fingerprint: info.fingerprint,
             classes: classes as usize,
+            policy,
             teacher,
             spec,
             _folder: folder,
@@ -103,15 +104,19 @@ impl Bench {
     }
 
     async fn asking_with_patience(&self, patience: Duration) -> Asking {
-        let (client, _) = OpenInference::connect(&self.spec, SHAPE).await.unwrap();
+        let (client, _) = stillhouse_teacher::connect(&self.spec, SHAPE, None).await.unwrap();
         let (sender, events) = mpsc::channel(1_024);
-        let (ledger, policy) = (self.ledger.clone(), OnAmbiguous::Hold);
-        let desk = Desk::with_patience(ledger, &self.spec, policy, self.classes, sender, patience);
+        let (ledger, policy) = (self.ledger.clone(), self.policy);
+        let spec = TeacherSpec {
+            patience_seconds: patience.as_secs_f64(),
+            ..self.spec.clone()
+        };
+        let desk = Desk::new(ledger, &spec, policy, self.classes, sender);
         let counter = Counter::Here {
             desk: desk.clone(),
             gateway: GatewayId(1),
         };
-        let (client, queue) = (Arc::new(client), self.queue.clone());
+        let queue = self.queue.clone();
         let gateway = Gateway::new(client, queue, counter, self.sources.clone(), &self.spec, policy);
         Asking { desk, gateway, events }
     }
@@ -312,6 +317,28 @@ async fn a_broken_teacher_costs_two_queries_and_a_useless_one_costs_one() {
 }
 
 #[tokio::test]
+async fn a_query_in_doubt_is_asked_again_under_its_key_and_billed_once() {
+    let mut bench = Bench::with(2, CLASSES as u32, OnAmbiguous::IdempotencyKey(4)).await;
+    bench.spec.batch = Some(1);
+    let mut accidents = 0;
+    let run = bench
+        .run(bench.asking().await, |event| match event {
+            DeskEvent::Failed { .. } => accidents += 1,
+            // The teacher does its work, and its answer is lost.
+            DeskEvent::Answered { .. } if accidents < 3 => {
+                bench.teacher.set_fault(Fault::ServerError { times: 1 }).unwrap();
+            }
+            _ => {}
+        })
+        .await;
+    assert!(run.error.is_none(), "{:?}", run.error);
+    run.invariant_the_ledger_covers_the_bill();
+    assert!(accidents >= 3, "{accidents} accidents");
+    assert_eq!((run.counts.committed, run.billed), (u64::from(SEEDS), u64::from(SEEDS)));
+    assert_eq!(run.counts.ambiguous, 0);
+}
+
+#[tokio::test]
 async fn one_accident_holds_one_request_and_asks_for_proof() {
     let bench = Bench::new(1).await;
     let mut log = vec![];
@@ -338,7 +365,7 @@ async fn one_accident_holds_one_request_and_asks_for_proof() {
 
 #[tokio::test]
 async fn labels_of_another_number_of_classes_are_written_off() {
-    let bench = Bench::of_classes(2, CLASSES as u32 + 1).await;
+    let bench = Bench::with(2, CLASSES as u32 + 1, OnAmbiguous::Hold).await;
     let run = bench.run(bench.asking().await, |_| ()).await;
     let error = run.error.as_ref().expect("stops");
     assert!(matches!(error, AskingStopped::Useless { queries: 1, .. }), "{error}");

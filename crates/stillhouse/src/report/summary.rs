@@ -62,6 +62,11 @@ pub struct JobSummary {
 pub enum State {
     /// Rounds are left.
     Running,
+    /// It asks nothing for a while; it goes on by itself.
+    Paused {
+        /// What it waits for.
+        reason: String,
+    },
     /// Budget, pool or stopping rule ended it.
     Finished,
     /// Something else ended it; it can go on.

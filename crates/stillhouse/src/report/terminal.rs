@@ -176,6 +176,7 @@ fn title(summary: &Summary, color: Color) -> String {
     let lasted = seconds(end.unix_ms.saturating_sub(summary.started.unix_ms) as f64 / 1e3);
     let state = match &summary.state {
         State::Running => format!("running for {lasted}"),
+        State::Paused { reason } => format!("paused after {lasted}: {}", plain(reason)),
         State::Finished => format!("finished after {lasted}"),
         State::Stopped { reason } => format!("stopped after {lasted}: {}", plain(reason)),
     };
@@ -284,6 +285,11 @@ pub(crate) fn pairs(facts: &[(&str, String)], color: Color) -> String {
 
 /// A table: the first column to the left, the others to the right, two spaces between.
 pub(crate) fn columns(rows: &[Vec<String>]) -> String {
+    aligned(rows, |column| column > 0)
+}
+
+/// A table, two spaces between columns, those to the right that `is_right` names.
+pub(crate) fn aligned(rows: &[Vec<String>], is_right: impl Fn(usize) -> bool) -> String {
     let count = rows.iter().map(Vec::len).max().unwrap_or(0);
     let cell = |row: &Vec<String>, column: usize| row.get(column).map_or(0, |text| measure_text_width(text));
     let widths: Vec<usize> = (0..count)
@@ -292,10 +298,10 @@ pub(crate) fn columns(rows: &[Vec<String>]) -> String {
     let line = |row: &Vec<String>| {
         let cells = row.iter().zip(&widths).enumerate().map(|(column, (text, width))| {
             let pad = " ".repeat(width - measure_text_width(text));
-            if column == 0 {
-                format!("{text}{pad}")
-            } else {
-                format!("  {pad}{text}")
+            let gap = if column == 0 { "" } else { "  " };
+            match is_right(column) {
+                true => format!("{gap}{pad}{text}"),
+                false => format!("{gap}{text}{pad}"),
             }
         });
         cells.collect::<String>().trim_end().to_owned() + "\n"

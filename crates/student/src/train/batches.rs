@@ -3,6 +3,8 @@
 
 use std::ops::Range;
 
+use stillhouse_core::job::steps_an_epoch;
+
 /// Fewest samples that a shard of a step gets, when the step has that many at all: batch
 /// normalisation over fewer is noise, and over one is undefined.
 const MIN_SHARD: usize = 8;
@@ -22,11 +24,7 @@ impl Steps {
     /// Number of steps. The last one may be smaller; a single left-over sample joins the step
     /// before it.
     pub(crate) fn count(self) -> usize {
-        match (self.samples / self.batch, self.samples % self.batch) {
-            (0, _) => 1,
-            (full, 0 | 1) => full,
-            (full, _) => full + 1,
-        }
+        steps_an_epoch(self.samples as u64, self.batch as u64) as usize
     }
 
     /// Positions in the epoch's order that make `step`.

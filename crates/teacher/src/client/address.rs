@@ -1,81 +1,47 @@
 //! Where a teacher is, and what must not be printed about it.
 
 use reqwest::Url;
-use stillhouse_core::job::TeacherSpec;
 
 use super::ConnectError;
+use super::error::mismatch;
 
-/// A secret sent as `Authorization: Bearer`; never printed.
-#[derive(Clone)]
-pub struct BearerToken(pub(super) String);
-
-impl BearerToken {
-    /// Takes the token as it is, without `Bearer`, trimmed of white space; `None` when it is
-    /// empty or holds a character that a header cannot carry.
-    #[must_use]
-    pub fn new(token: &str) -> Option<Self> {
-        let token = token.trim();
-        let sound = !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic());
-        sound.then(|| Self(token.to_owned()))
-    }
-}
-
-impl std::fmt::Debug for BearerToken {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("BearerToken(hidden)")
-    }
-}
-
-/// The addresses of one model.
+/// The address of a teacher.
 #[derive(Clone)]
 pub(super) struct Address {
     base: Url,
-    model: String,
-    version: Option<String>,
     secrets: Vec<String>,
 }
 
 impl Address {
-    pub(super) fn new(spec: &TeacherSpec, token: Option<&BearerToken>) -> Result<Self, ConnectError> {
-        let wrong = |found: String| ConnectError::Mismatch {
-            what: "the teacher's url",
-            expected: "http:// or https://, a host, and no query".into(),
-            found,
-        };
-        let base = Url::parse(&spec.url).map_err(|error| wrong(error.to_string()))?;
+    /// `url` as the job has it; `secret` is what else must not be shown.
+    pub(super) fn new(url: &str, secret: Option<&str>) -> Result<Self, ConnectError> {
+        const WHAT: &str = "the teacher's url";
+        const EXPECTED: &str = "http:// or https://, a host, and no query";
+        let base = Url::parse(url).map_err(|error| mismatch(WHAT, EXPECTED, error))?;
         let http = matches!(base.scheme(), "http" | "https");
         if !http || base.query().is_some() || base.fragment().is_some() {
-            return Err(wrong(shown(&base)));
+            return Err(mismatch(WHAT, EXPECTED, shown(&base)));
         }
-        let secrets = [base.password(), token.map(|token| token.0.as_str())];
-        let secrets = secrets.into_iter().flatten().filter(|secret| !secret.is_empty());
+        let secrets = [base.password(), secret].into_iter().flatten();
         Ok(Self {
-            secrets: secrets.map(str::to_owned).collect(),
+            secrets: secrets.filter(|secret| !secret.is_empty()).map(str::to_owned).collect(),
             base,
-            model: spec.model.clone(),
-            version: spec.version.clone(),
         })
     }
 
-    /// `path` under `/v2`.
-    pub(super) fn server(&self, path: &[&str]) -> Url {
+    /// `path` under the address.
+    pub(super) fn join(&self, path: &[&str]) -> Url {
         let mut url = self.base.clone();
         url.path_segments_mut()
             .expect("an http address has a path")
             .pop_if_empty()
-            .push("v2")
             .extend(path);
         url
     }
 
-    /// `path` under the model, and under its version where the job names one.
-    pub(super) fn model(&self, path: &[&str]) -> Url {
-        let mut segments = vec!["models", &self.model];
-        if let Some(version) = &self.version {
-            segments.extend(["versions", version]);
-        }
-        segments.extend(path);
-        self.server(&segments)
+    /// The address as it is.
+    pub(super) fn url(&self) -> &Url {
+        &self.base
     }
 
     /// Whether the teacher is on this machine, where no proxy can be meant.
@@ -83,6 +49,11 @@ impl Address {
         let host = self.base.host_str().unwrap_or_default();
         let ip = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
         host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback())
+    }
+
+    /// Whether what is sent can be read on the way.
+    pub(super) fn is_in_the_open(&self) -> bool {
+        self.base.scheme() == "http" && !self.is_loopback()
     }
 
     /// `text` from the teacher, fit to be shown: one line, at most 300 characters, no secrets.
@@ -116,43 +87,36 @@ fn shown(url: &Url) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::tests::spec;
 
-    fn address(url: &str, version: Option<&str>) -> Address {
-        let mut spec = spec(url);
-        spec.version = version.map(str::to_owned);
-        Address::new(&spec, BearerToken::new("t0ken").as_ref()).expect("an address")
+    fn address(url: &str) -> Address {
+        Address::new(url, Some("t0ken")).expect("an address")
     }
 
     #[test]
     fn paths_go_under_the_base_address() {
-        let plain = address("http://127.0.0.1:8080", None);
-        assert_eq!(plain.server(&["health", "ready"]).path(), "/v2/health/ready");
-        assert_eq!(plain.model(&["infer"]).path(), "/v2/models/lenet5/infer");
-        let prefixed = address("https://host/prefix/", Some("3"));
-        assert_eq!(
-            prefixed.model(&["infer"]).as_str(),
-            "https://host/prefix/v2/models/lenet5/versions/3/infer"
-        );
+        let plain = address("http://127.0.0.1:8080");
+        assert_eq!(plain.join(&["v2", "health", "ready"]).path(), "/v2/health/ready");
+        let prefixed = address("https://host/prefix/");
+        assert_eq!(prefixed.join(&["v2", "a b"]).as_str(), "https://host/prefix/v2/a%20b");
     }
 
     #[test]
     fn secrets_are_not_shown() {
-        let address = address("http://user:hunter2@host:81/a", None);
+        let address = address("http://user:hunter2@host:81/a");
         assert_eq!(address.to_string(), "http://host:81/a");
         assert_eq!(address.excerpt("hunter2\nand t0ken"), "*** and ***");
         assert_eq!(address.excerpt(&"x".repeat(9_000)).len(), 300);
-        let error = Address::new(&spec("http://user:hunter2@host?key=hunter2"), None);
+        let error = Address::new("http://user:hunter2@host?key=hunter2", None);
         let error = error.err().expect("a query is refused").to_string();
         assert!(!error.contains("hunter2") && error.contains("http://host"), "{error}");
-        assert_eq!(format!("{:?}", BearerToken::new("t0ken")), "Some(BearerToken(hidden))");
     }
 
     #[test]
     fn only_this_machine_is_loopback() {
         for url in ["http://127.0.0.1:1", "http://localhost", "http://[::1]:1"] {
-            assert!(address(url, None).is_loopback(), "{url}");
+            assert!(address(url).is_loopback() && !address(url).is_in_the_open(), "{url}");
         }
-        assert!(!address("http://example.org", None).is_loopback());
+        assert!(address("http://example.org").is_in_the_open());
+        assert!(!address("https://example.org").is_in_the_open());
     }
 }

@@ -7,12 +7,13 @@ use axum::Json;
 use axum::body::{Body, to_bytes};
 use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
-use super::model::{Model, Pixels};
-use crate::wire;
+use super::model::{Caller, Model, Trouble};
+use super::question::{self, EXTENSIONS, SERVER};
+use crate::{binary, wire};
 
 /// Longest time for one request body to arrive.
 const BODY_DEADLINE: Duration = Duration::from_secs(60);
@@ -37,8 +38,19 @@ impl IntoResponse for Refusal {
     }
 }
 
-fn malformed(cause: impl std::fmt::Display) -> Refusal {
-    Refusal(StatusCode::BAD_REQUEST, cause.to_string())
+impl From<Trouble> for Refusal {
+    fn from(trouble: Trouble) -> Self {
+        match trouble {
+            Trouble::Malformed(cause) => Self(StatusCode::BAD_REQUEST, cause),
+            Trouble::Unknown(cause) => Self(StatusCode::NOT_FOUND, cause),
+            Trouble::Busy => Self(StatusCode::SERVICE_UNAVAILABLE, "too many requests in flight".into()),
+            Trouble::OtherImages => Self(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "this Idempotency-Key was used for other images".into(),
+            ),
+            Trouble::Failed(cause) => Self(StatusCode::INTERNAL_SERVER_ERROR, cause),
+        }
+    }
 }
 
 /// The model, when the path names it.
@@ -55,18 +67,9 @@ impl FromRequestParts<Arc<Model>> for Known {
 
     async fn from_request_parts(parts: &mut Parts, state: &Arc<Model>) -> Result<Self, Refusal> {
         let named = Path::<Named>::from_request_parts(parts, state).await;
-        let Path(Named { model, version }) = named.map_err(malformed)?;
-        let config = &state.config;
-        if model != config.name || version.as_ref().is_some_and(|v| *v != config.version) {
-            let version = version.map(|v| format!(" version {v}")).unwrap_or_default();
-            return Err(Refusal(
-                StatusCode::NOT_FOUND,
-                format!(
-                    "expected model {} version {}, found {model}{version}",
-                    config.name, config.version
-                ),
-            ));
-        }
+        let Path(Named { model, version }) =
+            named.map_err(|error| Refusal(StatusCode::BAD_REQUEST, error.to_string()))?;
+        state.check_named(&model, version.as_deref())?;
         Ok(Self(state.clone()))
     }
 }
@@ -84,31 +87,14 @@ pub(super) async fn health() -> StatusCode {
 
 pub(super) async fn server() -> Json<wire::ServerMetadata> {
     Json(wire::ServerMetadata {
-        name: "stillhouse-teacher".into(),
+        name: SERVER.into(),
         version: env!("CARGO_PKG_VERSION").into(),
-        extensions: vec!["model_configuration".into(), "statistics".into()],
+        extensions: EXTENSIONS.map(str::to_owned).to_vec(),
     })
 }
 
 pub(super) async fn metadata(Known(model): Known) -> Json<wire::ModelMetadata> {
-    let config = &model.config;
-    let [c, h, w] = [config.shape.channels, config.shape.height, config.shape.width].map(i64::from);
-    let tensor = |name: &str, datatype: &str, shape| wire::TensorMetadata {
-        name: name.into(),
-        datatype: datatype.into(),
-        shape,
-    };
-    Json(wire::ModelMetadata {
-        name: config.name.clone(),
-        versions: Some(vec![config.version.clone()]),
-        platform: Some("stillhouse".into()),
-        inputs: vec![tensor("images", config.datatype.name(), vec![-1, c, h, w])],
-        outputs: vec![tensor(
-            wire::output_name(config.response),
-            "FP32",
-            vec![-1, config.classes as i64],
-        )],
-    })
+    Json(model.metadata())
 }
 
 pub(super) async fn model_ready(Known(model): Known) -> Json<wire::ModelReady> {
@@ -137,67 +123,82 @@ pub(super) async fn stats(Known(model): Known) -> Json<wire::ModelStats> {
     })
 }
 
-pub(super) async fn infer(Known(model): Known, body: Body) -> Result<Json<wire::InferResponse>, Refusal> {
-    let busy = || Refusal(StatusCode::SERVICE_UNAVAILABLE, "too many requests in flight".into());
-    let _slot = model.slot().ok_or_else(busy)?;
-    let request = read(&model, body).await?;
-    let id = request.id.clone();
-    let (pixels, n) = images(&model, request)?;
-    let values = model
-        .predict(pixels, n)
-        .await
-        .map_err(|cause| Refusal(StatusCode::INTERNAL_SERVER_ERROR, cause))?;
+pub(super) async fn infer(Known(model): Known, headers: HeaderMap, body: Body) -> Result<Response, Refusal> {
+    let _slot = model.slot()?;
+    let request = read(&model, &headers, body).await?;
+    let wire::InferRequest {
+        id,
+        inputs,
+        outputs,
+        parameters,
+    } = request;
+    let text = |name: &str| {
+        headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .map(str::to_owned)
+    };
+    let caller = Caller {
+        request_id: text("x-request-id").or_else(|| id.clone()).unwrap_or_default(),
+        idempotency_key: text("idempotency-key"),
+    };
+    let everywhere = parameters
+        .and_then(|parameters| parameters.binary_data_output)
+        .unwrap_or(false);
+    let wanted = Wanted::of(&outputs);
+    let raw = wanted.raw.unwrap_or(everywhere);
+    let output = question::answer(&model, inputs, wanted.classification, caller).await?;
     let config = &model.config;
-    Ok(Json(wire::InferResponse {
+    let answer = wire::InferResponse {
         model_name: Some(config.name.clone()),
         model_version: Some(config.version.clone()),
         id,
-        outputs: vec![wire::Tensor {
-            name: wire::output_name(config.response).into(),
-            shape: vec![n as u64, config.classes as u64],
-            datatype: "FP32".into(),
-            data: wire::Values(values),
-        }],
-    }))
+        outputs: vec![output],
+    };
+    if !raw {
+        return Ok(Json(answer).into_response());
+    }
+    let (body, length) = binary::write(answer, |answer| &mut answer.outputs);
+    let headers = [
+        (
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/octet-stream"),
+        ),
+        (HeaderName::from_static(binary::HEADER), length.into()),
+    ];
+    Ok((headers, body).into_response())
 }
 
-async fn read(model: &Model, body: Body) -> Result<wire::InferRequest, Refusal> {
-    let numbers = model.config.max_batch as usize * model.config.shape.len();
-    let limit = numbers * NUMBER_BYTES + FRAME_BYTES;
+/// How the only output is wanted.
+struct Wanted {
+    raw: Option<bool>,
+    classification: Option<u32>,
+}
+
+impl Wanted {
+    fn of(outputs: &[wire::RequestedOutput]) -> Self {
+        let parameters = outputs.first().and_then(|output| output.parameters.as_ref());
+        Self {
+            raw: parameters.and_then(|parameters| parameters.binary_data),
+            classification: parameters.and_then(|parameters| parameters.classification),
+        }
+    }
+}
+
+async fn read(model: &Model, headers: &HeaderMap, body: Body) -> Result<wire::InferRequest, Refusal> {
+    let limit = model.request_bytes(NUMBER_BYTES) + FRAME_BYTES;
     let bytes = tokio::time::timeout(BODY_DEADLINE, to_bytes(body, limit))
         .await
         .map_err(|_| Refusal(StatusCode::REQUEST_TIMEOUT, "the request body did not arrive".into()))?
         .map_err(|error| Refusal(StatusCode::PAYLOAD_TOO_LARGE, format!("{error} (limit {limit} bytes)")))?;
-    serde_json::from_slice(&bytes).map_err(malformed)
+    let header = headers.get(binary::HEADER).map(|header| header.to_str().unwrap_or("?"));
+    let request = binary::read(&bytes, header, |request: &mut wire::InferRequest| &mut request.inputs);
+    request.map_err(|error| Refusal(StatusCode::BAD_REQUEST, with_cause(&error)))
 }
 
-/// The images of a request, with everything about them checked.
-fn images(model: &Model, mut request: wire::InferRequest) -> Result<(Pixels, usize), Refusal> {
-    let config = &model.config;
-    let Some(input) = request.inputs.pop().filter(|_| request.inputs.is_empty()) else {
-        return Err(malformed("expected exactly one input"));
-    };
-    if input.name != "images" || input.datatype != config.datatype.name() {
-        return Err(malformed(format!(
-            "expected input images of {}, found {} of {}",
-            config.datatype.name(),
-            input.name,
-            input.datatype
-        )));
+fn with_cause(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
     }
-    let [c, h, w] = [config.shape.channels, config.shape.height, config.shape.width].map(u64::from);
-    let (batch, image) = input.shape.split_first().unwrap_or((&0, &[]));
-    if image != [c, h, w] || !(1..=u64::from(config.max_batch)).contains(batch) {
-        return Err(malformed(format!(
-            "expected shape [1 to {}, {c}, {h}, {w}], found {:?}",
-            config.max_batch, input.shape
-        )));
-    }
-    let (expected, found) = (*batch as usize * config.shape.len(), input.data.0.len());
-    if found != expected {
-        return Err(malformed(format!("expected {expected} values, found {found}")));
-    }
-    let pixels = Pixels::new(input.data.0, config.datatype);
-    let pixels = pixels.ok_or_else(|| malformed(format!("a value is no {}", config.datatype.name())))?;
-    Ok((pixels, *batch as usize))
 }

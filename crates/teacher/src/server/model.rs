@@ -4,10 +4,12 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 
+use super::books::Books;
+use super::replay::{Answered, locked};
 use super::{ModelServer, Predict};
 use crate::bill::BillFile;
 use crate::tensor::{Datatype, unit};
@@ -58,10 +60,35 @@ impl Pixels {
 /// refused with 503, which costs the client nothing.
 const IN_FLIGHT: usize = 64;
 
+/// Who asks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Caller {
+    /// The client's name of the request; empty without one.
+    pub(super) request_id: String,
+    /// The question that it is a try at.
+    pub(super) idempotency_key: Option<String>,
+}
+
+/// Why there is no answer. None of these is billed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// The request is not one of the protocol, or does not fit the model.
+    Malformed(String),
+    /// There is no such model.
+    Unknown(String),
+    /// Too many requests.
+    Busy,
+    /// The key was billed for other images.
+    OtherImages,
+    /// The model failed.
+    Failed(String),
+}
+
 struct Work {
     pixels: Pixels,
     n: usize,
-    reply: oneshot::Sender<Result<Vec<f32>, String>>,
+    caller: Caller,
+    reply: oneshot::Sender<Result<Vec<f32>, Trouble>>,
 }
 
 pub(super) struct Model {
@@ -80,14 +107,14 @@ struct Counts {
 
 impl Model {
     /// Starts the threads.
-    pub(super) fn start(config: ModelServer, predict: Predict, bill: Option<BillFile>) -> io::Result<Self> {
+    pub(super) fn start(config: ModelServer, predict: Predict, books: Books) -> io::Result<Self> {
         let (work, queue) = sync_channel(IN_FLIGHT);
         let counts = Arc::<Counts>::default();
         let runner = Arc::new(Runner {
             predict,
             classes: config.classes,
             image_len: config.shape.len(),
-            bill: bill.map(Mutex::new),
+            books,
             counts: counts.clone(),
             queue: Mutex::new(queue),
         });
@@ -106,22 +133,23 @@ impl Model {
         })
     }
 
-    /// A place for one request, or `None` when all are taken.
-    pub(super) fn slot(&self) -> Option<SemaphorePermit<'_>> {
-        self.slots.try_acquire().ok()
+    /// A place for one request, or [`Trouble::Busy`] when all are taken.
+    pub(super) fn slot(&self) -> Result<SemaphorePermit<'_>, Trouble> {
+        self.slots.try_acquire().map_err(|_| Trouble::Busy)
     }
 
     /// Answers `n` images; the caller holds a slot.
-    pub(super) async fn predict(&self, pixels: Pixels, n: usize) -> Result<Vec<f32>, String> {
+    pub(super) async fn predict(&self, pixels: Pixels, n: usize, caller: Caller) -> Result<Vec<f32>, Trouble> {
+        let ended = || Trouble::Failed("the prediction threads have ended".to_owned());
         let (reply, answer) = oneshot::channel();
-        let work = Work { pixels, n, reply };
-        self.work
-            .try_send(work)
-            .map_err(|_| "every prediction thread has ended".to_owned())?;
-        answer
-            .await
-            .map_err(|_| "the prediction thread ended".to_owned())
-            .and_then(|answer| answer)
+        let work = Work {
+            pixels,
+            n,
+            caller,
+            reply,
+        };
+        self.work.try_send(work).map_err(|_| ended())?;
+        answer.await.map_err(|_| ended())?
     }
 
     /// Images and requests answered.
@@ -136,7 +164,7 @@ struct Runner {
     predict: Predict,
     classes: usize,
     image_len: usize,
-    bill: Option<Mutex<BillFile>>,
+    books: Books,
     counts: Arc<Counts>,
     queue: Mutex<Receiver<Work>>,
 }
@@ -144,42 +172,75 @@ struct Runner {
 impl Runner {
     /// Works until the model is dropped.
     fn run(&self) {
-        while let Some(Work { pixels, n, reply }) = self.next() {
+        while let Some(Work {
+            pixels,
+            n,
+            caller,
+            reply,
+        }) = self.next()
+        {
             // Nobody waits any more when the client has gone; what was billed stays billed.
-            let _ = reply.send(self.answer(pixels, n));
+            let _ = reply.send(self.answer(pixels, n, &caller));
         }
     }
 
     fn next(&self) -> Option<Work> {
-        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        queue.recv().ok()
+        locked(&self.queue).recv().ok()
     }
 
-    /// Predicts, bills, and only then hands out the answer.
-    fn answer(&self, pixels: Pixels, n: usize) -> Result<Vec<f32>, String> {
-        let digests = self.bill.as_ref().map(|_| self.digests(&pixels));
-        let values = catch_unwind(AssertUnwindSafe(|| (self.predict)(pixels, n)))
-            .map_err(|_| "the model panicked".to_owned())
-            .and_then(|values| values)?;
-        let expected = n * self.classes;
-        if values.len() != expected {
-            return Err(format!(
-                "expected {expected} values from the model, found {}",
-                values.len()
-            ));
+    /// Predicts, enters it into the books, and only then hands out the answer. A key that was
+    /// billed before is answered again and not entered.
+    fn answer(&self, pixels: Pixels, n: usize, caller: &Caller) -> Result<Vec<f32>, Trouble> {
+        let bytes = self.books.wants_digests(caller).then(|| pixels.clone().into_bytes());
+        let images = *blake3::hash(bytes.as_deref().unwrap_or_default()).as_bytes();
+        let Some(key) = &caller.idempotency_key else {
+            let values = self.compute(pixels, n)?;
+            self.enter(n, caller, images, bytes.as_deref())?;
+            return Ok(values);
+        };
+        let place = self.books.replays.place(key);
+        let mut answered = locked(&place);
+        match &*answered {
+            Some(before) if before.images != images => return Err(Trouble::OtherImages),
+            Some(Answered {
+                values: Some(values), ..
+            }) => return Ok(values.clone()),
+            Some(Answered { values: None, .. }) => return self.compute(pixels, n),
+            None => {}
         }
-        if let (Some(bill), Some(digests)) = (&self.bill, digests) {
-            let mut bill = bill.lock().unwrap_or_else(PoisonError::into_inner);
-            bill.append(&digests)
-                .map_err(|error| format!("the bill cannot be written: {error}"))?;
-        }
-        self.counts.images.fetch_add(n as u64, Ordering::Relaxed);
-        self.counts.requests.fetch_add(1, Ordering::Relaxed);
+        let values = self.compute(pixels, n)?;
+        self.enter(n, caller, images, bytes.as_deref())?;
+        *answered = Some(Answered {
+            images,
+            values: Some(values.clone()),
+        });
+        drop(answered);
+        self.books.replays.keep(&place);
         Ok(values)
     }
 
-    fn digests(&self, pixels: &Pixels) -> Vec<[u8; 32]> {
-        let bytes = pixels.clone().into_bytes();
-        bytes.chunks_exact(self.image_len).map(BillFile::digest).collect()
+    fn compute(&self, pixels: Pixels, n: usize) -> Result<Vec<f32>, Trouble> {
+        let values = catch_unwind(AssertUnwindSafe(|| (self.predict)(pixels, n)))
+            .map_err(|_| "the model panicked".to_owned())
+            .and_then(|values| values)
+            .map_err(Trouble::Failed)?;
+        let (expected, found) = (n * self.classes, values.len());
+        if found != expected {
+            let cause = format!("expected {expected} values from the model, found {found}");
+            return Err(Trouble::Failed(cause));
+        }
+        Ok(values)
+    }
+
+    fn enter(&self, n: usize, caller: &Caller, images: [u8; 32], bytes: Option<&[u8]>) -> Result<(), Trouble> {
+        let digests: Vec<[u8; 32]> = match bytes {
+            Some(bytes) => bytes.chunks_exact(self.image_len).map(BillFile::digest).collect(),
+            None => vec![[0; 32]; n],
+        };
+        let failed = |error| Trouble::Failed(format!("the books cannot be written: {error}"));
+        self.books.enter(caller, images, &digests).map_err(failed)?;
+        self.counts.images.fetch_add(n as u64, Ordering::Relaxed);
+        self.counts.requests.fetch_add(1, Ordering::Relaxed);
+        Ok(())
     }
 }

@@ -9,11 +9,12 @@ use stillhouse_core::key::hex;
 use stillhouse_teacher::wire::{ErrorMessage, ModelStats};
 use stillhouse_teacher::{
     BillFile, Billing, ConnectError, Datatype, FailureKind, Layout, ModelServer, OpenInference, Predict, Teacher,
+    connect,
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-fn config(datatype: Datatype) -> ModelServer {
+pub(crate) fn config(datatype: Datatype) -> ModelServer {
     ModelServer {
         name: "lenet5".into(),
         version: "7".into(),
@@ -27,7 +28,7 @@ fn config(datatype: Datatype) -> ModelServer {
 }
 
 /// The share of white in the first pixel.
-fn brightness() -> Predict {
+pub(crate) fn brightness() -> Predict {
     Arc::new(|pixels, _n| {
         let values = pixels.into_unit();
         Ok(values
@@ -59,10 +60,13 @@ async fn images_go_out_and_labels_come_back_in_either_datatype() {
         let folder = tempfile::tempdir().unwrap();
         let bill = folder.path().join("bill");
         let (spec, _guard) = start(config(datatype), brightness(), Some(&bill)).await;
-        let (client, _) = OpenInference::connect(&spec, SHAPE).await.expect("connected");
+        let client = OpenInference::connect(&spec, SHAPE, None).await.expect("connected");
         let info = client.info();
         assert_eq!((info.classes, info.max_batch), (Some(2), Some(8)));
-        assert_eq!((info.input.datatype, info.input.layout), (datatype, Layout::Nchw));
+        assert_eq!(
+            (client.input().datatype, client.input().layout),
+            (datatype, Layout::Nchw)
+        );
         assert_eq!(info.version.as_deref(), Some("7"));
         let labels = client.infer(&images, 3, &attempt()).await.expect("labels");
         for (label, white) in labels.into_iter().zip([0.0, 0.2, 1.0]) {
@@ -87,16 +91,13 @@ async fn logits_become_probabilities() {
         ..config(Datatype::Uint8)
     };
     let (mut spec, _guard) = start(server, logits, None).await;
-    let refused = OpenInference::connect(&spec, SHAPE)
-        .await
-        .err()
-        .expect("wrong response kind");
+    let refused = connect(&spec, SHAPE, None).await.err().expect("wrong response kind");
     assert_eq!(
         refused.to_string(),
         "the model's output: expected probabilities (spec.teacher.response), found logits"
     );
     spec.response = Response::Logits;
-    let (client, _) = OpenInference::connect(&spec, SHAPE).await.expect("connected");
+    let (client, _) = connect(&spec, SHAPE, None).await.expect("connected");
     let labels = client.infer(&[0; 6], 1, &attempt()).await.expect("labels");
     assert!((labels[0].as_ref().expect("sound").probabilities()[1] - 0.75).abs() < 1e-6);
 }
@@ -109,7 +110,7 @@ async fn a_teacher_that_does_not_fit_is_refused_before_anything_is_spent() {
     let refused = async |change: &dyn Fn(&mut TeacherSpec), shape| {
         let mut spec = spec.clone();
         change(&mut spec);
-        OpenInference::connect(&spec, shape).await.err().expect("does not fit")
+        connect(&spec, shape, None).await.err().expect("does not fit")
     };
     let error = refused(&|spec| spec.model = "vgg".into(), SHAPE).await;
     assert!(matches!(error, ConnectError::Refused { status: 404, .. }), "{error}");
@@ -141,7 +142,7 @@ async fn a_fingerprint_names_the_model_and_not_its_address() {
     let (newer, _guard) = start(other, brightness(), None).await;
     let (float, _guard) = start(config(Datatype::Fp32), brightness(), None).await;
     let fingerprint = async |spec: &TeacherSpec| {
-        let (_, info) = OpenInference::connect(spec, SHAPE).await.expect("connected");
+        let (_, info) = connect(spec, SHAPE, None).await.expect("connected");
         info.fingerprint
     };
     let first = fingerprint(&here).await;
@@ -170,7 +171,7 @@ async fn a_failing_model_is_a_server_error_that_is_not_billed() {
         _ => Ok([1.0, 0.0].repeat(n)),
     });
     let (spec, _guard) = start(config(Datatype::Uint8), predict, Some(&bill)).await;
-    let (client, _) = OpenInference::connect(&spec, SHAPE).await.expect("connected");
+    let (client, _) = connect(&spec, SHAPE, None).await.expect("connected");
     for (pixel, cause) in [
         (0, "out of memory"),
         (1, "panicked"),
@@ -252,7 +253,7 @@ async fn a_full_server_refuses_at_no_cost() {
         ..config(Datatype::Uint8)
     };
     let (spec, _guard) = start(server, slow, None).await;
-    let client = Arc::new(OpenInference::connect(&spec, SHAPE).await.expect("connected").0);
+    let client = connect(&spec, SHAPE, None).await.expect("connected").0;
     let ask = || {
         let client = client.clone();
         tokio::spawn(async move { client.infer(&[0; 6], 1, &attempt()).await })

@@ -1,17 +1,20 @@
 //! The client against servers that fail, lie, stall and flood: one attempt, a bounded answer, and
 //! the right class of failure.
 
+use std::sync::Arc;
+
 use crate::raw::{RawTeacher, SHAPE, answer, attempt, ok, spec};
+use stillhouse_core::job::AuthSpec;
 use stillhouse_core::label::LabelError;
-use stillhouse_teacher::{BearerToken, Billing, ConnectError, FailureKind, OpenInference, Teacher, TeacherFailure};
+use stillhouse_teacher::{Attempt, Billing, ConnectError, FailureKind, Teacher, TeacherFailure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const TWO: [u8; 12] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 255];
 
-async fn connect(teacher: &RawTeacher, timeout_seconds: f64) -> OpenInference {
+async fn connect(teacher: &RawTeacher, timeout_seconds: f64) -> Arc<dyn Teacher> {
     let mut spec = spec(teacher.address);
     spec.timeout_seconds = timeout_seconds;
-    OpenInference::connect(&spec, SHAPE)
+    stillhouse_teacher::connect(&spec, SHAPE, None)
         .await
         .expect("a sound teacher so far")
         .0
@@ -202,8 +205,8 @@ async fn a_closed_port_means_that_nothing_was_sent() {
     teacher.stop().await;
     let failure = client.infer(&TWO, 2, &attempt()).await.expect_err("closed");
     assert_eq!(failure.billing(), Billing::NotSent, "{failure}");
-    assert!(!failure.is_fatal());
-    let error = OpenInference::connect(&spec(teacher.address), SHAPE)
+    assert!(!failure.is_fatal() && teacher.asked() == 0);
+    let error = stillhouse_teacher::connect(&spec(teacher.address), SHAPE, None)
         .await
         .err()
         .expect("closed");
@@ -214,40 +217,86 @@ async fn a_closed_port_means_that_nothing_was_sent() {
 }
 
 #[tokio::test]
-async fn a_connection_is_never_used_twice() {
-    let teacher = RawTeacher::start(|mut stream| async move {
+async fn a_kept_connection_that_is_cut_under_a_request_loses_that_request_and_no_other() {
+    let teacher = RawTeacher::keeping(|mut stream, nth| async move {
+        // The second request on a connection is read, and never answered.
+        if nth == 1 {
+            return None;
+        }
         let answer = outputs("[2,2]", "[0,1,0,1]");
         stream.write_all(answer.as_bytes()).await.unwrap();
-        // A second request here would wait for ever: only the end of the stream may come.
-        assert_eq!(stream.read(&mut [0; 16]).await.unwrap_or(0), 0);
+        Some(stream)
     })
     .await;
     let client = connect(&teacher, 5.0).await;
-    for _ in 0..3 {
-        client
-            .infer(&TWO, 2, &attempt())
-            .await
-            .expect("a connection of its own");
-    }
+    client.infer(&TWO, 2, &attempt()).await.expect("the first");
+    let failure = client.infer(&TWO, 2, &attempt()).await.expect_err("cut");
+    assert_eq!(
+        (failure.kind, failure.billing()),
+        (FailureKind::Lost, Billing::Ambiguous)
+    );
+    assert_eq!(teacher.asked(), 2, "not sent again");
+    client.infer(&TWO, 2, &attempt()).await.expect("a new connection");
     assert_eq!(teacher.asked(), 3);
 }
 
 #[tokio::test]
+async fn a_server_that_hangs_up_after_each_answer_never_sees_a_request_twice() {
+    let teacher = RawTeacher::saying(outputs("[2,2]", "[0,1,0,1]")).await;
+    let client = connect(&teacher, 5.0).await;
+    let (mut answered, mut lost) = (0, 0);
+    for _ in 0..200 {
+        match client.infer(&TWO, 2, &attempt()).await {
+            Ok(_) => answered += 1,
+            Err(failure) => match failure.billing() {
+                Billing::Ambiguous => lost += 1,
+                Billing::NotSent => {}
+                billing => panic!("{billing:?}: {failure}"),
+            },
+        }
+    }
+    let asked = teacher.asked();
+    assert!(
+        (answered..=answered + lost).contains(&asked),
+        "{asked} asked, {answered} answered, {lost} lost"
+    );
+    let ids = teacher.header("x-request-id");
+    let distinct: std::collections::HashSet<&String> = ids.iter().collect();
+    assert_eq!(distinct.len(), asked, "each request once");
+}
+
+#[tokio::test]
 async fn secrets_travel_but_are_not_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    std::fs::write(&file, "s3cret\n").unwrap();
     let echo = answer(403, "", r#"{"error":"bad token s3cret"}"#);
     let teacher = RawTeacher::saying(echo).await;
-    let spec = spec(teacher.address);
-    let client = OpenInference::connect_with(&spec, SHAPE, BearerToken::new("s3cret"));
-    let failure = client
-        .await
-        .expect("sound")
-        .0
-        .infer(&TWO, 2, &attempt())
-        .await
-        .expect_err("403");
+    let mut spec = spec(teacher.address);
+    spec.headers.insert("X-Tenant".into(), "blue".into());
+    spec.auth = Some(AuthSpec {
+        header: "Authorization".into(),
+        scheme: None,
+        file: Some(file),
+        environment: None,
+    });
+    let client = stillhouse_teacher::connect(&spec, SHAPE, None).await.expect("sound").0;
+    let named = Attempt {
+        request_id: "r-17".into(),
+        idempotency_key: Some("k-9".into()),
+    };
+    let failure = client.infer(&TWO, 2, &named).await.expect_err("403");
     let head = teacher.questions.lock().unwrap()[0].to_ascii_lowercase();
-    assert!(head.contains("authorization: bearer s3cret"), "{head}");
+    for line in [
+        "authorization: bearer s3cret",
+        "x-tenant: blue",
+        "x-request-id: r-17",
+        "idempotency-key: k-9",
+    ] {
+        assert!(head.contains(line), "{head}");
+    }
     assert!(failure.message.ends_with("bad token ***"), "{failure}");
+    assert!(!format!("{spec:?}").contains("s3cret"));
 }
 
 #[tokio::test]
@@ -256,7 +305,10 @@ async fn a_server_without_tls_is_unreachable_over_https() {
     let mut spec = spec(teacher.address);
     spec.url = spec.url.replace("http:", "https:");
     spec.timeout_seconds = 1.0;
-    let error = OpenInference::connect(&spec, SHAPE).await.err().expect("no TLS");
+    let error = stillhouse_teacher::connect(&spec, SHAPE, None)
+        .await
+        .err()
+        .expect("no TLS");
     assert!(matches!(error, ConnectError::Unreachable { .. }), "{error}");
     assert_eq!(teacher.asked(), 0);
 }

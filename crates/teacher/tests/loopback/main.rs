@@ -2,5 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod conformance;
+mod docs;
 mod hostile;
 mod raw;
+mod spoken;
+mod tls;
+mod ways;

@@ -10,7 +10,7 @@ use stillhouse_core::job::{Protocol, TeacherSpec};
 use stillhouse_teacher::Attempt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 pub(crate) const SHAPE: ImageShape = ImageShape {
     channels: 1,
@@ -37,28 +37,54 @@ pub(crate) struct RawTeacher {
     pub(crate) address: SocketAddr,
     /// Head of every inference request.
     pub(crate) questions: Arc<Mutex<Vec<String>>>,
+    /// Body of every inference request.
+    pub(crate) bodies: Arc<Mutex<Vec<Vec<u8>>>>,
     accepting: JoinHandle<()>,
 }
 
 impl RawTeacher {
+    /// Hands each inference the stream that it came on, which it may keep.
     pub(crate) async fn start<F, Fut>(on_infer: F) -> Self
     where
         F: Fn(TcpStream) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = ()> + Send + 'static,
     {
+        let on_infer = Arc::new(on_infer);
+        Self::keeping(move |stream, _| {
+            let on_infer = on_infer.clone();
+            async move {
+                on_infer(stream).await;
+                None
+            }
+        })
+        .await
+    }
+
+    /// As [`RawTeacher::start`], for an inference that hands the stream back, told how many came
+    /// before it on that connection.
+    pub(crate) async fn keeping<F, Fut>(on_infer: F) -> Self
+    where
+        F: Fn(TcpStream, usize) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Option<TcpStream>> + Send + 'static,
+    {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let questions = Arc::new(Mutex::new(Vec::new()));
-        let (on_infer, heard) = (Arc::new(on_infer), Arc::clone(&questions));
+        let bodies = Arc::new(Mutex::new(Vec::new()));
+        let on_infer = Arc::new(on_infer);
+        let heard = (Arc::clone(&questions), Arc::clone(&bodies));
         let accepting = tokio::spawn(async move {
+            // Ends with the task.
+            let mut connections = JoinSet::new();
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                tokio::spawn(handle(stream, on_infer.clone(), heard.clone()));
+                connections.spawn(handle(stream, on_infer.clone(), heard.clone()));
             }
         });
         Self {
             address,
             questions,
+            bodies,
             accepting,
         }
     }
@@ -77,7 +103,20 @@ impl RawTeacher {
         self.questions.lock().unwrap().len()
     }
 
-    /// Closes the port.
+    /// A header of every inference request.
+    pub(crate) fn header(&self, name: &str) -> Vec<String> {
+        let questions = self.questions.lock().unwrap();
+        let value = |head: &String| {
+            let line = head.lines().find_map(|line| {
+                let (found, value) = line.split_once(':')?;
+                found.eq_ignore_ascii_case(name).then(|| value.trim().to_owned())
+            });
+            line.unwrap_or_default()
+        };
+        questions.iter().map(value).collect()
+    }
+
+    /// Closes the port and every connection.
     pub(crate) async fn stop(&mut self) {
         self.accepting.abort();
         assert!((&mut self.accepting).await.unwrap_err().is_cancelled());
@@ -90,17 +129,26 @@ impl Drop for RawTeacher {
     }
 }
 
-async fn handle<F, Fut>(mut stream: TcpStream, on_infer: Arc<F>, questions: Arc<Mutex<Vec<String>>>)
+/// Heads and bodies.
+type Heard = (Arc<Mutex<Vec<String>>>, Arc<Mutex<Vec<Vec<u8>>>>);
+
+async fn handle<F, Fut>(mut stream: TcpStream, on_infer: Arc<F>, (questions, bodies): Heard)
 where
-    F: Fn(TcpStream) -> Fut,
-    Fut: Future<Output = ()>,
+    F: Fn(TcpStream, usize) -> Fut,
+    Fut: Future<Output = Option<TcpStream>>,
 {
+    let mut asked = 0;
     // A keep-alive server: it would serve many requests on one connection.
-    while let Some(head) = read_request(&mut stream).await {
+    while let Some((head, body)) = read_request(&mut stream).await {
         if head.starts_with("POST") {
             questions.lock().unwrap().push(head);
-            on_infer(stream).await;
-            return;
+            bodies.lock().unwrap().push(body);
+            match on_infer(stream, asked).await {
+                Some(kept) => stream = kept,
+                None => return,
+            }
+            asked += 1;
+            continue;
         }
         let body = if head.starts_with("GET /v2/models/lenet5 ") {
             METADATA
@@ -112,8 +160,8 @@ where
     }
 }
 
-/// Reads one whole request; its head, or `None` at the end of the stream.
-async fn read_request(stream: &mut TcpStream) -> Option<String> {
+/// Reads one whole request; its head and body, or `None` at the end of the stream.
+async fn read_request(stream: &mut TcpStream) -> Option<(String, Vec<u8>)> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(stream.read_u8().await.ok()?);
@@ -127,7 +175,7 @@ async fn read_request(stream: &mut TcpStream) -> Option<String> {
     let length = length.map_or(0, |length| length.trim().parse().unwrap());
     let mut body = vec![0; length];
     stream.read_exact(&mut body).await.ok()?;
-    Some(head)
+    Some((head, body))
 }
 
 /// A whole 200 with `body`.

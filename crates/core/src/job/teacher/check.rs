@@ -109,6 +109,13 @@ fn check_limits(teacher: &TeacherSpec) -> Result<(), JobError> {
         "0.01 to 3600",
         seconds,
     )?;
+    let patience = teacher.patience_seconds;
+    require(
+        (0.0..=30.0 * 86_400.0).contains(&patience),
+        "spec.teacher.patienceSeconds",
+        "0 to 2592000 (30 days)",
+        patience,
+    )?;
     if let Some(rate) = teacher.rate_per_second {
         require(
             rate.is_finite() && rate > 0.0,

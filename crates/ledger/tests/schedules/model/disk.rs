@@ -51,7 +51,7 @@ impl World {
         } else {
             self.disk.budget
         };
-        let book = Book::open(budget, self.believed_policy(), epoch, records);
+        let book = Book::open(budget, self.believed_policy(), epoch, records.into_iter().collect());
         self.disk.epoch = epoch;
         self.books.push(book);
         self.who = self.books.len() - 1;
@@ -82,7 +82,7 @@ impl World {
 
     fn store(&mut self) {
         let book = &mut self.books[self.who];
-        let changes = book.changes().map(|(key, record)| (*key, record.clone()));
+        let changes = book.changes().map(|(_, key, record)| (*key, record.clone()));
         self.disk.records.extend(changes);
         book.forget_changes();
     }
@@ -126,7 +126,7 @@ impl World {
         change(record);
         self.disk.records.insert(key, record.clone());
         let policy = self.believed_policy();
-        *self.book() = Book::open(budget, policy, epoch, records);
+        *self.book() = Book::open(budget, policy, epoch, records.into_iter().collect());
     }
 
     /// What a faulty ledger does to the charge of a permit.

@@ -97,7 +97,14 @@ impl World {
     pub(crate) fn invariant_disk_holds_what_was_answered(&self) -> Check {
         let newest = self.newest();
         let answered = newest.records().map(|(key, record)| (*key, record.clone()));
-        let lives = |records| Book::open(self.budget, self.policy, newest.epoch() + 1, records);
+        let lives = |records: HashMap<Key, Record>| {
+            Book::open(
+                self.budget,
+                self.policy,
+                newest.epoch() + 1,
+                records.into_iter().collect(),
+            )
+        };
         let all = |book: Book| -> HashMap<Key, Record> {
             let records = book.records().map(|(key, record)| (*key, record.clone()));
             // A key that was only looked at is no record.

@@ -13,7 +13,7 @@ use crate::cli::ReconcileArgs;
 use crate::failure::{Failure, Kind};
 use crate::job_dir::JobDir;
 use crate::report::number::{count, counted};
-use crate::report::terminal::{columns, indent};
+use crate::report::terminal::{aligned, indent};
 
 use super::super::budget::renew_summary;
 
@@ -71,7 +71,9 @@ fn table(books: &Books, invoice: &Invoice, comparison: &Comparison) -> String {
         count(known),
         count(doubtful)
     );
-    format!("{head}\n\n{}", indent(&columns(&rows))).trim_end().to_owned()
+    format!("{head}\n\n{}", indent(&aligned(&rows, |column| column == 1)))
+        .trim_end()
+        .to_owned()
 }
 
 /// Gives queries that were not billed back to the budget.

@@ -13,7 +13,7 @@ use crate::coordinate::results;
 use crate::failure::{Failure, Kind};
 use crate::labels_file::Columns;
 use crate::report::number::{count, counted, money, price};
-use crate::report::terminal::{Color, columns, indent, pairs, plain, spent};
+use crate::report::terminal::{Color, aligned, columns, indent, pairs, plain, spent};
 use crate::reuse::{Library, Wanted};
 
 /// A charge that brought no label.
@@ -64,7 +64,7 @@ pub(super) fn show(args: &ShowArgs) -> Result<String, Failure> {
 
 /// What a running job last wrote about its books.
 fn running(args: &ShowArgs) -> Option<String> {
-    if !stillhouse_ledger::store::file(&args.dir).is_file() {
+    if !stillhouse_ledger::file(&args.dir).is_file() {
         return None;
     }
     let summary = results::read_summary(&args.dir).ok()?;
@@ -195,7 +195,7 @@ impl View {
         let head = ["query", "state", "image", "for", "request", "reason"];
         let mut rows = vec![head.map(|name| color.soft(name)).to_vec()];
         rows.extend(self.unanswered.iter().take(limit).map(Unanswered::row));
-        let mut text = columns(&rows);
+        let mut text = aligned(&rows, |_| false);
         if self.unanswered.len() > limit {
             let more = count((self.unanswered.len() - limit) as u64);
             text += &format!("and {more} more: --limit N shows them");

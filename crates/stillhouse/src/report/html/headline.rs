@@ -14,7 +14,7 @@ pub(super) fn headline(summary: &Summary) -> Markup {
             p.state { (state(&summary.state)) " " (when(summary)) }
             h1 { (summary.job.name) }
             p.lede { (lede(summary)) }
-            @if let State::Stopped { reason } = &summary.state {
+            @if let State::Stopped { reason } | State::Paused { reason } = &summary.state {
                 p.stop role="note" { strong { "Stopped: " } (reason) }
             }
         }
@@ -25,6 +25,7 @@ pub(super) fn headline(summary: &Summary) -> Markup {
 fn state(state: &State) -> Markup {
     let (class, name) = match state {
         State::Running => ("running", "Running"),
+        State::Paused { .. } => ("paused", "Paused"),
         State::Finished => ("finished", "Finished"),
         State::Stopped { .. } => ("stopped", "Stopped"),
     };
@@ -47,7 +48,7 @@ fn lede(summary: &Summary) -> Markup {
     } = summary;
     html! {
         strong { (student.architecture) } " (" (counted(student.parameters, "parameter", "parameters")) ") "
-        @if summary.state == State::Running { "is learning from " } @else { "learnt from " }
+        @if matches!(summary.state, State::Running | State::Paused { .. }) { "is learning from " } @else { "learnt from " }
         (counted(summary.active.queries, "answer", "answers")) " of "
         strong { (teacher.model) } ". The questions are mixes of two of "
         (counted(u64::from(pool.seeds), "image", "images")) ", picked from "
