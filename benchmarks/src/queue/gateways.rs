@@ -26,7 +26,7 @@ use stillhouse_core::{Candidate, ImageSet, ImageShape, Key, Lambda, PairId, Pair
 use stillhouse_ledger::Request;
 use stillhouse_queue::{Queue, RedisQueue};
 use stillhouse_runtime::{Listener, Secret};
-use stillhouse_teacher::{Answer, Attempt, Datatype, InputTensor, Layout, Teacher, TeacherFailure, TeacherInfo};
+use stillhouse_teacher::{Answer, Attempt, Teacher, TeacherFailure, TeacherInfo};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
@@ -163,6 +163,7 @@ fn welcome(seeds: &ImageSet) -> Welcome {
     Welcome {
         job: String::new(),
         digest: [0; 32],
+        queue_prefix: NAME.to_owned(),
         fingerprint: FINGERPRINT,
         classes: CLASSES,
         seeds: seeds.clone(),
@@ -277,16 +278,8 @@ struct IdleTeacher {
 
 impl IdleTeacher {
     fn new() -> anyhow::Result<Self> {
-        let input = InputTensor {
-            name: "images".to_owned(),
-            datatype: Datatype::Uint8,
-            layout: Layout::Nchw,
-            shape: vec![-1, 1, 28, 28],
-        };
         let info = TeacherInfo {
             classes: Some(CLASSES as usize),
-            input,
-            output: "probabilities".to_owned(),
             version: None,
             fingerprint: FINGERPRINT,
             max_batch: None,
