@@ -39,6 +39,7 @@ enum Ended {
 }
 
 struct Trial<'a> {
+    number: u64,
     stage: Stage,
     dice: Dice,
     books: Books,
@@ -53,6 +54,7 @@ pub(super) fn run(options: &Options, number: u64, until: Instant, report: &mut R
     report.jobs += 1;
     let books = Books::new(stage.dir(), stage.folder.join("books"), &stage.job.spec.budget);
     let mut trial = Trial {
+        number,
         stage,
         dice,
         books,
@@ -91,7 +93,7 @@ impl Trial<'_> {
     }
 
     fn strike(&mut self, blow: &Blow, now: Instant) -> anyhow::Result<()> {
-        tracing::debug!(job = self.report.jobs, "{blow}");
+        tracing::debug!(job = self.number, "{blow}");
         *self.report.blows.entry(blow.name()).or_default() += 1;
         self.stage.strike(blow, now)?;
         if let Blow::Kill(Victim::Coordinator, _) = blow {
@@ -103,7 +105,7 @@ impl Trial<'_> {
     /// Lets the job finish in peace; `false` when it cannot.
     fn finish(&mut self) -> anyhow::Result<bool> {
         self.stage.relieve_all()?;
-        tracing::debug!(job = self.report.jobs, "peace");
+        tracing::debug!(job = self.number, "peace");
         let (begun, mut starts) = (Instant::now(), 0);
         while starts < STARTS_IN_PEACE && self.report.violations.is_empty() {
             let now = Instant::now();
@@ -141,7 +143,7 @@ impl Trial<'_> {
     }
 
     fn gave_up(&mut self, status: ExitStatus) {
-        tracing::debug!(job = self.report.jobs, %status, "the coordinator gave up");
+        tracing::debug!(job = self.number, %status, "the coordinator gave up");
         *self.report.gave_up.entry(status.to_string()).or_default() += 1;
         if !status.code().is_some_and(|code| OUTSIDE.contains(&code)) {
             self.report
