@@ -23,7 +23,10 @@ const TORMENT_SECONDS: (u64, u64) = (15, 60);
 /// A coordinator that ended is started again after so long.
 const RESTART_PAUSE: Duration = Duration::from_millis(200);
 /// A job in peace is done within this, on the slowest machine.
-const PEACE: Duration = Duration::from_secs(180);
+const PEACE: Duration = Duration::from_secs(240);
+/// Something happens in peace at least every so often: a gateway waits for 32 s until it takes what a
+/// dead one had leased.
+const IDLE: Duration = Duration::from_secs(50);
 /// Starts in peace after which a job cannot go on.
 const STARTS_IN_PEACE: u32 = 10;
 /// Exit codes of a run that gave up for a reason outside: the queue could not be reached when it
@@ -107,6 +110,7 @@ impl Trial<'_> {
         self.stage.relieve_all()?;
         tracing::debug!(job = self.number, "peace");
         let (begun, mut starts) = (Instant::now(), 0);
+        let (mut progress, mut moved) = (0, begun);
         while starts < STARTS_IN_PEACE && self.report.violations.is_empty() {
             let now = Instant::now();
             self.stage.relieve(now)?;
@@ -123,6 +127,11 @@ impl Trial<'_> {
             std::thread::sleep(LOOK_EVERY);
         }
         Ok(false)
+    }
+
+    /// A number that grows with every query billed and every step of the job.
+    fn progress(&self) -> anyhow::Result<usize> {
+        Ok(self.stage.bill()?.len() + self.stage.outcome().events().len())
     }
 
     /// Sees to programs that ended by themselves, and to the bill.
