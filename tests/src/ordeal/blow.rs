@@ -98,7 +98,7 @@ enum Kind {
 /// How often each falls, in shares. What leaves requests of unknown fate is rare: two in a row stop
 /// the run, as they should, and a job that always stops shows little.
 const SHARES: [(Kind, u64); 28] = [
-    (Kind::KillCoordinator, 5),
+    (Kind::KillCoordinator, 8),
     (Kind::KillGateway, 12),
     (Kind::KillRedis, 6),
     (Kind::KillTeacher, 3),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use stillhouse_core::Key;
 use stillhouse_core::job::{BudgetSpec, OnAmbiguous};
-use stillhouse_ledger::{Counts, LedgerError, Reader, file};
+use stillhouse_ledger::{Audit, Counts, LedgerError, Reader, file};
 
 use super::report::Violations;
 use crate::jobs::{CLASSES, SHAPE};
@@ -47,7 +47,16 @@ impl Books {
     pub(super) fn look(&mut self, bill: &[String], violations: &mut Violations) -> anyhow::Result<()> {
         self.check_bill(bill, violations);
         match read_copy(&self.dir, &self.copy)? {
-            Ok(reader) => self.compare(&reader, bill, violations),
+            Ok(reader) => {
+                self.compare(&reader, bill, violations)?;
+                // Only one of them has the file.
+                drop(reader);
+                let findings = Audit::of(&self.copy).context("audit the ledger's copy")?.findings;
+                violations
+                    .others
+                    .extend(findings.into_iter().map(|finding| finding.what));
+                Ok(())
+            }
             // None yet, or a process died while it made the file.
             Err(_) if bill.is_empty() && self.counts.is_none() => Ok(()),
             Err(error) => {

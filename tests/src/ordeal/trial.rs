@@ -23,7 +23,10 @@ const TORMENT_SECONDS: (u64, u64) = (15, 60);
 /// A coordinator that ended is started again after so long.
 const RESTART_PAUSE: Duration = Duration::from_millis(200);
 /// A job in peace is done within this, on the slowest machine.
-const PEACE: Duration = Duration::from_secs(180);
+const PEACE: Duration = Duration::from_secs(240);
+/// Something happens in peace at least every so often: a gateway waits for 32 s until it takes what a
+/// dead one had leased.
+const IDLE: Duration = Duration::from_secs(50);
 /// Starts in peace after which a job cannot go on.
 const STARTS_IN_PEACE: u32 = 10;
 /// Exit codes of a run that gave up for a reason outside: the queue could not be reached when it
@@ -39,6 +42,7 @@ enum Ended {
 }
 
 struct Trial<'a> {
+    number: u64,
     stage: Stage,
     dice: Dice,
     books: Books,
@@ -53,6 +57,7 @@ pub(super) fn run(options: &Options, number: u64, until: Instant, report: &mut R
     report.jobs += 1;
     let books = Books::new(stage.dir(), stage.folder.join("books"), &stage.job.spec.budget);
     let mut trial = Trial {
+        number,
         stage,
         dice,
         books,
@@ -91,7 +96,7 @@ impl Trial<'_> {
     }
 
     fn strike(&mut self, blow: &Blow, now: Instant) -> anyhow::Result<()> {
-        tracing::debug!(job = self.report.jobs, "{blow}");
+        tracing::debug!(job = self.number, "{blow}");
         *self.report.blows.entry(blow.name()).or_default() += 1;
         self.stage.strike(blow, now)?;
         if let Blow::Kill(Victim::Coordinator, _) = blow {
@@ -103,8 +108,9 @@ impl Trial<'_> {
     /// Lets the job finish in peace; `false` when it cannot.
     fn finish(&mut self) -> anyhow::Result<bool> {
         self.stage.relieve_all()?;
-        tracing::debug!(job = self.report.jobs, "peace");
+        tracing::debug!(job = self.number, "peace");
         let (begun, mut starts) = (Instant::now(), 0);
+        let (mut progress, mut moved) = (0, begun);
         while starts < STARTS_IN_PEACE && self.report.violations.is_empty() {
             let now = Instant::now();
             self.stage.relieve(now)?;
@@ -121,6 +127,11 @@ impl Trial<'_> {
             std::thread::sleep(LOOK_EVERY);
         }
         Ok(false)
+    }
+
+    /// A number that grows with every query billed and every step of the job.
+    fn progress(&self) -> anyhow::Result<usize> {
+        Ok(self.stage.bill()?.len() + self.stage.outcome().events().len())
     }
 
     /// Sees to programs that ended by themselves, and to the bill.
@@ -141,7 +152,7 @@ impl Trial<'_> {
     }
 
     fn gave_up(&mut self, status: ExitStatus) {
-        tracing::debug!(job = self.report.jobs, %status, "the coordinator gave up");
+        tracing::debug!(job = self.number, %status, "the coordinator gave up");
         *self.report.gave_up.entry(status.to_string()).or_default() += 1;
         if !status.code().is_some_and(|code| OUTSIDE.contains(&code)) {
             self.report

@@ -24,8 +24,10 @@ use crate::reuse::Library;
 const CHUNK: usize = 4_096;
 /// How often unanswered queries are looked at, at most.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// Part of the time that looking may take: a look at a million takes a while.
+/// Part of the time that the ledger may be busy with looks: one at a million takes a while.
 const LOOKING: u32 = 10;
+/// Longest time between looks: a process that was stopped in the middle of one only seems to be slow.
+const LOOK_AT_LEAST_EVERY: Duration = Duration::from_secs(10);
 /// Pause before a queue that could not be reached is tried again.
 const QUEUE_PAUSE: Duration = Duration::from_millis(500);
 
@@ -38,6 +40,18 @@ pub enum AskError {
     /// The queue failed.
     #[error("the queue failed while a query batch was asked")]
     Queue(#[from] QueueError),
+}
+
+/// What the ledger said of every open query.
+struct Look {
+    answers: Vec<(Key, Admission)>,
+    /// What that cost the ledger. Waiting for a queue is no part of it.
+    took: Duration,
+}
+
+/// How long to leave the ledger alone after a look.
+fn pause_after(look: Duration) -> Duration {
+    (look * LOOKING).clamp(LOOK_EVERY, LOOK_AT_LEAST_EVERY)
 }
 
 /// Asks query batches, and remembers the labels.
@@ -106,8 +120,8 @@ impl Asker {
         self.reuse(student.arm, &open).await?;
         let (mut labelled, mut held) = (0, 0);
         while !open.is_empty() {
-            let looked = Instant::now();
-            for (key, admission) in self.admit(student.arm, &open).await? {
+            let look = self.look(student.arm, &open).await?;
+            for (key, admission) in look.answers {
                 match admission {
                     Admission::Known(_) => labelled += 1,
                     Admission::Held { .. } | Admission::Exhausted => held += 1,
@@ -118,7 +132,7 @@ impl Asker {
             observe(labelled + held);
             if !open.is_empty() {
                 self.refill_what_was_lost().await?;
-                tokio::time::sleep(LOOK_EVERY.max(looked.elapsed() * LOOKING)).await;
+                tokio::time::sleep(pause_after(look.took)).await;
             }
         }
         let millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -137,7 +151,7 @@ impl Asker {
     }
 
     /// Asks the ledger about every open query, and queues those that got a permit.
-    async fn admit(&self, arm: Arm, open: &HashMap<Key, Sample>) -> Result<Vec<(Key, Admission)>, AskError> {
+    async fn look(&self, arm: Arm, open: &HashMap<Key, Sample>) -> Result<Look, AskError> {
         let mut requests: Vec<Request> = open
             .iter()
             .map(|(key, sample)| Request {
@@ -148,10 +162,15 @@ impl Asker {
             .collect();
         // In order of samples, so that a batch is asked in a reproducible order.
         requests.sort_unstable_by_key(|request| request.sample);
-        let mut answers = Vec::with_capacity(requests.len());
+        let mut look = Look {
+            answers: Vec::with_capacity(requests.len()),
+            took: Duration::ZERO,
+        };
         for chunk in requests.chunks(CHUNK) {
             let pushing = self.pushing.read().await;
+            let asked = Instant::now();
             let admissions = self.ledger.admit(chunk.to_vec()).await?;
+            look.took += asked.elapsed();
             let references = chunk.iter().zip(&admissions);
             let permitted = |(request, admission): (&Request, &Admission)| match admission {
                 Admission::Permitted(permit) => Some(reference(permit, request.sample, arm)),
@@ -162,9 +181,10 @@ impl Asker {
                 self.push(references).await?;
             }
             drop(pushing);
-            answers.extend(chunk.iter().map(|request| request.key).zip(admissions));
+            look.answers
+                .extend(chunk.iter().map(|request| request.key).zip(admissions));
         }
-        Ok(answers)
+        Ok(look)
     }
 
     /// Puts references into the queue, however long it cannot be reached.
@@ -237,5 +257,18 @@ fn reference(permit: &Permit, sample: Sample, arm: Arm) -> Reference {
         epoch: permit.epoch,
         charge: permit.charge,
         arm,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ledger_is_looked_at_often_but_not_all_the_time() {
+        let (short, middling, stopped) = (Duration::ZERO, Duration::from_millis(300), Duration::from_secs(60));
+        assert_eq!(pause_after(short), LOOK_EVERY);
+        assert_eq!(pause_after(middling), Duration::from_secs(3));
+        assert_eq!(pause_after(stopped), LOOK_AT_LEAST_EVERY);
     }
 }

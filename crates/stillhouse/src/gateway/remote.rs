@@ -34,6 +34,9 @@ pub enum DeskError {
     /// No link, or one that was refused.
     #[error("cannot reach the coordinator")]
     Link(#[from] LinkError),
+    /// The link broke, or nothing came over it, before a welcome.
+    #[error("the coordinator gave no welcome")]
+    NoWelcome,
     /// It speaks another version, or not at all.
     #[error("the coordinator at the other end does not answer as one: {cause}")]
     Protocol {
@@ -43,6 +46,24 @@ pub enum DeskError {
     /// Another job has taken its place.
     #[error("the coordinator now runs another job")]
     OtherJob,
+}
+
+impl DeskError {
+    /// Whether trying again is of no use. A link that breaks is none of that, even half-way through
+    /// its beginning: a coordinator that starts, or a balancer in front of one that does not.
+    pub(super) fn is_final(&self) -> bool {
+        match self {
+            Self::Link(LinkError::Refused { .. } | LinkError::FrameTooLong { .. }) => true,
+            Self::Link(
+                LinkError::Open { .. }
+                | LinkError::HandshakeDeadline { .. }
+                | LinkError::Lost { .. }
+                | LinkError::Closed { .. },
+            )
+            | Self::NoWelcome => false,
+            Self::Protocol { .. } | Self::OtherJob => true,
+        }
+    }
 }
 
 enum Call {
@@ -289,10 +310,9 @@ async fn greet(
         host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         process: std::process::id(),
     };
-    send(&sender, &hello).await.map_err(protocol)?;
+    send(&sender, &hello).await.map_err(|_| DeskError::NoWelcome)?;
     let frame = tokio::time::timeout(WELCOME, receiver.recv()).await;
-    let frame = frame.map_err(|_| protocol(format!("no welcome within {} s", WELCOME.as_secs())))??;
-    let frame = frame.ok_or_else(|| protocol("it closed the link instead of a welcome".into()))?;
+    let frame = frame.map_err(|_| DeskError::NoWelcome)??.ok_or(DeskError::NoWelcome)?;
     match codec::decode(&frame).map_err(|error| protocol(error.to_string()))? {
         ToGateway::Welcome(welcome) => Ok((sender, receiver, *welcome)),
         ToGateway::Answer { .. } | ToGateway::Leave => Err(protocol("expected a welcome first".into())),
@@ -310,4 +330,22 @@ async fn farewell(sender: &FrameSender) -> Ended {
         drop(sender.flush().await);
     }
     Ended::Done
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_link_that_breaks_before_the_welcome_is_worth_another_try() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let closing = tokio::spawn(async move { drop(listener.accept().await) });
+        let (secret, gateway) = (Secret::generate().unwrap(), GatewayId(1));
+        let broken = RemoteDesk::connect(&address, secret.clone(), gateway).await.err();
+        assert!(broken.is_some_and(|error| !error.is_final()));
+        closing.await.unwrap();
+        let absent = RemoteDesk::connect(&address, secret, gateway).await.err();
+        assert!(absent.is_some_and(|error| !error.is_final()));
+    }
 }

@@ -98,13 +98,14 @@ async fn reach(
     loop {
         match RemoteDesk::connect(coordinator, secret.clone(), gateway).await {
             Ok(reached) => return Ok(Some(reached)),
-            Err(DeskError::Link(LinkError::Open { source })) => {
+            Err(error) if error.is_final() => return Err(desk_failure(error)),
+            Err(error) => {
                 if !is_told {
-                    tracing::info!(coordinator, cause = %source, "waiting for the coordinator");
+                    let cause = format!("{:#}", anyhow::Error::new(error));
+                    tracing::info!(coordinator, cause, "waiting for the coordinator");
                 }
                 is_told = true;
             }
-            Err(error) => return Err(desk_failure(error)),
         }
         if pause(shutdown).await {
             return Ok(None);
@@ -187,7 +188,7 @@ fn desk_failure(error: DeskError) -> Failure {
             Some("the token of the job is in the file `token` of its directory"),
         ),
         DeskError::OtherJob => (Kind::Usage, Some("start a gateway for the job that runs there now")),
-        DeskError::Link(_) | DeskError::Protocol { .. } => (Kind::Internal, None),
+        DeskError::Link(_) | DeskError::NoWelcome | DeskError::Protocol { .. } => (Kind::Internal, None),
     };
     Failure::new(kind, error).maybe_hint(hint.map(str::to_owned))
 }
