@@ -36,7 +36,7 @@ pub(crate) enum Command {
     /// One process of our own way of a query: `queue` starts it.
     #[command(hide = true)]
     OwnQueue(OwnQueueArgs),
-    /// Images a second that the binary HTTP client sends to a teacher that computes nothing (about a minute).
+    /// Images a second that the teacher's client sends to one that computes nothing (about 3 minutes).
     TeacherClient,
     /// All of the above.
     All(DataArgs),

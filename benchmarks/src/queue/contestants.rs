@@ -303,7 +303,7 @@ mod tests {
         let three = chosen(&["rq".to_owned(), "stillhouse".to_owned()]).unwrap();
         assert_eq!(
             three.iter().map(|three| three.name).collect::<Vec<_>>(),
-            ["Stillhouse", "RQ 3.0.0"]
+            ["Stillhouse with gateways", "Stillhouse in one process", "RQ 3.0.0"]
         );
         let error = chosen(&["kafka".to_owned()]).unwrap_err().to_string();
         assert!(error.contains("apalis-redis") && error.contains("kafka"), "{error}");
