@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// Class probabilities from the teacher, `[classes]`: finite, not negative, summing to one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Vec<f32>")]
 pub struct SoftLabel(Vec<f32>);
 
 /// How far from one the sum of a teacher's probabilities may be. Wide enough for bf16 teachers
@@ -43,6 +44,16 @@ pub enum LabelError {
         /// Their sum.
         sum: f32,
     },
+}
+
+/// What another process says is checked, too, but for the number of classes.
+impl TryFrom<Vec<f32>> for SoftLabel {
+    type Error = LabelError;
+
+    fn try_from(probabilities: Vec<f32>) -> Result<Self, LabelError> {
+        let classes = probabilities.len();
+        Self::from_probabilities(probabilities, classes)
+    }
 }
 
 impl SoftLabel {
@@ -114,6 +125,17 @@ mod tests {
         ] {
             let error = SoftLabel::from_probabilities(bad, 2).expect_err("bad label");
             assert!(error.to_string().starts_with(want), "{error}");
+        }
+    }
+
+    #[test]
+    fn only_probability_vectors_are_read_as_labels() {
+        let read = |text: &str| serde_json::from_str::<SoftLabel>(text);
+        let label = SoftLabel::from_probabilities(vec![0.25, 0.75], 2).expect("valid");
+        let text = serde_json::to_string(&label).expect("numbers");
+        assert_eq!(read(&text).expect("its own"), label);
+        for bad in ["[0.9, 0.9]", "[-0.5, 1.5]", "[]"] {
+            assert!(read(bad).is_err(), "{bad}");
         }
     }
 
