@@ -54,7 +54,12 @@ async fn every_fault_does_what_it_says_and_the_bill_tells() {
     assert_eq!(teacher.billed().unwrap().len(), 2);
     assert!(infer().await.is_ok(), "the fault has struck out");
     teacher.set_fault(Fault::Down).unwrap();
-    assert_eq!(billing().await, Err(Billing::NotSent));
+    // The connection of the last answer may be found broken only while it is written to.
+    let mut unreachable = billing().await;
+    if unreachable == Err(Billing::Ambiguous) {
+        unreachable = billing().await;
+    }
+    assert_eq!(unreachable, Err(Billing::NotSent));
     assert_eq!(teacher.billed().unwrap().len(), 4);
     teacher.set_fault(Fault::WrongShape).unwrap();
     assert_eq!(billing().await, Err(Billing::Billed));

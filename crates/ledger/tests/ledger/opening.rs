@@ -148,28 +148,34 @@ async fn a_reader_sees_everything_and_changes_nothing() {
         ledger.append_all(vec![b"two".to_vec(), vec![]]).await.expect("written"),
         1..3
     );
-    let (counts, entries) = (
-        ledger.counts().await.expect("open"),
-        ledger.entries().await.expect("open"),
-    );
     drop(ledger);
 
-    for _ in 0..2 {
+    let seen = || {
         let reader = Reader::open(dir.path()).expect("closed");
         assert_eq!(reader.genesis(), &genesis(10));
-        assert_eq!(reader.counts(), counts);
-        assert_eq!(reader.entries().expect("readable"), entries);
         assert_eq!(reader.journal().expect("readable"), [&b"one"[..], b"two", b""]);
-    }
+        (reader.counts(), reader.entries().expect("readable"))
+    };
+    let (counts, entries) = seen();
+    assert_eq!(seen(), (counts, entries.clone()), "looking changes nothing");
     assert_eq!(entries[0].label, Some(label(0)));
     let states: Vec<&State> = entries
         .iter()
         .flat_map(|e| &e.charges)
         .map(|charge| &charge.state)
         .collect();
-    assert_eq!(states, [&State::Committed, &State::Sent, &State::Reserved]);
+    assert!(
+        matches!(states[..], [State::Committed, State::Ambiguous(_)]),
+        "{states:?}"
+    );
     let ledger = open(dir.path(), 10);
     assert_eq!(ledger.epoch(), 2, "reading is no life");
+    assert_eq!(
+        ledger.counts().await.expect("open"),
+        counts,
+        "as the next start finds it"
+    );
+    assert_eq!(ledger.entries().await.expect("open"), entries);
     assert_eq!(ledger.append(b"next".to_vec()).await.expect("written"), 3);
 }
 
