@@ -27,7 +27,7 @@ pub struct Audit {
     pub genesis: Genesis,
     /// Queries that may be billed: the job's budget, or more when it was raised.
     pub budget: u64,
-    /// Every query whose record can be read, in order of keys.
+    /// Every query, in order of keys, as the job's next start will find it.
     pub entries: Vec<Entry>,
     /// The journal, oldest first.
     pub journal: Vec<Vec<u8>>,
@@ -48,13 +48,16 @@ impl Audit {
         let head = replay.head;
         let mut findings = Findings::default();
         let mut entries: Vec<Entry> = Vec::with_capacity(replay.records.len());
-        for (at, (key, record)) in replay.records.iter().enumerate() {
+        for (at, (key, record)) in replay.records.into_iter().enumerate() {
             let label = store.label(at).unwrap_or_else(|error| {
-                findings.add(Some(*key), error.to_string());
+                findings.add(Some(key), error.to_string());
                 None
             });
-            findings.record(*key, record, label.as_ref(), &head);
-            entries.push(Entry::new(*key, record, label));
+            findings.record(key, &record, label.as_ref(), &head);
+            // As its next life will see it.
+            let mut record = record;
+            record.outlive(head.epoch + 1);
+            entries.push(Entry::new(key, &record, label));
         }
         entries.sort_unstable_by_key(|entry| entry.key);
         findings.budget(&entries, head.budget());
