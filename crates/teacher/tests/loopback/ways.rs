@@ -1,5 +1,6 @@
 //! Every way to the same model: JSON, raw tensors, gRPC; and one account of all of them.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,7 +11,8 @@ use stillhouse_teacher::{
     Attempt, BillFile, Billing, Books, ConnectError, Datatype, FailureKind, Host, InvoiceFile, ModelServer,
     OpenInference, Predict, connect,
 };
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::conformance::{brightness, config};
@@ -169,6 +171,66 @@ async fn a_deadline_over_grpc_is_met() {
     let failure = teacher.infer(&[1; 6], 1, &attempt()).await.unwrap_err();
     assert_eq!(failure.kind, FailureKind::Deadline, "{failure}");
     drop(open);
+}
+
+/// Passes connections on to `target` until the task is aborted, which cuts them all.
+async fn wire_to(target: SocketAddr) -> (SocketAddr, JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let passing = tokio::spawn(async move {
+        let mut connections = JoinSet::new();
+        loop {
+            let (mut near, _) = listener.accept().await.unwrap();
+            connections.spawn(async move {
+                let mut far = TcpStream::connect(target).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+            });
+        }
+    });
+    (address, passing)
+}
+
+#[tokio::test]
+async fn a_connection_cut_under_a_request_leaves_its_fate_unknown_and_is_not_replayed() {
+    let (entered, mut arrivals) = tokio::sync::mpsc::unbounded_channel();
+    let (open, gate) = std::sync::mpsc::channel::<()>();
+    let gate = std::sync::Mutex::new(gate);
+    let slow: Predict = Arc::new(move |_, n| {
+        let _ = entered.send(());
+        // Until the test opens the gate.
+        let _ = gate.lock().unwrap().recv();
+        Ok([1.0, 0.0].repeat(n))
+    });
+    let served = serve(config(Datatype::Uint8), slow, Books::default()).await;
+    for (way, spec) in served.ways() {
+        let target = spec.url.trim_start_matches("http://").parse().unwrap();
+        let (address, passing) = wire_to(target).await;
+        let spec = TeacherSpec {
+            url: format!("http://{address}"),
+            ..spec
+        };
+        let (teacher, _) = connect(&spec, SHAPE, None).await.expect(way);
+        let asking = tokio::spawn({
+            let teacher = teacher.clone();
+            async move { teacher.infer(&[1; 6], 1, &attempt()).await }
+        });
+        arrivals.recv().await.unwrap();
+        passing.abort();
+        let failure = asking.await.unwrap().unwrap_err();
+        assert_eq!(
+            (failure.kind, failure.billing()),
+            (FailureKind::Lost, Billing::Ambiguous),
+            "{way}: {failure}"
+        );
+        let failure = teacher.infer(&[1; 6], 1, &attempt()).await.unwrap_err();
+        assert_eq!(
+            failure.billing(),
+            Billing::NotSent,
+            "{way}: nobody listens any more: {failure}"
+        );
+        open.send(()).unwrap();
+        assert!(arrivals.try_recv().is_err(), "{way}: asked once");
+    }
 }
 
 fn keyed(request_id: &str, key: &str) -> Attempt {
