@@ -3,7 +3,7 @@
 export CARGO_BUILD_JOBS ?= $(shell nproc)
 CARGO ?= cargo
 
-.PHONY: demo build test ordeal lint libtorch python-torch foreign-teachers bench clean-demo
+.PHONY: demo build test ordeal permits lint libtorch python-torch foreign-teachers bench clean-demo
 
 demo: build ## train a teacher, serve it over HTTP, distil a student from it, on real images
 	scripts/demo.sh
@@ -16,6 +16,9 @@ test: build ## every test
 
 ordeal: build ## ten minutes of random kills, cuts and full disks around whole jobs (docs/ordeal.md)
 	$(CARGO) run --release --locked -p stillhouse-tests --bin ordeal
+
+permits: ## ten million random schedules of the permit protocol (minutes)
+	$(CARGO) run --release --locked -p stillhouse-ledger --example permit_schedules -- 10000000
 
 lint: libtorch ## formatting, clippy, licences and sources of dependencies
 	scripts/lint.sh

@@ -36,7 +36,7 @@ pub(crate) enum Command {
     /// One process of our own way of a query: `queue` starts it.
     #[command(hide = true)]
     OwnQueue(OwnQueueArgs),
-    /// Images a second that the binary HTTP client sends to a teacher that computes nothing (about a minute).
+    /// Images a second that the teacher's client sends to one that computes nothing (about 3 minutes).
     TeacherClient,
     /// All of the above.
     All(DataArgs),
@@ -178,8 +178,12 @@ pub(crate) struct OwnQueueArgs {
 /// What a process of our own way of a query does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum OwnRole {
-    /// Measures rates, as a peer's program does.
+    /// Measures rates, as a peer's program does, in one process.
     Rates,
+    /// Measures rates, with gateways in processes of their own.
+    Gateways,
+    /// Is such a gateway.
+    Gateway,
     /// Fills ledger and queue, and waits to be killed.
     Fill,
     /// Takes over from the killed.

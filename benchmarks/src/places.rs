@@ -45,10 +45,10 @@ impl Places {
         self.program("stillhouse-worker")
     }
 
-    /// This program, to run our own way of a query in a process of its own.
-    pub(crate) fn own_queue(&self) -> anyhow::Result<Command> {
+    /// This program, to run a part of our own way of a query in a process of its own.
+    pub(crate) fn own_queue(&self, role: &str) -> anyhow::Result<Command> {
         let mut command = Command::new(std::env::current_exe().context("cannot find this program")?);
-        command.arg("own-queue");
+        command.args(["own-queue", "--role", role]);
         Ok(command)
     }
 

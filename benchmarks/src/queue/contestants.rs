@@ -35,6 +35,15 @@ impl Run {
     }
 }
 
+/// What is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Program {
+    /// This program, in a role of `own-queue`.
+    Own(&'static str),
+    /// A peer's, by name.
+    Peer(Kind, &'static str),
+}
+
 /// A queue that takes part.
 #[derive(Clone, Debug)]
 pub(crate) struct Contestant {
@@ -42,8 +51,8 @@ pub(crate) struct Contestant {
     pub(crate) name: &'static str,
     /// What it promises, in the words of the table.
     pub(crate) promise: &'static str,
-    /// How it is run; `None` is our own path.
-    program: Option<(Kind, &'static str)>,
+    /// How it is run.
+    program: Program,
     /// Jobs of a run: a few seconds of its work.
     pub(crate) jobs: u32,
     /// What is tried before anything is measured.
@@ -51,6 +60,11 @@ pub(crate) struct Contestant {
 }
 
 impl Contestant {
+    /// Whether it is our own path.
+    pub(crate) fn is_ours(&self) -> bool {
+        matches!(self.program, Program::Own(_))
+    }
+
     /// First word of its name, in lower case.
     fn short_name(&self) -> String {
         self.name.split(' ').next().unwrap_or_default().to_lowercase()
@@ -61,11 +75,10 @@ impl Contestant {
     /// # Errors
     /// When it cannot be installed here.
     pub(crate) fn ready(&self, places: &Places) -> anyhow::Result<Ready> {
-        let program = match self.program {
-            None => None,
-            Some((kind, name)) => Some((Installed::get(places, kind)?, name)),
-        };
-        Ok(Ready { program })
+        Ok(match self.program {
+            Program::Own(role) => Ready::Own(role),
+            Program::Peer(kind, name) => Ready::Peer(Installed::get(places, kind)?, name),
+        })
     }
 
     /// The argument that runs `jobs` jobs in `setting`, with a tenth of them before the clock starts.
@@ -82,16 +95,19 @@ impl Contestant {
 
 /// A contestant that can be run.
 #[derive(Debug)]
-pub(crate) struct Ready {
-    program: Option<(Installed, &'static str)>,
+pub(crate) enum Ready {
+    /// This program, in a role of `own-queue`.
+    Own(&'static str),
+    /// A peer's, by name.
+    Peer(Installed, &'static str),
 }
 
 impl Ready {
     /// The command that takes an argument of [`Contestant::argument`] and prints a [`Run`].
     pub(crate) fn command(&self, places: &Places) -> anyhow::Result<Command> {
-        match &self.program {
-            Some((installed, name)) => installed.command(name),
-            None => places.own_queue(),
+        match self {
+            Self::Own(role) => places.own_queue(role),
+            Self::Peer(installed, name) => installed.command(name),
         }
     }
 }
@@ -111,15 +127,41 @@ pub(crate) fn chosen(queues: &[String]) -> anyhow::Result<Vec<Contestant>> {
 }
 
 fn contestants() -> Vec<Contestant> {
-    vec![ours(), bullmq(), apalis(), celery(), dramatiq(), rq()]
+    vec![
+        with_gateways(),
+        in_one_process(),
+        bullmq(),
+        apalis(),
+        celery(),
+        dramatiq(),
+        rq(),
+    ]
 }
 
-fn ours() -> Contestant {
-    let setting = |chunk: u32, consumers: u32, batch: u32| json!({ "chunk": chunk, "inFlight": 3, "block": batch.min(1_024), "gateways": 2, "consumers": consumers, "batch": batch });
+const OURS: &str = "de-duplicated; permit, announcement and label durable (fsync) before each step";
+
+fn with_gateways() -> Contestant {
+    let setting = |gateways: u32, consumers: u32, batch: u32| own_setting(4_096, gateways, consumers, batch);
     Contestant {
-        name: "Stillhouse",
-        promise: "de-duplicated; permit, announcement and label durable (fsync) before each step",
-        program: None,
+        name: "Stillhouse with gateways",
+        promise: OURS,
+        program: Program::Own("gateways"),
+        jobs: 300_000,
+        settings: vec![
+            setting(1, 4, 256),
+            setting(1, 4, 1_024),
+            setting(2, 4, 1_024),
+            setting(2, 8, 512),
+        ],
+    }
+}
+
+fn in_one_process() -> Contestant {
+    let setting = |chunk: u32, consumers: u32, batch: u32| own_setting(chunk, 2, consumers, batch);
+    Contestant {
+        name: "Stillhouse in one process",
+        promise: OURS,
+        program: Program::Own("rates"),
         jobs: 500_000,
         settings: vec![
             setting(1_024, 4, 256),
@@ -128,6 +170,13 @@ fn ours() -> Contestant {
             setting(8_192, 2, 4_096),
         ],
     }
+}
+
+fn own_setting(chunk: u32, gateways: u32, consumers: u32, batch: u32) -> Value {
+    let block = batch.min(1_024);
+    json!({
+        "chunk": chunk, "inFlight": 3, "block": block, "gateways": gateways, "consumers": consumers, "batch": batch,
+    })
 }
 
 fn bullmq() -> Contestant {
@@ -140,7 +189,7 @@ fn bullmq() -> Contestant {
     Contestant {
         name: "BullMQ 6.7.0",
         promise: "as durable as Redis",
-        program: Some((Kind::Node, "peer.mjs")),
+        program: Program::Peer(Kind::Node, "peer.mjs"),
         jobs: 40_000,
         settings: vec![
             setting("ioredis", 1, 250, 2, 1, 50),
@@ -159,7 +208,7 @@ fn apalis() -> Contestant {
     Contestant {
         name: "apalis-redis 1.0.0",
         promise: "as durable as Redis",
-        program: Some((Kind::Rust, "stillhouse-queue-peer-apalis")),
+        program: Program::Peer(Kind::Rust, "stillhouse-queue-peer-apalis"),
         jobs: 100_000,
         settings: vec![
             setting(1, 500, 1, 50, false),
@@ -181,7 +230,7 @@ fn celery() -> Contestant {
     Contestant {
         name: "Celery 5.7.0",
         promise: "acknowledged before it is done",
-        program: Some((Kind::Python, "celery_peer.py")),
+        program: Program::Peer(Kind::Python, "celery_peer.py"),
         jobs: 5_000,
         settings: vec![
             setting(1, "solo", 1, 1),
@@ -198,7 +247,7 @@ fn dramatiq() -> Contestant {
     Contestant {
         name: "Dramatiq 2.2.1",
         promise: "as durable as Redis",
-        program: Some((Kind::Python, "dramatiq_peer.py")),
+        program: Program::Peer(Kind::Python, "dramatiq_peer.py"),
         jobs: 10_000,
         settings: vec![setting(1, 1, 8), setting(1, 2, 2), setting(2, 2, 4), setting(1, 2, 8)],
     }
@@ -209,7 +258,7 @@ fn rq() -> Contestant {
     Contestant {
         name: "RQ 3.0.0",
         promise: "as durable as Redis",
-        program: Some((Kind::Python, "rq_peer.py")),
+        program: Program::Peer(Kind::Python, "rq_peer.py"),
         jobs: 2_000,
         settings: vec![setting(1, 500, 1), setting(1, 500, 2), setting(2, 200, 3)],
     }
@@ -225,7 +274,7 @@ mod tests {
         let pinned = ["bullmq/package.json", "apalis/Cargo.toml", "python/requirements.txt"]
             .map(|name| std::fs::read_to_string(places.root().join("benchmarks/queue-peers").join(name)).unwrap())
             .concat();
-        for contestant in contestants().iter().filter(|contestant| contestant.program.is_some()) {
+        for contestant in contestants().iter().filter(|contestant| !contestant.is_ours()) {
             let (name, version) = contestant.name.split_once(' ').unwrap();
             let name = name.to_lowercase();
             let forms = [
@@ -250,11 +299,11 @@ mod tests {
 
     #[test]
     fn queues_are_chosen_by_their_short_names() {
-        assert_eq!(chosen(&[]).unwrap().len(), 6);
-        let two = chosen(&["rq".to_owned(), "stillhouse".to_owned()]).unwrap();
+        assert_eq!(chosen(&[]).unwrap().len(), 7);
+        let three = chosen(&["rq".to_owned(), "stillhouse".to_owned()]).unwrap();
         assert_eq!(
-            two.iter().map(|two| two.name).collect::<Vec<_>>(),
-            ["Stillhouse", "RQ 3.0.0"]
+            three.iter().map(|three| three.name).collect::<Vec<_>>(),
+            ["Stillhouse with gateways", "Stillhouse in one process", "RQ 3.0.0"]
         );
         let error = chosen(&["kafka".to_owned()]).unwrap_err().to_string();
         assert!(error.contains("apalis-redis") && error.contains("kafka"), "{error}");

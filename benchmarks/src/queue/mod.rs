@@ -6,11 +6,13 @@
 //! | [`installed`] | puts the peers where they can be run |
 //! | [`server`] | a Redis server of our own |
 //! | [`rates`] | tries the settings, runs the best in turns |
-//! | [`ours`] | our own path, run like a peer |
+//! | [`ours`] | our own path in one process, run like a peer |
+//! | [`gateways`] | our own path with gateway processes, run like a peer |
 //! | [`recovery`] | a coordinator killed, Redis wiped |
 //! | [`report`] | the tables |
 
 mod contestants;
+mod gateways;
 mod installed;
 mod ours;
 mod rates;
@@ -53,6 +55,8 @@ pub(crate) fn run(places: &Places, args: &QueueArgs) -> anyhow::Result<()> {
 pub(crate) fn run_own(args: &OwnQueueArgs) -> anyhow::Result<()> {
     match args.role {
         OwnRole::Rates => ours::run(&args.setting),
+        OwnRole::Gateways => gateways::coordinate(&args.setting),
+        OwnRole::Gateway => gateways::attend(&args.setting),
         OwnRole::Fill => recovery::fill(&args.setting),
         OwnRole::Recover => recovery::recover(&args.setting),
     }

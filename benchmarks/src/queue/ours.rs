@@ -1,4 +1,4 @@
-//! Our own path, run like a peer: de-duplication, permit and durable ledger, a Redis stream, consumers that announce each
+//! Our own path in one process, run like a peer: de-duplication, permit and durable ledger, a Redis stream, consumers that announce each
 //! query, keep a label of ten classes, and acknowledge. A process of its own, so that it shares nothing with the bench.
 //!
 //! The teacher answers at once with one label: what is measured is everything around it.
@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use stillhouse_core::image::ImageShape;
 use stillhouse_core::plan::Arm;
 use stillhouse_core::{Fingerprint, Key, Sample, SoftLabel};
@@ -24,8 +24,11 @@ use crate::queue::contestants::Run;
 /// Classes of a label, as MNIST has them.
 pub(crate) const CLASSES: u32 = 10;
 
+/// Whose labels they are.
+pub(crate) const FINGERPRINT: Fingerprint = Fingerprint([0; 32]);
+
 /// One run.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Setting {
     /// Redis.
@@ -63,7 +66,7 @@ impl Setting {
     pub(crate) fn ledger(&self, name: &str) -> anyhow::Result<Ledger> {
         let genesis = Genesis {
             job_digest: [0; 32],
-            fingerprint: Fingerprint([0; 32]),
+            fingerprint: FINGERPRINT,
             budget: u64::from(self.jobs + self.warm_up),
             classes: CLASSES,
             on_ambiguous: OnAmbiguous::Hold,
@@ -80,7 +83,7 @@ pub(crate) fn request(number: u32) -> Request {
         width: 4,
     };
     Request {
-        key: Key::of(Fingerprint([0; 32]), shape, &number.to_le_bytes()),
+        key: Key::of(FINGERPRINT, shape, &number.to_le_bytes()),
         sample: Sample::Seed(number),
         arm: Arm::Active,
     }
@@ -102,16 +105,21 @@ pub(crate) fn reference(permit: Permit, sample: Sample, arm: Arm) -> Reference {
 pub(crate) struct Dispatcher {
     pub(crate) ledger: Ledger,
     pub(crate) queue: Arc<RedisQueue>,
+    requests: Requests,
 }
+
+/// What is asked under a number.
+pub(crate) type Requests = Arc<dyn Fn(u32) -> Request + Send + Sync>;
 
 impl Dispatcher {
     /// Opens ledger and queue called `name`.
-    pub(crate) async fn open(setting: &Setting, name: &str) -> anyhow::Result<Self> {
+    pub(crate) async fn open(setting: &Setting, name: &str, requests: Requests) -> anyhow::Result<Self> {
         let ledger = setting.ledger(name)?;
         let queue = RedisQueue::open_as_dispatcher(setting.config(name), ledger.epoch()).await?;
         Ok(Self {
             ledger,
             queue: Arc::new(queue),
+            requests,
         })
     }
 
@@ -141,7 +149,7 @@ impl Dispatcher {
 
     /// Admits and pushes one chunk.
     pub(crate) async fn dispatch(&self, numbers: Range<u32>) -> anyhow::Result<()> {
-        let requests: Vec<Request> = numbers.map(request).collect();
+        let requests: Vec<Request> = numbers.map(|number| (self.requests)(number)).collect();
         let admissions = self.ledger.admit(requests.clone()).await?;
         let references = requests
             .iter()
@@ -243,7 +251,9 @@ pub(crate) fn run(setting: &str) -> anyhow::Result<()> {
 }
 
 async fn measure(setting: &Setting) -> anyhow::Result<Run> {
-    let enqueue_seconds = enqueue_alone(setting).await?;
+    let dispatcher = Dispatcher::open(setting, "enqueue", Arc::new(request)).await?;
+    let enqueue_seconds = enqueue_alone(setting, &dispatcher).await?;
+    drop(dispatcher);
     let (total_seconds, delivered_once) = to_acknowledged(setting).await?;
     Ok(Run {
         jobs: setting.jobs.into(),
@@ -253,9 +263,9 @@ async fn measure(setting: &Setting) -> anyhow::Result<Run> {
     })
 }
 
-async fn enqueue_alone(setting: &Setting) -> anyhow::Result<f64> {
+/// Seconds to enqueue everything while nobody consumes.
+pub(crate) async fn enqueue_alone(setting: &Setting, dispatcher: &Dispatcher) -> anyhow::Result<f64> {
     let all = setting.jobs + setting.warm_up;
-    let dispatcher = Dispatcher::open(setting, "enqueue").await?;
     dispatcher.enqueue(setting, setting.jobs..all).await?;
     let seconds = dispatcher
         .enqueue(setting, 0..setting.jobs)
@@ -272,7 +282,7 @@ async fn enqueue_alone(setting: &Setting) -> anyhow::Result<f64> {
 
 async fn to_acknowledged(setting: &Setting) -> anyhow::Result<(f64, bool)> {
     let all = setting.jobs + setting.warm_up;
-    let dispatcher = Dispatcher::open(setting, "whole").await?;
+    let dispatcher = Dispatcher::open(setting, "whole", Arc::new(request)).await?;
     let account = Arc::new(Account::new(all));
     let (mut queues, mut consuming) = (vec![], JoinSet::new());
     for gateway in 0..setting.gateways {

@@ -30,6 +30,8 @@ pub(crate) struct Rates {
     /// Who.
     #[serde(rename = "contestant")]
     pub(crate) name: &'static str,
+    /// Whether it is our own path.
+    pub(crate) is_ours: bool,
     /// What it promises.
     pub(crate) promise: &'static str,
     /// What Redis keeps.
@@ -98,6 +100,7 @@ impl Bench<'_> {
     fn not_run(&self, contestant: &Contestant, failures: Vec<String>) -> Rates {
         Rates {
             name: contestant.name,
+            is_ours: contestant.is_ours(),
             promise: contestant.promise,
             persistence: self.persistence,
             enqueue: Measured::default(),

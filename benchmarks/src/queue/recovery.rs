@@ -6,6 +6,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
@@ -16,7 +17,7 @@ use stillhouse_queue::{Queue, QueueError, RedisQueue};
 use crate::cli::Persistence;
 use crate::places::Places;
 use crate::queue::contestants::Contestant;
-use crate::queue::ours::{Dispatcher, Setting, reference};
+use crate::queue::ours::{Dispatcher, Setting, reference, request};
 use crate::queue::rates::Amount;
 use crate::queue::server::Server;
 
@@ -76,7 +77,7 @@ fn once(places: &Places, persistence: Persistence, outstanding: u32) -> anyhow::
     let scratch = tempfile::TempDir::with_prefix_in("queue-", &work).context("no folder for a run")?;
     let own = json!({ "chunk": 8_192, "inFlight": 3, "block": 64, "gateways": 1, "consumers": 1, "batch": 64 });
     let argument = Contestant::argument(&own, outstanding, &server.url(), scratch.path());
-    let start = |role: &str| Stage::start(places.own_queue()?.args(["--role", role]).arg(argument.to_string()));
+    let start = |role: &str| Stage::start(places.own_queue(role)?.arg(argument.to_string()));
 
     let mut filler = start("fill")?;
     filler.wait_for("filled")?;
@@ -151,7 +152,7 @@ fn say(stage: &str, ledger_seconds: f64) {
 pub(crate) fn fill(setting: &str) -> anyhow::Result<()> {
     let setting: Setting = serde_json::from_str(setting)?;
     tokio::runtime::Runtime::new()?.block_on(async {
-        let dispatcher = Dispatcher::open(&setting, NAME).await?;
+        let dispatcher = Dispatcher::open(&setting, NAME, Arc::new(request)).await?;
         dispatcher.enqueue(&setting, 0..setting.jobs).await?;
         say("filled", 0.0);
         std::future::pending().await
@@ -163,7 +164,7 @@ pub(crate) fn recover(setting: &str) -> anyhow::Result<()> {
     let began = Instant::now();
     let setting: Setting = serde_json::from_str(setting)?;
     tokio::runtime::Runtime::new()?.block_on(async {
-        let dispatcher = Dispatcher::open(&setting, NAME).await?;
+        let dispatcher = Dispatcher::open(&setting, NAME, Arc::new(request)).await?;
         let ledger = began.elapsed().as_secs_f64();
         let consumer = RedisQueue::open(setting.config(NAME)).await?;
         let first = setting.batch as u32;

@@ -76,6 +76,16 @@ pub enum LabelError {
     },
 }
 
+/// What another process says is checked, too, but for the number of classes.
+impl TryFrom<Vec<f32>> for SoftLabel {
+    type Error = LabelError;
+
+    fn try_from(probabilities: Vec<f32>) -> Result<Self, LabelError> {
+        let classes = probabilities.len();
+        Self::from_probabilities(probabilities, classes)
+    }
+}
+
 impl SoftLabel {
     /// Checks `probabilities` against the number of `classes`.
     ///

@@ -25,7 +25,7 @@ async fn main() -> Result<()> {
         admit(&dir.join(format!("admit-{chunk}")), queries, chunk).await?;
     }
     restart(&dir.join("admit-16384"), queries).await?;
-    for (callers, batch) in [(64, 64), (8, 64), (1, 64), (1, 1_024), (64, 1)] {
+    for (callers, batch) in [(256, 64), (64, 64), (8, 64), (1, 64), (1, 1_024), (64, 1)] {
         // One query at a time is slow enough with fewer.
         let queries = if callers * batch < 4_096 { queries / 20 } else { queries };
         lives(&dir.join(format!("lives-{callers}-{batch}")), queries, callers, batch).await?;

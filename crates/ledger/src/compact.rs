@@ -8,7 +8,7 @@ use stillhouse_core::{Key, SoftLabel};
 use crate::book::Book;
 use crate::error::LedgerError;
 use crate::permit::Record;
-use crate::store::{Changes, Head, Store};
+use crate::store::{Changes, Head, Store, draft_file};
 
 /// A log below this is never worth the trouble: reading it takes a tenth of a second.
 const SMALL_BYTES: u64 = 64 << 20;
@@ -28,6 +28,13 @@ pub(crate) fn is_worth_it(store: &Store, book: &Book) -> bool {
 /// # Errors
 /// When it cannot be read or written; then the old one is as it was.
 pub(crate) fn compact(dir: &Path, old: &Store, head: &Head, book: &Book) -> Result<Store, LedgerError> {
+    rewrite(dir, old, head, book).inspect_err(|_| {
+        // It only takes room.
+        let _ = std::fs::remove_file(draft_file(dir));
+    })
+}
+
+fn rewrite(dir: &Path, old: &Store, head: &Head, book: &Book) -> Result<Store, LedgerError> {
     let mut new = Store::draft(dir, head)?;
     let mut records = book.records().enumerate().peekable();
     while records.peek().is_some() {

@@ -1,6 +1,7 @@
 //! `ledger/lock`: one process writes, or any number read.
 
 use std::fs::File;
+use std::io;
 use std::path::Path;
 
 use fs4::fs_std::FileExt;
@@ -36,13 +37,11 @@ impl Lock {
         if sharing == Sharing::Readers && !path.exists() && !old_file(dir).exists() {
             return Err(LedgerError::Missing { path });
         }
-        std::fs::create_dir_all(&folder).map_err(LedgerError::of)?;
-        let mut options = File::options();
-        let lock = options
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(folder.join("lock"));
+        let lock = match sharing {
+            Sharing::Nobody => make(&folder),
+            // Whoever only reads need not be allowed to write.
+            Sharing::Readers => File::open(folder.join("lock")).or_else(|_| make(&folder)),
+        };
         let lock = lock.map_err(LedgerError::of)?;
         let taken = match sharing {
             Sharing::Nobody => FileExt::try_lock_exclusive(&lock),
@@ -53,4 +52,14 @@ impl Lock {
         }
         Ok(Self { file: lock })
     }
+}
+
+fn make(folder: &Path) -> io::Result<File> {
+    std::fs::create_dir_all(folder)?;
+    let mut options = File::options();
+    options
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(folder.join("lock"))
 }

@@ -26,8 +26,8 @@ impl Reader {
         Ok(Self::open(dir)?.head)
     }
 
-    /// Opens the ledger in `dir`. Changes nothing in it: after a kill, charges are shown as they
-    /// were left.
+    /// Opens the ledger in `dir`. Changes nothing in it, and shows charges as the job's next start
+    /// will find them: what was reserved is void, of what was sent nobody knows.
     ///
     /// # Errors
     /// When there is none, a job is running on it, or it cannot be read.
@@ -36,7 +36,8 @@ impl Reader {
         let missing = || LedgerError::Missing { path: file(dir) };
         let (store, replay) = Store::load(dir, Sharing::Readers)?.ok_or_else(missing)?;
         let head = replay.head;
-        let book = Book::open(head.budget(), head.genesis.on_ambiguous, head.epoch, replay.records);
+        // As its next life will see it.
+        let book = Book::open(head.budget(), head.genesis.on_ambiguous, head.epoch + 1, replay.records);
         Ok(Self {
             store,
             head,

@@ -74,7 +74,7 @@ pub fn file(dir: &Path) -> PathBuf {
 }
 
 /// Where it is before all of it is on disk.
-fn draft_file(dir: &Path) -> PathBuf {
+pub(crate) fn draft_file(dir: &Path) -> PathBuf {
     dir.join("ledger").join("ledger.new")
 }
 

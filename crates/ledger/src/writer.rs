@@ -325,17 +325,22 @@ fn go_on(dir: &Path, genesis: &Genesis, mut store: Store, replay: Replay) -> Res
         raised: replay.head.raised,
     };
     let mut book = Book::open(head.budget(), genesis.on_ambiguous, head.epoch, replay.records);
-    if is_worth_it(&store, &book) {
-        store = compact(dir, &store, &head, &book)?;
-    } else {
-        if !replay.ended_well {
-            store.mend(replay.last)?;
+    let smaller = is_worth_it(&store, &book).then(|| compact(dir, &store, &head, &book));
+    match smaller {
+        Some(Ok(smaller)) => store = smaller,
+        other => {
+            if let Some(Err(error)) = other {
+                tracing::warn!(%error, "the ledger stays larger than it needs to be");
+            }
+            if !replay.ended_well {
+                store.mend(replay.last)?;
+            }
+            let changes = Changes {
+                head: Some(head.clone()),
+                ..Changes::default()
+            };
+            store.write(book.changes(), &changes)?;
         }
-        let changes = Changes {
-            head: Some(head.clone()),
-            ..Changes::default()
-        };
-        store.write(book.changes(), &changes)?;
     }
     book.forget_changes();
     Ok((store, book, head))

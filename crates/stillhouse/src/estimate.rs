@@ -10,17 +10,17 @@ use stillhouse_core::plan::Plan;
 use stillhouse_core::score::Acquisition;
 
 /// Student forward passes a second and thread, scanning and training, at the architecture's own
-/// image size. LeNet-5 and the training of ResNet-20 are rounded down from docs/benchmarks.md (two
-/// cores of a 2023 server processor, MNIST's loaded runs); the others are scaled from those by
-/// their operations and have not been measured. The order of magnitude is what a dry run is for.
+/// image size. LeNet-5 and ResNet-20 are rounded down from docs/benchmarks.md (two cores of a 2023
+/// server processor); the others are scaled from those by their operations and have not been
+/// measured. The order of magnitude is what a dry run is for.
 fn rates(architecture: Architecture) -> (f64, f64) {
     match architecture {
-        Architecture::Lenet5 => (100_000.0, 12_000.0),
-        Architecture::Lenet5Half => (160_000.0, 18_000.0),
+        Architecture::Lenet5 => (200_000.0, 14_000.0),
+        Architecture::Lenet5Half => (350_000.0, 20_000.0),
         Architecture::Alexnet => (3_000.0, 700.0),
         Architecture::AlexnetHalf => (9_000.0, 2_000.0),
-        Architecture::Resnet20 => (1_500.0, 300.0),
-        Architecture::Resnet32 => (900.0, 180.0),
+        Architecture::Resnet20 => (3_500.0, 350.0),
+        Architecture::Resnet32 => (2_100.0, 210.0),
         Architecture::Vgg16Bn => (250.0, 50.0),
     }
 }

@@ -7,6 +7,7 @@
 //! | `seeds.safetensors` | the seed images | at every start |
 //! | `evaluation.safetensors` | the evaluation images that the teacher is asked about | at every start |
 //! | `ledger/` | permits, labels, history: the only truth | always before anything depends on it |
+//! | `token` | the secret by which gateways join | once, by `run --listen` |
 //! | `reuse/` | labels of other jobs | by `stillhouse ledger import` |
 //! | `students/ARM-ROUND.safetensors` | every trained student | before its round counts |
 //! | `summary.json`, `report.html` | see `docs/summary.md` | after every step |

@@ -97,6 +97,13 @@ pub(crate) struct Graph {
     pub(crate) buffers: Vec<(Slot, Initial)>,
 }
 
+impl Graph {
+    /// Whether there is batch normalisation: then there are running statistics.
+    pub(crate) fn is_normalized(&self) -> bool {
+        !self.buffers.is_empty()
+    }
+}
+
 /// A convolution's settings.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Conv {
@@ -290,7 +297,7 @@ fn default_uniform(fan_in: i64) -> Initial {
 
 /// PyTorch's defaults.
 const BATCH_NORM_MOMENTUM: f64 = 0.1;
-const BATCH_NORM_EPSILON: f64 = 1e-5;
+pub(crate) const BATCH_NORM_EPSILON: f64 = 1e-5;
 
 /// The tensors that a graph runs on, in the order of its slots.
 #[derive(Clone, Copy)]

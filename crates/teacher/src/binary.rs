@@ -52,6 +52,16 @@ pub enum BinaryError {
     },
 }
 
+impl BinaryError {
+    /// The error and what caused it, on one line.
+    pub(crate) fn with_cause(&self) -> String {
+        match self {
+            Self::Json(cause) => format!("{self}: {cause}"),
+            Self::Header { .. } | Self::Length { .. } | Self::Values { .. } => self.to_string(),
+        }
+    }
+}
+
 /// Reads a message; `header` is the value of [`HEADER`], `None` when everything is JSON. `tensors`
 /// names those that may be raw.
 ///

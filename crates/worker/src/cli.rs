@@ -201,7 +201,7 @@ pub(crate) struct BenchTrainArgs {
     #[arg(long, default_value_t = 128)]
     pub(crate) batch: u32,
     /// Virtual shards a step.
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = 2)]
     pub(crate) shards: u32,
     /// Threads.
     #[arg(long, default_value_t = 2)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::ensure;
 use stillhouse_collective::ring::Membership;
 use stillhouse_collective::{AbortHandle, Collective, GroupId, Local, Ring};
-use stillhouse_core::job::{Augmentation as AugmentationSpec, TrainingSpec};
+use stillhouse_core::job::{Augmentation as AugmentationSpec, Spec};
 use stillhouse_core::sampler::{Purpose, Stream};
 use stillhouse_core::{Sample, shards};
 use stillhouse_protocol::message::TrainCommand;
@@ -27,13 +27,8 @@ const JITTER: Augmentation = Augmentation::Jitter {
 };
 
 /// The student crate's settings for what a job says about a transfer set of `samples`.
-pub(crate) fn train_config(
-    spec: &TrainingSpec,
-    samples: usize,
-    attempt: u32,
-    round: u32,
-    evaluate_every: u32,
-) -> TrainConfig {
+pub(crate) fn train_config(job: &Spec, samples: usize, attempt: u32, round: u32, evaluate_every: u32) -> TrainConfig {
+    let spec = &job.training;
     TrainConfig {
         epochs: spec.epochs_over(samples as u64),
         batch: spec.batch as usize,
@@ -48,7 +43,7 @@ pub(crate) fn train_config(
             AugmentationSpec::Jitter => JITTER,
             AugmentationSpec::CropFlip => Augmentation::CropFlip,
         },
-        shards: spec.shards as usize,
+        shards: job.shards() as usize,
         seed: match attempt {
             0 => spec.seed,
             again => Stream::new(spec.seed, Purpose::Initialisation, u64::from(again)).at(0),
@@ -67,7 +62,7 @@ impl Computer {
         let images = self.render(&command.samples)?;
         let every = self.job.spec.evaluation.as_ref().map_or(0, |e| e.every_epochs);
         let config = train_config(
-            &self.job.spec.training,
+            &self.job.spec,
             command.samples.len(),
             command.attempt,
             command.student.round,

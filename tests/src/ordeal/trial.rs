@@ -119,6 +119,13 @@ impl Trial<'_> {
                 Some(Ended::GaveUp) => starts += 1,
                 None => {}
             }
+            let reached = self.progress()?;
+            if reached > progress {
+                (progress, moved) = (reached, now);
+            }
+            if moved.elapsed() > IDLE {
+                self.report.violations.add(format!("no progress for {IDLE:?} in peace"));
+            }
             if begun.elapsed() > PEACE {
                 self.report
                     .violations

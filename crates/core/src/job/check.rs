@@ -241,7 +241,7 @@ fn check_training(spec: &Spec) -> Result<(), JobError> {
         "2 to 65536",
         training.batch,
     )?;
-    let shards = training.shards;
+    let shards = spec.shards();
     require(
         shards.is_power_of_two() && shards <= 64,
         "spec.training.shards",
@@ -415,6 +415,15 @@ spec:
             [188, 48, 40]
         );
         assert_eq!(epochs(", minSteps: 10000000", 100), MAX_EPOCHS);
+    }
+
+    #[test]
+    fn a_step_has_two_shards_for_two_workers_and_four_for_more_unless_the_job_says_how_many() {
+        let shards = |from: &str, to: &str| Job::parse(&JOB.replace(from, to)).expect("valid").spec.shards();
+        let budget = "budget:   { queries: 24000, perRound: 6000 }";
+        assert_eq!(shards("", ""), 2);
+        assert_eq!(shards(budget, &format!("workers:  {{ max: 3 }}\n  {budget}")), 4);
+        assert_eq!(shards("epochs: 40", "epochs: 40, shards: 8"), 8);
     }
 
     #[test]

@@ -320,8 +320,8 @@ pub struct TrainingSpec {
     pub augmentation: Augmentation,
     /// Whether the student is bit-identical for any number of workers.
     pub determinism: Determinism,
-    /// Virtual shards of a step: a power of two.
-    pub shards: u32,
+    /// Virtual shards of a step: a power of two; see [`Spec::shards`] for its default.
+    pub shards: Option<u32>,
     /// Seed of initial weights, order, augmentation and random acquisition.
     pub seed: u64,
 }
@@ -342,9 +342,20 @@ impl Default for TrainingSpec {
             restart: Restart::Fresh,
             augmentation: Augmentation::None,
             determinism: Determinism::Strict,
-            shards: 4,
+            shards: None,
             seed: 0,
         }
+    }
+}
+
+impl Spec {
+    /// Virtual shards of a training step: `training.shards`, or what the workers that a job is for can
+    /// share: 2 for at most two of them, else 4. Fewer shards are larger and so faster to compute. It
+    /// depends on nothing but the job, as the student's bits depend on it.
+    #[must_use]
+    pub fn shards(&self) -> u32 {
+        let default = if self.workers.max <= 2 { 2 } else { 4 };
+        self.training.shards.unwrap_or(default)
     }
 }
 

@@ -39,9 +39,18 @@ pub(super) async fn connect(
 }
 
 fn teacher_failure(failure: ConnectError) -> Failure {
+    let hint = match &failure {
+        ConnectError::Mismatch { expected, .. } if expected.contains("spec.student.classes") => {
+            "leave spec.student.classes out to take the teacher's"
+        }
+        ConnectError::Mismatch { .. } => "change the job, or ask another model",
+        ConnectError::Unreachable { .. } | ConnectError::NotReady { .. } | ConnectError::Refused { .. } => {
+            "check spec.teacher.url and spec.teacher.model, and that the server is up"
+        }
+    };
     Failure::new(Kind::Teacher, failure)
         .context("the teacher cannot be used (nothing was spent)")
-        .hint("check spec.teacher.url and spec.teacher.model, and that the server is up")
+        .hint(hint)
 }
 
 pub(super) fn class_count(inputs: &Inputs, info: &TeacherInfo) -> Result<u32, Failure> {

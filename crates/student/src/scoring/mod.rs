@@ -14,6 +14,7 @@
 //! | `walk` | many pairs over several threads |
 //! | `exact` | the definition of a score |
 //! | `fused` | the approximation for LeNets: the layers fused, a candidate a SIMD lane |
+//! | `residual` | the approximation for residual networks: Winograd, channels on SIMD lanes |
 //! | `folded` | the approximation for other networks: libtorch's frozen graph |
 //! | [`error`] | what can go wrong |
 
@@ -21,6 +22,8 @@ pub mod error;
 mod exact;
 mod folded;
 mod fused;
+mod lanes;
+mod residual;
 pub mod scorer;
 mod walk;
 

@@ -12,6 +12,7 @@ use tch::Device;
 use super::exact::Batched;
 use super::folded::Folded;
 use super::fused::Fused;
+use super::residual::Residual;
 use super::walk::{Bound, Chunk, Walk, walk};
 use super::{Pair, PairScorer, ScoringError};
 use crate::network::{Network, NetworkSpec};
@@ -80,6 +81,7 @@ impl std::fmt::Debug for Scorer {
 /// An approximation of the exact score, one for each thread.
 enum Approximate {
     Fused(Box<Fused>),
+    Residual(Box<Residual>),
     Folded(Batched<Folded>),
 }
 
@@ -87,6 +89,7 @@ impl Approximate {
     fn name(&self) -> &'static str {
         match self {
             Self::Fused(_) => "fused",
+            Self::Residual(_) => "residual",
             Self::Folded(_) => "folded",
         }
     }
@@ -96,6 +99,7 @@ impl PairScorer for Approximate {
     fn score(&mut self, pairs: &[Pair<'_>], entries: &mut Vec<Entry>) -> Result<(), ScoringError> {
         match self {
             Self::Fused(scorer) => scorer.score(pairs, entries),
+            Self::Residual(scorer) => scorer.score(pairs, entries),
             Self::Folded(scorer) => scorer.score(pairs, entries),
         }
     }
@@ -286,6 +290,11 @@ fn approximate(
     if let Some(fused) = Fused::new(network, lambdas, acquisition)? {
         return Ok((0..threads)
             .map(|_| Approximate::Fused(Box::new(fused.share())))
+            .collect());
+    }
+    if let Some(residual) = Residual::new(network, lambdas, acquisition)? {
+        return Ok((0..threads)
+            .map(|_| Approximate::Residual(Box::new(residual.share())))
             .collect());
     }
     let shape = network.spec().shape();

@@ -99,17 +99,10 @@ impl OpenInference {
     /// The labels in the body of a 200.
     fn labels(&self, body: &[u8], header: Option<&str>, n: usize) -> Result<Answer, TeacherFailure> {
         let answer: InferResponse = binary::read(body, header, |answer: &mut InferResponse| &mut answer.outputs)
-            .map_err(|error| malformed("an inference response", with_cause(&error)))?;
+            .map_err(|error| malformed("an inference response", error.with_cause()))?;
         self.plan
             .reading
             .labels(&answer.outputs, answer.model_version.as_deref(), n)
-    }
-}
-
-fn with_cause(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(cause) => format!("{error}: {cause}"),
-        None => error.to_string(),
     }
 }
 

@@ -193,12 +193,5 @@ async fn read(model: &Model, headers: &HeaderMap, body: Body) -> Result<wire::In
         .map_err(|error| Refusal(StatusCode::PAYLOAD_TOO_LARGE, format!("{error} (limit {limit} bytes)")))?;
     let header = headers.get(binary::HEADER).map(|header| header.to_str().unwrap_or("?"));
     let request = binary::read(&bytes, header, |request: &mut wire::InferRequest| &mut request.inputs);
-    request.map_err(|error| Refusal(StatusCode::BAD_REQUEST, with_cause(&error)))
-}
-
-fn with_cause(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(cause) => format!("{error}: {cause}"),
-        None => error.to_string(),
-    }
+    request.map_err(|error| Refusal(StatusCode::BAD_REQUEST, error.with_cause()))
 }

@@ -1,36 +1,59 @@
 //! The canonical mix, the first convolution, 2x2 maximum and ReLU.
+//!
+//! The convolution (5x5, stride 1, valid) runs along rows in Winograd's form F(4, 5): eight products
+//! of a row of the kernel give four outputs in place of twenty. In two dimensions the transforms
+//! would cost more than they save, as few channels share them.
 
 use pulp::Simd;
 
-use super::{KERNEL, TAPS, relu};
+use super::winograd::{OUTPUTS, STEP, TILE, kernel_transform, transform_input, transform_output};
+use super::{KERNEL, TAPS};
+use crate::scoring::lanes::relu;
 
-/// Output channels computed at once: with the four places of a pooling window, twelve sums.
-const BLOCK: usize = 3;
-/// Side of what a pooling window of the convolution reads.
+/// Frequencies multiplied at once.
+const GROUP: usize = TILE / 2;
+/// Groups of a transformed strip.
+const GROUPS: usize = TILE / GROUP;
+/// Image rows that a row of pooling windows reads.
 const PATCH: usize = KERNEL + 1;
 
-/// Some output channels of the first convolution (5x5, stride 1, valid).
-pub(super) struct Block {
-    /// `[inputs * TAPS][BLOCK]`, taps in the order channel, row, column.
-    weights: Vec<[f32; BLOCK]>,
-    bias: [f32; BLOCK],
+/// The packed first convolution.
+pub(super) struct First {
+    /// Transformed rows of the kernels, `[output][group][input][row][frequency of the group]`.
+    kernels: Vec<[[f32; GROUP]; KERNEL]>,
+    bias: Vec<f32>,
+    inputs: usize,
 }
 
-/// Packs weights `[outputs][inputs][5][5]`, dividing them by 255 so that they take bytes. The last
-/// block may have channels of zeros.
-pub(super) fn pack(weights: &[f32], bias: &[f32]) -> Vec<Block> {
-    let taps = weights.len() / bias.len();
-    let blocks = weights.chunks(BLOCK * taps).zip(bias.chunks(BLOCK));
-    let pack = |(weights, bias): (&[f32], &[f32])| {
-        let weight = |output: usize, tap: usize| weights.get(output * taps + tap).map_or(0.0, |w| w / 255.0);
-        Block {
-            weights: (0..taps)
-                .map(|tap| std::array::from_fn(|output| weight(output, tap)))
-                .collect(),
-            bias: std::array::from_fn(|output| bias.get(output).copied().unwrap_or(0.0)),
+impl First {
+    /// Packs weights `[outputs][inputs][5][5]` and biases `[outputs]`, dividing the weights by 255
+    /// so that they take bytes.
+    pub(super) fn pack(weights: &[f32], bias: &[f32]) -> Self {
+        let inputs = weights.len() / bias.len() / TAPS;
+        let transform = kernel_transform();
+        let mut kernels = Vec::with_capacity(bias.len() * GROUPS * inputs);
+        for kernel in weights.chunks_exact(inputs * TAPS) {
+            for (group, kernel) in (0..GROUPS).flat_map(|group| kernel.chunks_exact(TAPS).map(move |k| (group, k))) {
+                kernels.push(std::array::from_fn(|row| {
+                    let row = &kernel[row * KERNEL..][..KERNEL];
+                    std::array::from_fn(|f| {
+                        let products = row.iter().zip(transform[group * GROUP + f]);
+                        (products.map(|(w, t)| f64::from(*w) * t).sum::<f64>() / 255.0) as f32
+                    })
+                }));
+            }
         }
-    };
-    blocks.map(pack).collect()
+        Self {
+            kernels,
+            bias: bias.to_vec(),
+            inputs,
+        }
+    }
+
+    /// Transformed strips that [`layer`] keeps.
+    pub(super) fn strips(&self, pooled: Pooled) -> usize {
+        GROUPS * self.inputs * PATCH * pooled.strips()
+    }
 }
 
 /// What the first layer writes: `[channel][height][width]` with a border of zeros
@@ -52,31 +75,56 @@ impl Pooled {
     pub(super) fn len(self) -> usize {
         self.channels * self.padded[0] * self.padded[1]
     }
+
+    /// Strips of four outputs in a row of the convolution.
+    fn strips(self) -> usize {
+        self.size[1].div_ceil(STEP)
+    }
 }
 
-/// Values of one block of output channels at the four places of a pooling window.
-type Window<V> = [[V; BLOCK]; 4];
+/// Some frequencies of a transformed strip of eight pixels, a candidate a lane.
+pub(super) type Strip<V> = [V; GROUP];
 
-/// The convolution at the pooling window whose upper left output is `at` (row, column).
+/// Transforms the strips of one image row; past its end there are zeros.
 #[inline(always)]
-fn window<S: Simd>(simd: S, block: &Block, image: &[S::f32s], size: [usize; 2], at: [usize; 2]) -> Window<S::f32s> {
-    let [height, width] = size;
-    let mut sums = [[simd.splat_f32s(0.0); BLOCK]; 4];
-    for sums in &mut sums {
-        for (sum, bias) in sums.iter_mut().zip(&block.bias) {
-            *sum = simd.splat_f32s(*bias);
+fn transform_row<S: Simd>(simd: S, row: &[S::f32s], strips: usize, out: &mut [Strip<S::f32s>], group: usize) {
+    for strip in 0..strips {
+        let start = strip * OUTPUTS;
+        let mut pixels = [simd.splat_f32s(0.0); TILE];
+        if let Some(whole) = row.get(start..start + TILE) {
+            pixels.copy_from_slice(whole);
+        } else {
+            let rest = &row[start..];
+            pixels[..rest.len()].copy_from_slice(rest);
         }
+        let [a, b, c, d, e, f, g, h] = transform_input(simd, pixels);
+        out[strip] = [a, b, c, d];
+        out[group + strip] = [e, f, g, h];
     }
-    for (plane, taps) in image.chunks_exact(height * width).zip(block.weights.chunks_exact(TAPS)) {
-        for (row, taps) in taps.chunks_exact(KERNEL).enumerate() {
-            let upper = &plane[(at[0] + row) * width + at[1]..][..PATCH];
-            let lower = &plane[(at[0] + row + 1) * width + at[1]..][..PATCH];
-            for (column, taps) in taps.iter().enumerate() {
-                let near = [upper[column], upper[column + 1], lower[column], lower[column + 1]];
-                for (output, tap) in taps.iter().enumerate() {
-                    let tap = simd.splat_f32s(*tap);
-                    for (sums, pixel) in sums.iter_mut().zip(near) {
-                        sums[output] = simd.mul_add_e_f32s(tap, pixel, sums[output]);
+}
+
+/// Sums over inputs and kernel rows for one group of frequencies of `STRIPS` strips, at the upper and
+/// the lower row of a pooling window. `rows` says where the strips of its image rows begin.
+#[inline(always)]
+fn multiply<S: Simd, const STRIPS: usize>(
+    simd: S,
+    kernels: &[[[f32; GROUP]; KERNEL]],
+    strips: &[Strip<S::f32s>],
+    rows: [usize; PATCH],
+) -> [[Strip<S::f32s>; STRIPS]; 2] {
+    let mut sums = [[[simd.splat_f32s(0.0); GROUP]; STRIPS]; 2];
+    let per_input = strips.len() / kernels.len();
+    for (kernel, strips) in kernels.iter().zip(strips.chunks_exact(per_input)) {
+        for (at, start) in rows.into_iter().enumerate() {
+            let strips = &strips[start..][..STRIPS];
+            for f in 0..GROUP {
+                // The image row meets one row of the kernel for each of the two outputs.
+                for lower in 0..2 {
+                    if at >= lower && at - lower < KERNEL {
+                        let tap = simd.splat_f32s(kernel[at - lower][f]);
+                        for s in 0..STRIPS {
+                            sums[lower][s][f] = simd.mul_add_e_f32s(tap, strips[s][f], sums[lower][s][f]);
+                        }
                     }
                 }
             }
@@ -85,31 +133,88 @@ fn window<S: Simd>(simd: S, block: &Block, image: &[S::f32s], size: [usize; 2], 
     sums
 }
 
-/// The layer for one candidate a lane: `image` is `[channel][height][width]` of `size`, `out` what
-/// `pooled` says.
+/// One output channel of `STRIPS` strips: their pooled values, two a strip, before bias and ReLU.
 #[inline(always)]
-pub(super) fn layer<S: Simd>(
+fn convolve<S: Simd, const STRIPS: usize>(
     simd: S,
-    blocks: &[Block],
+    kernels: &[[[f32; GROUP]; KERNEL]],
+    strips: &[Strip<S::f32s>],
+    rows: [usize; PATCH],
+) -> [[S::f32s; STEP]; STRIPS] {
+    let (near, far) = kernels.split_at(kernels.len() / GROUPS);
+    let (low, high) = strips.split_at(strips.len() / GROUPS);
+    let low = multiply::<S, STRIPS>(simd, near, low, rows);
+    let high = multiply::<S, STRIPS>(simd, far, high, rows);
+    let mut pooled = [[simd.splat_f32s(0.0); STEP]; STRIPS];
+    for s in 0..STRIPS {
+        let ([a, b, c, d], [e, f, g, h]) = (low[0][s], high[0][s]);
+        let upper = transform_output(simd, [a, b, c, d, e, f, g, h]);
+        let ([a, b, c, d], [e, f, g, h]) = (low[1][s], high[1][s]);
+        let lower = transform_output(simd, [a, b, c, d, e, f, g, h]);
+        for x in 0..STEP {
+            let upper = simd.max_f32s(upper[2 * x], upper[2 * x + 1]);
+            let lower = simd.max_f32s(lower[2 * x], lower[2 * x + 1]);
+            pooled[s][x] = simd.max_f32s(upper, lower);
+        }
+    }
+    pooled
+}
+
+/// The layer for one candidate a lane: `image` is `[channel][height][width]` of `size`, `out` what
+/// `pooled` says. `STRIPS` strips at once, up to three.
+#[inline(always)]
+pub(super) fn layer<S: Simd, const STRIPS: usize>(
+    simd: S,
+    first: &First,
     image: &[S::f32s],
     size: [usize; 2],
     pooled: Pooled,
+    strips: &mut [Strip<S::f32s>],
     out: &mut [S::f32s],
 ) {
-    let plane = pooled.padded[0] * pooled.padded[1];
-    for (block, out) in blocks.iter().zip(out.chunks_mut(BLOCK * plane)) {
-        for y in 0..pooled.size[0] {
-            for x in 0..pooled.size[1] {
-                let window = window(simd, block, image, size, [2 * y, 2 * x]);
-                let at = (y + BORDER) * pooled.padded[1] + x + BORDER;
-                for (c, out) in out.chunks_exact_mut(plane).enumerate() {
-                    let upper = simd.max_f32s(window[0][c], window[1][c]);
-                    let lower = simd.max_f32s(window[2][c], window[3][c]);
-                    out[at] = relu(simd, simd.max_f32s(upper, lower));
-                }
+    let [height, width] = size;
+    let (plane, count) = (pooled.padded[0] * pooled.padded[1], pooled.strips());
+    let mut ready = 0;
+    for y in 0..pooled.size[0] {
+        // A ring of image rows: each is transformed once.
+        for row in ready..2 * y + PATCH {
+            for (input, image) in image.chunks_exact(height * width).enumerate() {
+                let place = (input * PATCH + row % PATCH) * count;
+                let image = &image[row * width..][..width];
+                transform_row(simd, image, count, &mut strips[place..], first.inputs * PATCH * count);
+            }
+        }
+        ready = 2 * y + PATCH;
+        let kernels = first.kernels.chunks_exact(GROUPS * first.inputs);
+        for ((kernels, bias), out) in kernels.zip(&first.bias).zip(out.chunks_exact_mut(plane)) {
+            let out = &mut out[(y + BORDER) * pooled.padded[1] + BORDER..][..pooled.size[1]];
+            let mut at = 0;
+            while at < count {
+                let rows = std::array::from_fn(|row| (2 * y + row) % PATCH * count + at);
+                let out = &mut out[at * STEP..];
+                at += match STRIPS.min(count - at) {
+                    1 => finish(simd, convolve::<S, 1>(simd, kernels, strips, rows), *bias, out),
+                    2 => finish(simd, convolve::<S, 2>(simd, kernels, strips, rows), *bias, out),
+                    _ => finish(simd, convolve::<S, STRIPS>(simd, kernels, strips, rows), *bias, out),
+                };
             }
         }
     }
+}
+
+/// Adds the bias, applies ReLU, and writes what lies within the image. Answers how many strips.
+#[inline(always)]
+fn finish<S: Simd, const STRIPS: usize>(
+    simd: S,
+    pooled: [[S::f32s; STEP]; STRIPS],
+    bias: f32,
+    out: &mut [S::f32s],
+) -> usize {
+    let bias = simd.splat_f32s(bias);
+    for (out, value) in out.iter_mut().zip(pooled.as_flattened()) {
+        *out = relu(simd, simd.add_f32s(*value, bias));
+    }
+    STRIPS
 }
 
 /// Half of the distance between two possible values of a mix in hundredths, in bytes: added before

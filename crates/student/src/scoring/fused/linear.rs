@@ -2,7 +2,7 @@
 
 use pulp::Simd;
 
-use super::relu;
+use crate::scoring::lanes::relu;
 
 /// Outputs packed together.
 const BLOCK: usize = 12;

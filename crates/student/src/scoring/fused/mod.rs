@@ -23,12 +23,12 @@ use stillhouse_core::selection::Entry;
 use stillhouse_core::{ImageShape, Lambda, LambdaGrid};
 use tch::Tensor;
 
-use self::first::{HALF_STEP, Pooled};
+use self::first::{First, HALF_STEP, Pooled};
 use self::linear::{Linear, Then};
 use self::winograd::{STEP, Scratch, TILE, Winograd};
+use super::lanes::{Aligned, Lanes, values};
 use super::{Best, Pair, PairScorer, ScoringError};
 use crate::error::StudentError;
-use crate::ffi::floats;
 use crate::network::Network;
 
 /// Side of the kernels of both convolutions.
@@ -39,20 +39,11 @@ const TAPS: usize = KERNEL * KERNEL;
 const LAMBDAS: usize = 12;
 /// Most memory of one thread's activations, in bytes: larger images are left to libtorch.
 const MAX_BYTES: usize = 128 << 20;
-/// Bytes to which vectors are aligned: a cache line, so that no load touches two.
-const ALIGNMENT: usize = 64;
-
-/// `max(x, 0)` that keeps NaN: the vector maximum answers with its second argument then.
-#[inline(always)]
-fn relu<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
-    simd.max_f32s(simd.splat_f32s(0.0), x)
-}
-
 /// The packed weights and the sizes of all layers.
 struct Layers {
     arch: Arch,
     image: ImageShape,
-    first: Vec<first::Block>,
+    first: First,
     pooled: Pooled,
     conv: Winograd,
     /// Rows and columns after the second pooling.
@@ -80,39 +71,6 @@ pub(super) struct Fused {
     buffers: [Aligned; 8],
 }
 
-/// Zeros at first, aligned to a cache line.
-struct Aligned {
-    values: Vec<f32>,
-    start: usize,
-    length: usize,
-}
-
-impl Aligned {
-    fn new(length: usize) -> Self {
-        let slack = ALIGNMENT / size_of::<f32>();
-        let values = vec![0.0; length + slack];
-        // An offset that cannot be had is reported as a huge one.
-        let start = values.as_ptr().align_offset(ALIGNMENT).min(slack);
-        Self { values, start, length }
-    }
-
-    fn get(&mut self) -> &mut [f32] {
-        &mut self.values[self.start..][..self.length]
-    }
-}
-
-/// Number of pairs that a vector holds.
-struct Lanes;
-
-impl WithSimd for Lanes {
-    type Output = usize;
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) -> usize {
-        S::F32_LANES
-    }
-}
-
 impl Fused {
     /// A scorer for `network`, or `None` when it is no LeNet or its images are too large.
     pub(super) fn new(
@@ -123,13 +81,13 @@ impl Fused {
         let Some(layers) = Layers::pack(network)? else {
             return Ok(None);
         };
-        let lanes = layers.arch.dispatch(Lanes);
+        let (lanes, _) = layers.arch.dispatch(Lanes);
         let bytes = layers.lengths().iter().sum::<usize>() * lanes * size_of::<f32>();
         Ok((bytes <= MAX_BYTES).then(|| Self::with_layers(Arc::new(layers), Arc::clone(lambdas), acquisition)))
     }
 
     fn with_layers(layers: Arc<Layers>, lambdas: Arc<LambdaGrid>, acquisition: Acquisition) -> Self {
-        let lanes = layers.arch.dispatch(Lanes);
+        let (lanes, _) = layers.arch.dispatch(Lanes);
         let buffers = layers.lengths().map(|length| Aligned::new(length * lanes));
         Self {
             layers,
@@ -167,7 +125,7 @@ impl Fused {
     fn load(&mut self, pairs: &[Pair<'_>]) {
         let lanes = self.lanes;
         let [difference, second, ..] = &mut self.buffers;
-        let (difference, second) = (difference.get(), second.get());
+        let (difference, second) = (difference.get_mut(), second.get_mut());
         for lane in 0..lanes {
             let pair = &pairs[lane.min(pairs.len() - 1)];
             let places = difference.iter_mut().zip(second.iter_mut()).skip(lane).step_by(lanes);
@@ -183,7 +141,7 @@ impl Fused {
         let classes = self.layers.linear[2].outputs;
         let [.., logits] = &mut self.buffers;
         let mut answer = vec![0.0; classes];
-        for (lambda, logits) in lambdas.iter().zip(logits.get().chunks_exact(classes * self.lanes)) {
+        for (lambda, logits) in lambdas.iter().zip(logits.get_mut().chunks_exact(classes * self.lanes)) {
             for (lane, best) in best.iter_mut().enumerate() {
                 let values = logits.iter().skip(lane).step_by(self.lanes);
                 answer.iter_mut().zip(values).for_each(|(to, from)| *to = *from);
@@ -229,19 +187,12 @@ impl Layers {
                 size: pooled_size,
                 padded,
             },
-            first: first::pack(&weight, &bias),
+            first: First::pack(&weight, &bias),
             conv,
             size,
             linear: [linear(&parts.fc1)?, linear(&parts.fc2)?, linear(&parts.fc3)?],
         }))
     }
-}
-
-/// The numbers of a tensor on the CPU.
-fn values(tensor: &Tensor) -> Result<Vec<f32>, StudentError> {
-    let tensor = tensor.f_contiguous()?;
-    let values = floats(&tensor).ok_or_else(|| StudentError::Torch("weights are not f32 on the CPU".to_owned()))?;
-    Ok(values.to_vec())
 }
 
 /// All layers for one vector of pairs and at most [`LAMBDAS`] lambdas.
@@ -256,20 +207,19 @@ impl WithSimd for Forward<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        // Sums of a 5x5 block fill half of 32 registers; processors with 16 take a quarter.
+        // Sums fill half or three quarters of 32 registers; of 16 they take half.
         if S::REGISTER_COUNT >= 32 {
-            self.run::<S, 4, 12>(simd);
+            self.run::<S, 3, 2, 12>(simd);
         } else {
-            self.run::<S, 2, 6>(simd);
+            self.run::<S, 1, 1, 6>(simd);
         }
     }
 }
 
 impl Forward<'_> {
-    /// `CHANNELS` and `OUTPUTS`: how many sums the second convolution and the linear layers hold
-    /// in registers.
+    /// `STRIPS`, `CHANNELS` and `OUTPUTS`: how many sums each kind of layer holds in registers.
     #[inline(always)]
-    fn run<S: Simd, const CHANNELS: usize, const OUTPUTS: usize>(self, simd: S) {
+    fn run<S: Simd, const STRIPS: usize, const CHANNELS: usize, const OUTPUTS: usize>(self, simd: S) {
         let Layers {
             image,
             first,
@@ -282,24 +232,31 @@ impl Forward<'_> {
         let count = self.lambdas.len();
         let side = [image.height as usize, image.width as usize];
         let [difference, second, mixed, plane, features, hidden, last, logits] = self.buffers;
-        let (difference, second) = (S::as_simd_f32s(difference.get()).0, S::as_simd_f32s(second.get()).0);
-        let mixed = S::as_mut_simd_f32s(mixed.get()).0;
-        let plane = S::as_mut_simd_f32s(plane.get()).0;
-        let features = &mut S::as_mut_simd_f32s(features.get()).0[..count * linear[0].inputs];
-        let mut scratch = Scratch::new(simd.splat_f32s(0.0), conv);
+        let (difference, second) = (
+            S::as_simd_f32s(difference.get_mut()).0,
+            S::as_simd_f32s(second.get_mut()).0,
+        );
+        let mixed = S::as_mut_simd_f32s(mixed.get_mut()).0;
+        let plane = S::as_mut_simd_f32s(plane.get_mut()).0;
+        let features = &mut S::as_mut_simd_f32s(features.get_mut()).0[..count * linear[0].inputs];
+        let zero = simd.splat_f32s(0.0);
+        let mut scratch = Scratch::new(zero, conv);
+        let mut strips = vec![[zero; _]; first.strips(*pooled)];
         for (lambda, out) in self.lambdas.iter().zip(features.chunks_exact_mut(linear[0].inputs)) {
             first::mix(simd, lambda.as_f32(), difference, second, mixed);
-            first::layer(simd, first, mixed, side, *pooled, plane);
+            first::layer::<S, STRIPS>(simd, first, mixed, side, *pooled, &mut strips, plane);
             winograd::layer::<S, CHANNELS>(simd, conv, *pooled, plane, &mut scratch, *size, out);
         }
-        let hidden = &mut S::as_mut_simd_f32s(hidden.get()).0[..count * linear[0].outputs];
+        let hidden = &mut S::as_mut_simd_f32s(hidden.get_mut()).0[..count * linear[0].outputs];
         linear::layer::<S, OUTPUTS>(simd, &linear[0], Then::Relu, features, hidden);
-        let last = &mut S::as_mut_simd_f32s(last.get()).0[..count * linear[1].outputs];
+        let last = &mut S::as_mut_simd_f32s(last.get_mut()).0[..count * linear[1].outputs];
         linear::layer::<S, OUTPUTS>(simd, &linear[1], Then::Relu, hidden, last);
-        let logits = &mut S::as_mut_simd_f32s(logits.get()).0[..count * linear[2].outputs];
+        let logits = &mut S::as_mut_simd_f32s(logits.get_mut()).0[..count * linear[2].outputs];
         linear::layer::<S, OUTPUTS>(simd, &linear[2], Then::Nothing, last, logits);
     }
 }
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(super) use tests::architectures;

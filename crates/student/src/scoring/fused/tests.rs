@@ -9,7 +9,7 @@ use crate::network::NetworkSpec;
 use crate::scoring::exact::Batched;
 
 /// Every instruction set that this processor has, and none.
-pub(super) fn architectures() -> Vec<Arch> {
+pub(in crate::scoring) fn architectures() -> Vec<Arch> {
     let mut architectures = vec![Arch::Scalar, Arch::new()];
     #[cfg(target_arch = "x86_64")]
     architectures.extend(pulp::x86::V3::try_new().map(Arch::V3));

@@ -7,25 +7,22 @@
 use pulp::Simd;
 
 use super::first::Pooled;
-use super::{KERNEL, TAPS, relu};
+use super::{KERNEL, TAPS};
+use crate::scoring::lanes::{relu, scale};
 
 /// Outputs a side of a tile.
-const OUTPUTS: usize = 4;
+pub(super) const OUTPUTS: usize = 4;
 /// Inputs a side of a tile.
 pub(super) const TILE: usize = OUTPUTS + KERNEL - 1;
 /// Pooled values a side of a tile.
 pub(super) const STEP: usize = OUTPUTS / 2;
-/// Output channels packed together.
-const BLOCK: usize = 4;
-/// Frequencies multiplied at once: half a row of a tile. With four channels, sixteen sums.
-const GROUP: usize = TILE / 2;
-/// Groups of a tile.
-const GROUPS: usize = TILE * TILE / GROUP;
+/// Output channels packed together. With the frequencies of one row of a tile, sixteen sums.
+const BLOCK: usize = 2;
 
 /// The packed convolution.
 pub(super) struct Winograd {
-    /// Transformed kernels, `[block][group][input][channel of the block][frequency of the group]`.
-    kernels: Vec<[[f32; GROUP]; BLOCK]>,
+    /// Transformed kernels, `[block][row][input][channel of the block][column]`.
+    kernels: Vec<[[f32; TILE]; BLOCK]>,
     bias: Vec<f32>,
     inputs: usize,
 }
@@ -50,13 +47,10 @@ impl Winograd {
         }
         let inputs = weights.len() / bias.len() / TAPS;
         let transformed: Vec<[[f32; TILE]; TILE]> = weights.chunks_exact(TAPS).map(transform_kernel).collect();
-        let mut kernels = Vec::with_capacity(bias.len() / BLOCK * GROUPS * inputs);
+        let mut kernels = Vec::with_capacity(bias.len() / BLOCK * TILE * inputs);
         for outputs in transformed.chunks_exact(inputs * BLOCK) {
-            for (group, input) in (0..GROUPS).flat_map(|group| (0..inputs).map(move |input| (group, input))) {
-                kernels.push(std::array::from_fn(|o| {
-                    let kernel = outputs[o * inputs + input].as_flattened();
-                    std::array::from_fn(|f| kernel[group * GROUP + f])
-                }));
+            for (row, input) in (0..TILE).flat_map(|row| (0..inputs).map(move |input| (row, input))) {
+                kernels.push(std::array::from_fn(|o| outputs[o * inputs + input][row]));
             }
         }
         Some(Self {
@@ -67,11 +61,16 @@ impl Winograd {
     }
 }
 
-fn transform_kernel(kernel: &[f32]) -> [[f32; TILE]; TILE] {
-    let transform: [[f64; KERNEL]; TILE] = std::array::from_fn(|row| match POINTS.get(row) {
+/// The kernel transform in one dimension.
+pub(super) fn kernel_transform() -> [[f64; KERNEL]; TILE] {
+    std::array::from_fn(|row| match POINTS.get(row) {
         Some((scale, point)) => std::array::from_fn(|power| scale * point.powi(power as i32)),
         None => std::array::from_fn(|power| if power == KERNEL - 1 { 1.0 } else { 0.0 }),
-    });
+    })
+}
+
+fn transform_kernel(kernel: &[f32]) -> [[f32; TILE]; TILE] {
+    let transform = kernel_transform();
     let value = |row: &[f64; KERNEL], column: &[f64; KERNEL]| {
         let lines = kernel.chunks_exact(KERNEL).zip(row);
         let line = |line: &[f32]| line.iter().zip(column).map(|(w, c)| f64::from(*w) * c).sum::<f64>();
@@ -80,15 +79,9 @@ fn transform_kernel(kernel: &[f32]) -> [[f32; TILE]; TILE] {
     std::array::from_fn(|r| std::array::from_fn(|c| value(&transform[r], &transform[c])))
 }
 
-/// `factor * x + y`.
-#[inline(always)]
-fn scale<S: Simd>(simd: S, factor: f32, x: S::f32s, y: S::f32s) -> S::f32s {
-    simd.mul_add_e_f32s(simd.splat_f32s(factor), x, y)
-}
-
 /// Input transform of eight values.
 #[inline(always)]
-fn transform_input<S: Simd>(simd: S, d: [S::f32s; TILE]) -> [S::f32s; TILE] {
+pub(super) fn transform_input<S: Simd>(simd: S, d: [S::f32s; TILE]) -> [S::f32s; TILE] {
     let one = scale(simd, -4.25, d[4], simd.add_f32s(d[2], d[6]));
     let odd_one = scale(simd, -4.25, d[3], simd.add_f32s(d[1], d[5]));
     let two = scale(simd, -1.25, d[4], scale(simd, 0.25, d[2], d[6]));
@@ -109,7 +102,7 @@ fn transform_input<S: Simd>(simd: S, d: [S::f32s; TILE]) -> [S::f32s; TILE] {
 
 /// Output transform: four outputs from eight products.
 #[inline(always)]
-fn transform_output<S: Simd>(simd: S, m: [S::f32s; TILE]) -> [S::f32s; OUTPUTS] {
+pub(super) fn transform_output<S: Simd>(simd: S, m: [S::f32s; TILE]) -> [S::f32s; OUTPUTS] {
     let (one, odd_one) = (simd.add_f32s(m[1], m[2]), simd.sub_f32s(m[1], m[2]));
     let (two, odd_two) = (simd.add_f32s(m[3], m[4]), simd.sub_f32s(m[3], m[4]));
     let (half, odd_half) = (simd.add_f32s(m[5], m[6]), simd.sub_f32s(m[5], m[6]));
@@ -128,19 +121,16 @@ fn transform_output<S: Simd>(simd: S, m: [S::f32s; TILE]) -> [S::f32s; OUTPUTS] 
 
 /// Memory of one tile at a time.
 pub(super) struct Scratch<V> {
-    /// The transformed tile, `[group][input][frequency of the group]`.
-    tile: Vec<[V; GROUP]>,
-    /// Products of one row of frequencies, `[channel of the block]`.
-    products: [[[V; GROUP]; TILE / GROUP]; BLOCK],
-    /// Those rows after the output transform along the row, `[channel of the block]`.
+    /// The transformed tile, `[row][input][column]`.
+    tile: Vec<[V; TILE]>,
+    /// Products after the output transform along the row, `[channel of the block][row]`.
     rows: [[[V; OUTPUTS]; TILE]; BLOCK],
 }
 
 impl<V: Copy> Scratch<V> {
     pub(super) fn new(zero: V, conv: &Winograd) -> Self {
         Self {
-            tile: vec![[zero; GROUP]; GROUPS * conv.inputs],
-            products: [[[zero; GROUP]; TILE / GROUP]; BLOCK],
+            tile: vec![[zero; TILE]; TILE * conv.inputs],
             rows: [[[zero; OUTPUTS]; TILE]; BLOCK],
         }
     }
@@ -152,7 +142,7 @@ fn transform_tile<S: Simd>(
     simd: S,
     plane: &[S::f32s],
     width: usize,
-    out: &mut [[S::f32s; GROUP]],
+    out: &mut [[S::f32s; TILE]],
     [input, inputs]: [usize; 2],
 ) {
     let mut rows = [[simd.splat_f32s(0.0); TILE]; TILE];
@@ -166,23 +156,23 @@ fn transform_tile<S: Simd>(
             a[column], b[column], c[column], d[column], e[column], f[column], g[column], h[column],
         ];
         for (r, value) in transform_input(simd, down).into_iter().enumerate() {
-            out[(r * (TILE / GROUP) + column / GROUP) * inputs + input][column % GROUP] = value;
+            out[r * inputs + input][column] = value;
         }
     }
 }
 
-/// Sums over the inputs of kernel times tile, for one group of `COUNT` channels from `first`.
+/// Sums over the inputs of kernel times tile, for one row of `COUNT` channels from `first`.
 #[inline(always)]
 fn multiply<S: Simd, const COUNT: usize>(
     simd: S,
-    kernels: &[[[f32; GROUP]; BLOCK]],
-    tile: &[[S::f32s; GROUP]],
+    kernels: &[[[f32; TILE]; BLOCK]],
+    tile: &[[S::f32s; TILE]],
     first: usize,
-) -> [[S::f32s; GROUP]; COUNT] {
-    let mut sums = [[simd.splat_f32s(0.0); GROUP]; COUNT];
+) -> [[S::f32s; TILE]; COUNT] {
+    let mut sums = [[simd.splat_f32s(0.0); TILE]; COUNT];
     for (kernels, tile) in kernels.iter().zip(tile) {
         for o in 0..COUNT {
-            for f in 0..GROUP {
+            for f in 0..TILE {
                 let kernel = simd.splat_f32s(kernels[first + o][f]);
                 sums[o][f] = simd.mul_add_e_f32s(kernel, tile[f], sums[o][f]);
             }
@@ -195,27 +185,16 @@ fn multiply<S: Simd, const COUNT: usize>(
 #[inline(always)]
 fn convolve<S: Simd, const COUNT: usize>(
     simd: S,
-    kernels: &[[[f32; GROUP]; BLOCK]],
+    kernels: &[[[f32; TILE]; BLOCK]],
     scratch: &mut Scratch<S::f32s>,
     inputs: usize,
     first: usize,
 ) -> [[S::f32s; STEP * STEP]; COUNT] {
-    let Scratch { tile, products, rows } = scratch;
-    let per_row = TILE / GROUP * inputs;
-    for (r, (kernels, tile)) in kernels
-        .chunks_exact(per_row)
-        .zip(tile.chunks_exact(per_row))
-        .enumerate()
-    {
-        for (g, (kernels, tile)) in kernels.chunks_exact(inputs).zip(tile.chunks_exact(inputs)).enumerate() {
-            let sums = multiply::<S, COUNT>(simd, kernels, tile, first);
-            for o in 0..COUNT {
-                products[o][g] = sums[o];
-            }
-        }
+    let Scratch { tile, rows } = scratch;
+    for (r, (kernels, tile)) in kernels.chunks_exact(inputs).zip(tile.chunks_exact(inputs)).enumerate() {
+        let sums = multiply::<S, COUNT>(simd, kernels, tile, first);
         for o in 0..COUNT {
-            let [a, b] = products[o];
-            rows[o][r] = transform_output(simd, [a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3]]);
+            rows[o][r] = transform_output(simd, sums[o]);
         }
     }
     let mut pooled = [[simd.splat_f32s(0.0); STEP * STEP]; COUNT];
@@ -244,7 +223,7 @@ fn pool<S: Simd>(simd: S, rows: &[[S::f32s; OUTPUTS]; TILE]) -> [S::f32s; STEP *
 }
 
 /// The layer for one candidate a lane: `input` is what `pooled` says, `out`
-/// `[output][row][column]` of `size`. `COUNT` channels at once, a divisor of four.
+/// `[output][row][column]` of `size`. `COUNT` channels at once, one or two.
 #[inline(always)]
 pub(super) fn layer<S: Simd, const COUNT: usize>(
     simd: S,
@@ -262,7 +241,7 @@ pub(super) fn layer<S: Simd, const COUNT: usize>(
                 let tile = &plane[2 * y * width + 2 * x..];
                 transform_tile(simd, tile, width, &mut scratch.tile, [channel, conv.inputs]);
             }
-            for (b, kernels) in conv.kernels.chunks_exact(GROUPS * conv.inputs).enumerate() {
+            for (b, kernels) in conv.kernels.chunks_exact(TILE * conv.inputs).enumerate() {
                 for first in (0..BLOCK).step_by(COUNT) {
                     let pooled = convolve::<S, COUNT>(simd, kernels, scratch, conv.inputs, first);
                     for (o, pooled) in (b * BLOCK + first..).zip(pooled) {
