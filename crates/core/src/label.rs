@@ -7,16 +7,6 @@ use serde::{Deserialize, Serialize};
 #[serde(try_from = "Vec<f32>")]
 pub struct SoftLabel(Vec<f32>);
 
-impl TryFrom<Vec<f32>> for SoftLabel {
-    type Error = LabelError;
-
-    /// Labels that come over a link are checked like a teacher's.
-    fn try_from(probabilities: Vec<f32>) -> Result<Self, LabelError> {
-        let classes = probabilities.len();
-        Self::from_probabilities(probabilities, classes)
-    }
-}
-
 /// How far from one the sum of a teacher's probabilities may be. Wide enough for bf16 teachers
 /// (2^-9 a class), far narrower than unnormalised scores.
 pub const SUM_TOLERANCE: f32 = 1e-2;

@@ -252,7 +252,8 @@ fn verify_finds_damage_in_every_file() {
         "{verdict}"
     );
     let label = a_label(&Outcome::of(&dir));
-    let damages: [(&str, &dyn Fn(&mut Vec<u8>), &str); 6] = [
+    type Damage<'a> = &'a dyn Fn(&mut Vec<u8>);
+    let damages: [(&str, Damage<'_>, &str); 6] = [
         (
             "labels.safetensors",
             &|bytes| *bytes.last_mut().unwrap() ^= 1,

@@ -50,7 +50,7 @@ pub(super) fn show(args: &ShowArgs) -> Result<String, Failure> {
     let books = match Books::read(&args.dir) {
         Ok(books) => books,
         Err(failure) if failure.kind() == Kind::Directory && !args.ambiguous => {
-            return running(args).map_or(Err(failure), Ok);
+            return running(args).ok_or(failure);
         }
         Err(failure) => return Err(failure),
     };

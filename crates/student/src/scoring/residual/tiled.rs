@@ -40,6 +40,7 @@ impl Tiled {
         let transformed: Vec<[f32; FREQUENCIES]> = conv.weights.chunks_exact(TAPS).map(transform_kernel).collect();
         let group = packing.group(outputs);
         let mut kernels = Vec::with_capacity(FREQUENCIES * inputs * outputs);
+        #[expect(clippy::needless_range_loop, reason = "it walks the second index of every kernel")]
         for frequency in 0..FREQUENCIES {
             for first in (0..outputs).step_by(group * lanes) {
                 for input in 0..inputs {
