@@ -1,5 +1,7 @@
 //! `stillhouse`: see the library of the same name.
 
+use std::fmt::Display;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -23,18 +25,24 @@ fn main() -> ExitCode {
         .and_then(|()| perform(&cli.command, &bars));
     match outcome {
         Ok(text) => {
-            println!("{text}");
+            say(io::stdout(), &text);
             ExitCode::SUCCESS
         }
         Err(failure) => {
             bars.clear();
             if let Some(findings) = failure.findings() {
-                println!("{findings}");
+                say(io::stdout(), &findings);
             }
-            eprintln!("{failure}");
+            say(io::stderr(), &failure);
             ExitCode::from(u8::try_from(failure.kind().exit_code()).unwrap_or(1))
         }
     }
+}
+
+/// Writes a line. Whoever should read it may be gone, or the disk that keeps it full: the exit code
+/// says how it ended all the same.
+fn say(mut to: impl Write, line: &impl Display) {
+    let _ = writeln!(to, "{line}");
 }
 
 fn perform(command: &Command, bars: &ProgressBars) -> Result<String, Failure> {

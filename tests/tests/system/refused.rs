@@ -259,6 +259,15 @@ fn a_directory_that_cannot_be_made_and_one_without_a_job() {
     assert!(world.bill().is_empty());
 }
 
+#[test]
+fn the_exit_code_is_the_same_when_nothing_can_be_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let full = || std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut show = stillhouse();
+    show.arg("status").arg(folder.path()).stdout(full()).stderr(full());
+    assert_eq!(show.status().unwrap().code(), Some(DIRECTORY));
+}
+
 /// `command` under a limit of so many blocks of 512 bytes a file. The signal that would kill the
 /// program is ignored, so that a write beyond the limit fails as on a full disk.
 fn limited(command: &Command, blocks: u64) -> Command {
