@@ -4,9 +4,9 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use stillhouse_queue::{MemoryQueue, Queue, RedisQueue};
+use stillhouse_queue::{MemoryQueue, Queue, QueueError, RedisConfig, RedisQueue};
 use stillhouse_runtime::Secret;
 use stillhouse_runtime::link::Listener;
 use stillhouse_runtime::secret::{SecretError, TOKEN_FILE};
@@ -28,6 +28,9 @@ const QUEUE: usize = 4_096;
 /// notice that one is lost, and to wait whether it comes back.
 const FAREWELL: Duration = Duration::from_secs(25);
 
+/// How long a queue may be unreachable at the start.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
+
 /// The queue that the job names; a new life of it begins with this `epoch` of the ledger.
 pub(super) async fn open_queue(
     inputs: &Inputs,
@@ -42,9 +45,20 @@ pub(super) async fn open_queue(
         )
         .hint("set spec.queue: redis://HOST:PORT in the job file")),
         None => Ok(Arc::new(MemoryQueue::new(QUEUE))),
-        Some(config) => {
-            let queue = RedisQueue::open_as_dispatcher(config, epoch).await;
-            Ok(Arc::new(queue.map_err(queue_failure)?))
+        Some(config) => open_redis(config, epoch).await,
+    }
+}
+
+/// Waits a little for a server that is just being started.
+async fn open_redis(config: RedisConfig, epoch: u64) -> Result<Arc<dyn Queue>, Failure> {
+    let begun = Instant::now();
+    loop {
+        match RedisQueue::open_as_dispatcher(config.clone(), epoch).await {
+            Ok(queue) => return Ok(Arc::new(queue)),
+            Err(QueueError::Unavailable { .. }) if begun.elapsed() < CONNECT_PATIENCE => {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+            Err(error) => return Err(queue_failure(error)),
         }
     }
 }

@@ -125,10 +125,11 @@ pub async fn run(
         evaluation: inputs.evaluation.as_deref().cloned(),
     })
     .await?;
+    let gateway = GatewayId::draw().map_err(|error| Failure::new(Kind::Internal, error))?;
     let gateway = options.has_gateway.then(|| {
         let counter = Counter::Here {
             desk: desk.clone(),
-            gateway: GatewayId(0),
+            gateway,
         };
         let sources = GatewaySources {
             seeds: inputs.seeds.clone(),

@@ -14,6 +14,10 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
 /// two are a teacher that would burn the budget.
 const AMBIGUOUS_IN_A_ROW: u32 = 2;
 
+/// Images in a row that the teacher would not label, which end the asking: some images are not to its
+/// taste, but one that labels none of so many only costs.
+const DECLINED_IN_A_ROW: usize = 16;
+
 /// What follows a request that was not billed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
@@ -37,6 +41,7 @@ pub(super) struct Breaker {
     patience: Duration,
     refusals: Option<Refusals>,
     ambiguous: u32,
+    declined: usize,
     in_doubt: u64,
     proven: bool,
 }
@@ -60,6 +65,7 @@ impl Breaker {
             patience,
             refusals: None,
             ambiguous: 0,
+            declined: 0,
             in_doubt: 0,
             proven: false,
         }
@@ -75,6 +81,7 @@ impl Breaker {
     pub(super) fn answered(&mut self) {
         self.refusals = None;
         self.ambiguous = 0;
+        self.declined = 0;
         self.proven = true;
     }
 
@@ -129,6 +136,12 @@ impl Breaker {
         self.ambiguous += 1;
         self.in_doubt += n as u64;
         self.ambiguous >= AMBIGUOUS_IN_A_ROW
+    }
+
+    /// The teacher would not label `n` images; `true` when asking must end.
+    pub(super) fn declined(&mut self, n: usize) -> bool {
+        self.declined += n;
+        self.declined >= DECLINED_IN_A_ROW
     }
 
     /// Queries of unknown fate since the start.
@@ -222,6 +235,15 @@ mod tests {
         breaker.answered();
         let now = start + 2 * MINUTE;
         assert_eq!(wait(breaker.refused(now, now, None, 0.0), now), FIRST_BACKOFF);
+    }
+
+    #[test]
+    fn a_teacher_that_only_declines_ends_the_asking_and_one_label_forgives() {
+        let mut breaker = Breaker::new(MINUTE);
+        assert!(!breaker.declined(DECLINED_IN_A_ROW - 1));
+        breaker.answered();
+        assert!(!breaker.declined(DECLINED_IN_A_ROW - 1));
+        assert!(breaker.declined(1));
     }
 
     #[test]

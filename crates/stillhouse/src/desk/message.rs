@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use stillhouse_core::image::ImageSet;
 use stillhouse_core::{Fingerprint, SoftLabel};
 use stillhouse_ledger::{Permit, RequestId};
+use stillhouse_runtime::Secret;
+use stillhouse_runtime::secret::SecretError;
 use stillhouse_teacher::TeacherFailure;
 
 /// Version of these messages; both ends must agree.
@@ -17,6 +19,18 @@ pub const DESK_VERSION: u32 = 1;
 /// A gateway process; drawn at random when it starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct GatewayId(pub u64);
+
+impl GatewayId {
+    /// Draws one: requests are named after it, in this life of a job and in others.
+    ///
+    /// # Errors
+    /// When the system gives no random bytes.
+    pub fn draw() -> Result<Self, SecretError> {
+        let secret = Secret::generate()?;
+        let bytes = secret.expose().first_chunk().expect("a secret has 32 bytes");
+        Ok(Self(u64::from_le_bytes(*bytes)))
+    }
+}
 
 impl std::fmt::Display for GatewayId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -162,6 +176,10 @@ pub enum Outcome {
         useless: Vec<Permit>,
         /// What is wrong with those.
         cause: String,
+        /// Permits of images that the teacher looked at and would not label.
+        declined: Vec<Permit>,
+        /// Why it would not.
+        reason: String,
         /// Time from the first byte sent to the last received.
         latency: Duration,
     },

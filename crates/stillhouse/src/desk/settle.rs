@@ -29,6 +29,8 @@ impl Shared {
                 labels,
                 useless,
                 cause,
+                declined,
+                reason,
                 latency,
             } => {
                 let (labels, foreign) = self.of_this_job(labels);
@@ -38,6 +40,7 @@ impl Shared {
                 };
                 let useless = useless.into_iter().chain(foreign).collect();
                 self.keep(labels, sent, latency).await?;
+                self.decline(request, declined, reason, sent).await?;
                 self.write_off(request, useless, cause).await
             }
             Outcome::Failed { permits, failure } => self.failed(request, permits, failure, sent).await,
@@ -65,6 +68,28 @@ impl Shared {
             control.breaker.answered();
             drop(control);
             self.tell(DeskEvent::Answered { n, latency });
+        }
+        Ok(())
+    }
+
+    /// What the teacher would not label was paid for. The asking goes on, unless that is all it does.
+    async fn decline(
+        &self,
+        request: RequestId,
+        permits: Vec<Permit>,
+        reason: String,
+        sent: Option<Instant>,
+    ) -> Result<(), AskingStopped> {
+        if permits.is_empty() {
+            return Ok(());
+        }
+        let queries = permits.len();
+        self.ledger.spent(request, permits, &reason).await?;
+        self.tell(DeskEvent::Failed {
+            message: format!("the teacher declined {queries} queries (billed, and not asked again): {reason}"),
+        });
+        if sent.is_some() && self.control().breaker.declined(queries) {
+            return Err(AskingStopped::Useless { queries, cause: reason });
         }
         Ok(())
     }

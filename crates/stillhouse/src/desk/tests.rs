@@ -146,6 +146,8 @@ fn answered(permit: Permit) -> Outcome {
         labels: vec![(permit, label)],
         useless: vec![],
         cause: String::new(),
+        declined: vec![],
+        reason: String::new(),
         latency: Duration::ZERO,
     }
 }
@@ -186,6 +188,24 @@ async fn a_lost_gateway_leaves_its_queries_in_doubt_and_may_still_bring_the_labe
     desk.settle(RequestId(1), answered(permit)).await;
     let counts = bench.ledger.counts().await.unwrap();
     assert_eq!((counts.ambiguous, counts.committed), (0, 1));
+}
+
+#[tokio::test]
+async fn a_declined_image_is_billed_and_the_asking_goes_on() {
+    let bench = Bench::new(2).await;
+    let (desk, permit) = permitted(&bench).await;
+    desk.begin(GATEWAY, RequestId(1), &[permit]).await;
+    let declined = Outcome::Answered {
+        labels: vec![],
+        useless: vec![],
+        cause: String::new(),
+        declined: vec![permit],
+        reason: "I will not".into(),
+        latency: Duration::ZERO,
+    };
+    assert_eq!(desk.settle(RequestId(1), declined).await, Settled::GoOn);
+    let counts = bench.ledger.counts().await.unwrap();
+    assert_eq!((counts.spent, counts.billed()), (1, 1));
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use stillhouse_core::Key;
+use stillhouse_core::label::LabelError;
 use stillhouse_ledger::{Permit, RequestId};
 use stillhouse_queue::{Lease, LeaseId, Reference};
 use stillhouse_teacher::{Answer, Attempt, FailureKind, TeacherFailure};
@@ -178,9 +179,14 @@ fn outcome(permits: Vec<Permit>, answer: Result<Answer, TeacherFailure>, sent: I
         Err(failure) => return Outcome::Failed { permits, failure },
     };
     let (mut labels, mut useless, mut cause) = (vec![], vec![], String::new());
+    let (mut declined, mut reason) = (vec![], String::new());
     for (permit, label) in permits.into_iter().zip(answer) {
         match label {
             Ok(label) => labels.push((permit, label)),
+            Err(error @ LabelError::Declined { .. }) => {
+                declined.push(permit);
+                reason = error.to_string();
+            }
             Err(error) => {
                 useless.push(permit);
                 cause = error.to_string();
@@ -191,6 +197,8 @@ fn outcome(permits: Vec<Permit>, answer: Result<Answer, TeacherFailure>, sent: I
         labels,
         useless,
         cause,
+        declined,
+        reason,
         latency: sent.elapsed(),
     }
 }

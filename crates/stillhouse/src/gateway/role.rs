@@ -31,7 +31,7 @@ pub async fn run(args: &GatewayArgs, shutdown: CancellationToken) -> Result<Stri
         Failure::new(Kind::Usage, error)
             .hint("stillhouse run --listen writes it to the file `token` in the job directory")
     })?;
-    let gateway = GatewayId(u64::from_le_bytes(random()?));
+    let gateway = GatewayId::draw().map_err(|error| Failure::new(Kind::Internal, error))?;
     let Some((desk, keeper, welcome)) = reach(&args.coordinator, &secret, gateway, &shutdown).await? else {
         return Ok("stopped before the coordinator was there".to_owned());
     };
@@ -174,11 +174,6 @@ async fn pause(stop: &CancellationToken) -> bool {
         () = stop.cancelled() => true,
         () = tokio::time::sleep(NOT_YET) => false,
     }
-}
-
-fn random() -> Result<[u8; 8], Failure> {
-    let secret = Secret::generate().map_err(|error| Failure::new(Kind::Internal, error))?;
-    Ok(*secret.expose().first_chunk().expect("a secret has 32 bytes"))
 }
 
 fn desk_failure(error: DeskError) -> Failure {
