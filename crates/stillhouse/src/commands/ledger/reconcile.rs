@@ -40,7 +40,11 @@ pub(super) fn reconcile(args: &ReconcileArgs) -> Result<String, Failure> {
         Some(BillFile::digest(&pixels))
     });
     let mut text = table(&books, &invoice, &comparison);
-    if args.apply {
+    if comparison.forgotten > 0 && !comparison.unbilled.is_empty() {
+        // What was answered was billed: a bill that lacks it is not closed, and proves nothing by silence.
+        let many = counted(comparison.forgotten, "answered query", "answered queries");
+        text += &format!("\n  the bill lacks {many}, so it is not closed: nothing is given back");
+    } else if args.apply {
         text += &give_back(&args.dir, &books, &comparison)?;
     } else if !comparison.unbilled.is_empty() {
         let many = counted(comparison.unbilled.len() as u64, "query", "queries");
