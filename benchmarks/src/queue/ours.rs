@@ -11,11 +11,12 @@ use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
+use stillhouse::coordinate::asking::reference;
 use stillhouse_core::image::ImageShape;
 use stillhouse_core::plan::Arm;
 use stillhouse_core::{Fingerprint, Key, Sample, SoftLabel};
 use stillhouse_ledger::{Admission, Genesis, Ledger, OnAmbiguous, Permit, Request, RequestId};
-use stillhouse_queue::{Lease, LeaseId, Queue, QueueError, RedisConfig, RedisQueue, Reference};
+use stillhouse_queue::{Lease, LeaseId, Queue, QueueError, RedisConfig, RedisQueue};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
@@ -89,17 +90,6 @@ pub(crate) fn request(number: u32) -> Request {
     }
 }
 
-/// What travels for a permitted query.
-pub(crate) fn reference(permit: Permit, sample: Sample, arm: Arm) -> Reference {
-    Reference {
-        key: permit.key,
-        sample,
-        epoch: permit.epoch,
-        charge: permit.charge,
-        arm,
-    }
-}
-
 /// The coordinator's half: admits queries and pushes their references.
 #[derive(Clone)]
 pub(crate) struct Dispatcher {
@@ -155,7 +145,7 @@ impl Dispatcher {
             .iter()
             .zip(admissions)
             .map(|(request, admission)| match admission {
-                Admission::Permitted(permit) => Ok(reference(permit, request.sample, request.arm)),
+                Admission::Permitted(permit) => Ok(reference(&permit, request.sample, request.arm)),
                 other => bail!("expected a permit for {:?}, found {other:?}", request.sample),
             });
         self.queue.push(references.collect::<anyhow::Result<_>>()?).await?;

@@ -12,12 +12,13 @@ use std::time::Instant;
 use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use stillhouse::coordinate::asking::reference;
 use stillhouse_queue::{Queue, QueueError, RedisQueue};
 
 use crate::cli::Persistence;
 use crate::places::Places;
 use crate::queue::contestants::Contestant;
-use crate::queue::ours::{Dispatcher, Setting, reference, request};
+use crate::queue::ours::{Dispatcher, Setting, request};
 use crate::queue::rates::Amount;
 use crate::queue::server::Server;
 
@@ -191,7 +192,7 @@ async fn rebuild(dispatcher: &Dispatcher, outstanding: u32) -> anyhow::Result<()
     let waiting = dispatcher.ledger.outstanding().await?;
     let references = waiting
         .into_iter()
-        .map(|(permit, sample, arm)| reference(permit, sample, arm));
+        .map(|(permit, sample, arm)| reference(&permit, sample, arm));
     dispatcher.queue.push(references.collect()).await?;
     let found = dispatcher.queue.depth().await?;
     ensure!(

@@ -360,6 +360,25 @@ fn a_closed_bill_gives_back_what_was_not_billed_and_the_job_asks_it_again() {
 }
 
 #[test]
+fn a_bill_that_lacks_what_was_answered_gives_nothing_back() {
+    let _alone = alone();
+    let world = World::new();
+    // The first request, of one image, fails before any work; the next ones are answered.
+    world.teacher.set_fault(Fault::FailsFirst { times: 1 }).unwrap();
+    let outcome = world.finish(&jobs::one_round(&world.url()), "job", 1);
+    assert_eq!(outcome.count("/budget/held"), 1);
+    let dir = world.path().join("job");
+    let (dir, bill, begun) = (text(&dir), world.path().join("bill"), world.path().join("begun"));
+    let lines = world.bill();
+    std::fs::write(&begun, lines[..lines.len() - 3].join("\n") + "\n").unwrap();
+    let applied = said(["reconcile", dir, text(&begun), "--apply"]);
+    assert!(applied.contains("lacks 3 answered queries"), "{applied}");
+    assert_eq!(books(dir)["unanswered"]["total"], 1, "nothing was given back");
+    let applied = said(["reconcile", dir, text(&bill), "--apply"]);
+    assert!(applied.contains("1 query given back to the budget"), "{applied}");
+}
+
+#[test]
 fn a_bill_proves_that_a_query_in_doubt_was_billed() {
     let _alone = alone();
     let world = World::new();

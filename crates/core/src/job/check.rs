@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 use super::explain::nearest;
 use super::queue::QueueSpec;
 use super::spec::{
-    Architecture, Control, JobSpec, LambdaSpec, MAX_EPOCHS, MixupSpec, OnAmbiguous, PoolSource, Spec, StudentSpec,
-    WorkersSpec,
+    Architecture, Control, JobSpec, LambdaSpec, MixupSpec, OnAmbiguous, PoolSource, Spec, StudentSpec, WorkersSpec,
 };
 use super::teacher;
+use super::training::MAX_EPOCHS;
 use crate::plan::Arm;
 use crate::pool::{LambdaGrid, Pairing, Pool};
 

@@ -7,15 +7,16 @@ mod explain;
 mod queue;
 mod spec;
 mod teacher;
+mod training;
 
 pub use check::{Job, JobError, Student};
 pub use queue::{QueueSpec, SecretSource};
 pub use spec::{
-    AcquisitionSpec, Architecture, Augmentation, BudgetSpec, Control, Determinism, Device, EvaluationSpec, ImageFormat,
-    ImagesSpec, JobSpec, LambdaSpec, Metadata, MixupSpec, OnAmbiguous, Optimizer, PoolSource, Restart, Scan, Schedule,
-    Size, Spec, StoppingSpec, StudentSpec, TrainingSpec, WorkersSpec, steps_an_epoch,
+    AcquisitionSpec, Architecture, BudgetSpec, Control, Device, EvaluationSpec, ImageFormat, ImagesSpec, JobSpec,
+    LambdaSpec, Metadata, MixupSpec, OnAmbiguous, PoolSource, Scan, Size, Spec, StoppingSpec, StudentSpec, WorkersSpec,
 };
 pub use teacher::{
     AnswerSpec, AuthSpec, Axes, DEFAULT_PROMPT, EACH, Encoding, ImageForm, Piece, Protocol, Response, Slot,
     TeacherSpec, UnknownSlot, parse_template,
 };
+pub use training::{Augmentation, Determinism, Optimizer, Restart, Schedule, TrainingSpec, steps_an_epoch};

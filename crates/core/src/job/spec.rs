@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::queue::QueueSpec;
 use super::teacher::TeacherSpec;
+use super::training::TrainingSpec;
 use crate::pool::Pairing;
 use crate::score::Acquisition;
 
@@ -67,6 +68,17 @@ pub struct Spec {
     /// What accuracy and agreement are measured on.
     #[serde(default)]
     pub evaluation: Option<EvaluationSpec>,
+}
+
+impl Spec {
+    /// Virtual shards of a training step: `training.shards`, or what the workers that a job is for can
+    /// share: 2 for at most two of them, else 4. Fewer shards are larger and so faster to compute. It
+    /// depends on nothing but the job, as the student's bits depend on it.
+    #[must_use]
+    pub fn shards(&self) -> u32 {
+        let default = if self.workers.max <= 2 { 2 } else { 4 };
+        self.training.shards.unwrap_or(default)
+    }
 }
 
 /// The seed images.
@@ -289,150 +301,6 @@ pub enum Control {
     None,
     /// Random pairs at random weights.
     Random,
-}
-
-/// How students are trained.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct TrainingSpec {
-    /// Passes over the transfer set; see [`TrainingSpec::epochs_over`].
-    pub epochs: u32,
-    /// Fewest optimiser steps of a training: where the epochs of a small transfer set make fewer,
-    /// there are more epochs, and the schedule stretches over them. 0: the epochs as they are.
-    pub min_steps: u32,
-    /// Samples a step.
-    pub batch: u32,
-    /// Optimiser.
-    pub optimizer: Optimizer,
-    /// Initial learning rate.
-    pub learning_rate: f64,
-    /// Momentum of SGD.
-    pub momentum: f64,
-    /// L2 penalty.
-    pub weight_decay: f64,
-    /// How the learning rate falls.
-    pub schedule: Schedule,
-    /// Steps over which the learning rate rises from 0 first.
-    pub warmup_steps: u32,
-    /// What happens to the student between rounds.
-    pub restart: Restart,
-    /// Random changes of the training images (never of the queries).
-    pub augmentation: Augmentation,
-    /// Whether the student is bit-identical for any number of workers.
-    pub determinism: Determinism,
-    /// Virtual shards of a step: a power of two; see [`Spec::shards`] for its default.
-    pub shards: Option<u32>,
-    /// Seed of initial weights, order, augmentation and random acquisition.
-    pub seed: u64,
-}
-
-impl Default for TrainingSpec {
-    /// Active Mixup's recipe for AlexNet (arXiv 2003.13960; 0.1 by the author's reply).
-    fn default() -> Self {
-        Self {
-            epochs: 200,
-            min_steps: 0,
-            batch: 128,
-            optimizer: Optimizer::Sgd,
-            learning_rate: 0.1,
-            momentum: 0.9,
-            weight_decay: 5e-4,
-            schedule: Schedule::Blocks,
-            warmup_steps: 0,
-            restart: Restart::Fresh,
-            augmentation: Augmentation::None,
-            determinism: Determinism::Strict,
-            shards: None,
-            seed: 0,
-        }
-    }
-}
-
-impl Spec {
-    /// Virtual shards of a training step: `training.shards`, or what the workers that a job is for can
-    /// share: 2 for at most two of them, else 4. Fewer shards are larger and so faster to compute. It
-    /// depends on nothing but the job, as the student's bits depend on it.
-    #[must_use]
-    pub fn shards(&self) -> u32 {
-        let default = if self.workers.max <= 2 { 2 } else { 4 };
-        self.training.shards.unwrap_or(default)
-    }
-}
-
-/// Most epochs of a training.
-pub(super) const MAX_EPOCHS: u32 = 100_000;
-
-impl TrainingSpec {
-    /// Passes that a training over `samples` makes: `epochs`, or as many more as `min_steps` takes.
-    #[must_use]
-    pub fn epochs_over(&self, samples: u64) -> u32 {
-        let steps = steps_an_epoch(samples, u64::from(self.batch));
-        let least = u64::from(self.min_steps).div_ceil(steps);
-        let least = u32::try_from(least).map_or(MAX_EPOCHS, |least| least.min(MAX_EPOCHS));
-        self.epochs.max(least)
-    }
-}
-
-/// Steps of one pass over `samples`, each of `batch` (at least 1). The last one may be smaller; a
-/// single left-over sample joins the step before it, as batch normalisation over one is undefined.
-#[must_use]
-pub fn steps_an_epoch(samples: u64, batch: u64) -> u64 {
-    match (samples / batch, samples % batch) {
-        (0, _) => 1,
-        (full, 0 | 1) => full,
-        (full, _) => full + 1,
-    }
-}
-
-/// Optimisers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Optimizer {
-    /// Stochastic gradient descent with momentum.
-    Sgd,
-    /// Adam with betas 0.9 and 0.999.
-    Adam,
-}
-
-/// Learning-rate schedules.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Schedule {
-    /// Four blocks of 40, 30, 20 and 10 % of the epochs, a tenth of the rate each, momentum reset
-    /// (Active Mixup's released code: 80/60/40/20 of 200).
-    Blocks,
-    /// Half a cosine down to zero.
-    Cosine,
-}
-
-/// What happens to the student between rounds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Restart {
-    /// New initial weights each round.
-    Fresh,
-    /// Goes on from the last round's weights.
-    Warm,
-}
-
-/// Random changes of training images.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Augmentation {
-    /// None.
-    None,
-    /// Rotation within 10 degrees and shift within 10 %.
-    Jitter,
-    /// Crop after padding by 4, and horizontal flip.
-    CropFlip,
-}
-
-/// How far training depends on who computes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Determinism {
-    /// Bit-identical students for any number of workers and any failures.
-    Strict,
 }
 
 /// When to stop early.

@@ -83,6 +83,13 @@ impl Comparison {
         }
     }
 
+    /// Whether the bill lacks what was answered, and so was billed: then it is not closed, and proves
+    /// nothing by its silence.
+    #[must_use]
+    pub fn is_unfinished(&self) -> bool {
+        self.forgotten > 0
+    }
+
     fn with_total(entries: &[Entry], total: u64) -> Self {
         let mut group = Group::default();
         charges(entries, |_, charge, permit| group.add(charge, permit, false));

@@ -250,7 +250,9 @@ impl Asker {
     }
 }
 
-fn reference(permit: &Permit, sample: Sample, arm: Arm) -> Reference {
+/// What travels for a permitted query.
+#[must_use]
+pub fn reference(permit: &Permit, sample: Sample, arm: Arm) -> Reference {
     Reference {
         key: permit.key,
         sample,

@@ -1,43 +1,219 @@
-//! What gateways need of the coordinator: a queue, a desk, and a place to join.
+//! Everything through which the teacher is asked: the queue, the desk, and gateways of this and other
+//! processes.
 
+use std::fs::Permissions;
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use stillhouse_ledger::Ledger;
 use stillhouse_queue::{MemoryQueue, Queue, QueueError, RedisConfig, RedisQueue};
-use stillhouse_runtime::Secret;
 use stillhouse_runtime::link::Listener;
 use stillhouse_runtime::secret::{SecretError, TOKEN_FILE};
-use tokio::task::JoinHandle;
+use stillhouse_runtime::{Secret, atomic_file};
+use stillhouse_teacher::Teacher;
+use tokio::sync::mpsc;
+use tokio::task::{JoinError, JoinHandle};
+use tokio_util::sync::CancellationToken;
 
 use super::Options;
-use crate::desk::message::Welcome;
-use crate::desk::{Desk, serve};
+use super::asking::Asker;
+use crate::desk::message::{GatewayId, Welcome};
+use crate::desk::{AskingStopped, Desk, DeskEvent, serve};
 use crate::failure::{Failure, Kind};
+use crate::gateway::counter::Counter;
 use crate::gateway::role::queue_failure;
+use crate::gateway::{Gateway, GatewaySources};
 use crate::inputs::Inputs;
 use crate::job_dir::JobDir;
-use crate::queue_access::redis_config;
+use crate::queue_access::{prefix, redis_config};
+use crate::reuse::Library;
 
 /// References in a queue in memory: a few requests' worth for every connection, so that the gateway
 /// never starves, and no more, so that a restart has little to sort out.
 const QUEUE: usize = 4_096;
+/// Events of the desk that wait to be shown; more are dropped.
+const DESK_EVENTS: usize = 256;
 /// How long gateways may take to settle after the job is over, beside the teacher's deadline: to
 /// notice that one is lost, and to wait whether it comes back.
 const FAREWELL: Duration = Duration::from_secs(25);
-
 /// How long a queue may be unreachable at the start.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 
+/// What asking is made of.
+pub(super) struct Parts<'a> {
+    pub(super) inputs: Arc<Inputs>,
+    pub(super) options: &'a Options,
+    pub(super) dir: &'a JobDir,
+    pub(super) ledger: Ledger,
+    pub(super) teacher: Arc<dyn Teacher>,
+    pub(super) library: Library,
+    pub(super) classes: u32,
+    /// First start of the job.
+    pub(super) started_ms: u64,
+}
+
+/// The way to the teacher, open until [`Asking::end`].
+pub(super) struct Asking {
+    inputs: Arc<Inputs>,
+    asker: Arc<Asker>,
+    queue: Arc<dyn Queue>,
+    desk: Desk,
+    told: mpsc::Receiver<DeskEvent>,
+    /// Ends the gateway of this process.
+    stop: CancellationToken,
+    gateway: Option<JoinHandle<()>>,
+    /// Serves gateways of other processes.
+    serving: Option<JoinHandle<()>>,
+}
+
+impl Asking {
+    /// Opens the queue and the desk, and starts the gateways that the options name.
+    ///
+    /// # Errors
+    /// When the queue cannot be used, or nobody can listen for gateways.
+    pub(super) async fn open(parts: Parts<'_>) -> Result<Self, Failure> {
+        let Parts {
+            inputs,
+            options,
+            ledger,
+            ..
+        } = &parts;
+        let prefix = prefix(&inputs.job, parts.started_ms);
+        let queue = open_queue(inputs, &prefix, options, ledger.epoch()).await?;
+        let fingerprint = parts.teacher.info().fingerprint;
+        let (spec, policy) = (&inputs.job.spec.teacher, inputs.job.spec.budget.on_ambiguous);
+        let (events, told) = mpsc::channel(DESK_EVENTS);
+        let desk = Desk::new(ledger.clone(), spec, policy, parts.classes as usize, events);
+        let serving = admit_gateways(options, parts.dir, &desk, || Welcome {
+            job: serde_json::to_string(&inputs.job).expect("a job has only text keys"),
+            digest: inputs.digest(),
+            queue_prefix: prefix.clone(),
+            fingerprint,
+            classes: parts.classes,
+            seeds: (*inputs.seeds).clone(),
+            evaluation: inputs.evaluation.as_deref().cloned(),
+        })
+        .await?;
+        let stop = CancellationToken::new();
+        let gateway = match options.has_gateway {
+            true => Some(tokio::spawn(attend(
+                own_gateway(&parts, &queue, &desk)?,
+                stop.clone(),
+                desk.clone(),
+            ))),
+            false => None,
+        };
+        let asker = Asker::new(
+            inputs.clone(),
+            fingerprint,
+            ledger.clone(),
+            queue.clone(),
+            parts.library,
+        );
+        Ok(Self {
+            inputs: parts.inputs,
+            asker: Arc::new(asker),
+            queue,
+            desk,
+            told,
+            stop,
+            gateway,
+            serving,
+        })
+    }
+
+    /// Who puts query batches into the queue.
+    pub(super) fn asker(&self) -> Arc<Asker> {
+        self.asker.clone()
+    }
+
+    /// The next event at the desk. Cancel safe.
+    ///
+    /// # Errors
+    /// Why nothing more is asked.
+    pub(super) async fn next(&mut self) -> Result<DeskEvent, Failure> {
+        tokio::select! {
+            Some(event) = self.told.recv() => Ok(event),
+            () = self.desk.closed() => {
+                let early = || Failure::message(Kind::Internal, "the desk closed early");
+                Err(self.desk.take_reason().map_or_else(early, asking_failure))
+            }
+        }
+    }
+
+    /// Lets nothing begin any more, and waits until requests on their way are answered and recorded.
+    /// Nothing stays in Redis when the job `is_done`.
+    pub(super) async fn end(self, is_done: bool) {
+        self.desk.close();
+        self.stop.cancel();
+        if let Some(Err(error)) = settled(self.gateway).await {
+            tracing::error!(%error, "the gateway panicked");
+        }
+        let deadline = Duration::from_secs_f64(self.inputs.job.spec.teacher.timeout_seconds) + FAREWELL;
+        if tokio::time::timeout(deadline, settled(self.serving)).await.is_err() {
+            tracing::warn!("gateways did not settle in time; what they had under way is in doubt");
+        }
+        if is_done && let Err(error) = self.queue.discard().await {
+            tracing::debug!(%error, "the queue of a finished job stays");
+        }
+        self.queue.close();
+    }
+}
+
+/// Waits for a task, if there is one.
+async fn settled(task: Option<JoinHandle<()>>) -> Option<Result<(), JoinError>> {
+    match task {
+        Some(task) => Some(task.await),
+        None => None,
+    }
+}
+
+fn own_gateway(parts: &Parts<'_>, queue: &Arc<dyn Queue>, desk: &Desk) -> Result<Gateway, Failure> {
+    let inputs = &parts.inputs;
+    let counter = Counter::Here {
+        desk: desk.clone(),
+        gateway: GatewayId::draw().map_err(|error| Failure::new(Kind::Internal, error))?,
+    };
+    let sources = GatewaySources {
+        seeds: inputs.seeds.clone(),
+        evaluation: inputs.evaluation.clone(),
+        pool: inputs.pool(),
+    };
+    let (spec, policy) = (&inputs.job.spec.teacher, inputs.job.spec.budget.on_ambiguous);
+    Ok(Gateway::new(
+        parts.teacher.clone(),
+        queue.clone(),
+        counter,
+        sources,
+        spec,
+        policy,
+    ))
+}
+
+/// A gateway that panics must not leave the job waiting for its labels.
+pub(crate) async fn attend(gateway: Gateway, stop: CancellationToken, desk: Desk) {
+    if let Err(error) = gateway.run(stop).await {
+        desk.stop(AskingStopped::Panicked(error));
+    }
+}
+
+fn asking_failure(reason: AskingStopped) -> Failure {
+    let kind = match &reason {
+        AskingStopped::Ledger(_) => Kind::Storage,
+        AskingStopped::Foreign { .. } | AskingStopped::Panicked(_) => Kind::Internal,
+        AskingStopped::TeacherDown { .. }
+        | AskingStopped::Rejected { .. }
+        | AskingStopped::InDoubt { .. }
+        | AskingStopped::Useless { .. } => Kind::Teacher,
+    };
+    Failure::new(kind, reason)
+        .hint("mend the cause, then run the same command again: no label that was paid for is lost")
+}
+
 /// The queue that the job names; a new life of it begins with this `epoch` of the ledger.
-pub(super) async fn open_queue(
-    inputs: &Inputs,
-    prefix: &str,
-    options: &Options,
-    epoch: u64,
-) -> Result<Arc<dyn Queue>, Failure> {
+async fn open_queue(inputs: &Inputs, prefix: &str, options: &Options, epoch: u64) -> Result<Arc<dyn Queue>, Failure> {
     match redis_config(&inputs.job, prefix, None, &options.base) {
         None if options.listen.is_some() => Err(Failure::message(
             Kind::Usage,
@@ -64,7 +240,7 @@ async fn open_redis(config: RedisConfig, epoch: u64) -> Result<Arc<dyn Queue>, F
 }
 
 /// Lets gateways join at the address that the options name, if they do.
-pub(super) async fn admit_gateways(
+async fn admit_gateways(
     options: &Options,
     dir: &JobDir,
     desk: &Desk,
@@ -90,24 +266,6 @@ pub(super) async fn admit_gateways(
     })))
 }
 
-/// Waits until gateways of other processes have settled what they had under way.
-pub(super) async fn farewell(serving: Option<JoinHandle<()>>, inputs: &Inputs) {
-    let Some(serving) = serving else {
-        return;
-    };
-    let deadline = Duration::from_secs_f64(inputs.job.spec.teacher.timeout_seconds) + FAREWELL;
-    if tokio::time::timeout(deadline, serving).await.is_err() {
-        tracing::warn!("gateways did not settle in time; what they had under way is in doubt");
-    }
-}
-
-/// A finished job leaves nothing behind in Redis.
-pub(super) async fn discard(queue: &dyn Queue) {
-    if let Err(error) = queue.discard().await {
-        tracing::debug!(%error, "the queue of a finished job stays");
-    }
-}
-
 /// The job's token: of the environment, or the one in the job directory, which is drawn once so that
 /// gateways find their way back to a coordinator that was started again.
 fn token(dir: &JobDir) -> Result<Secret, Failure> {
@@ -119,24 +277,13 @@ fn token(dir: &JobDir) -> Result<Secret, Failure> {
     let path = dir.path().join("token");
     if !path.exists() {
         let secret = Secret::generate().map_err(|error| Failure::new(Kind::Internal, error))?;
-        write_secret(&path, &secret)
-            .map_err(|error| Failure::new(Kind::Storage, error).context(format!("cannot write {}", path.display())))?;
+        let written = atomic_file::write_with(&path, |file| {
+            // Before it holds anything: its owner alone may read it.
+            file.set_permissions(Permissions::from_mode(0o600))?;
+            file.write_all(secret.to_hex().as_bytes())
+        });
+        written.map_err(|error| Failure::new(Kind::Storage, error))?;
     }
     tracing::info!("gateways need {TOKEN_FILE}={}", path.display());
     Secret::from_file(path).map_err(refused)
-}
-
-/// Readable by its owner alone, whole or not at all.
-fn write_secret(path: &Path, secret: &Secret) -> std::io::Result<()> {
-    let partial = path.with_extension("partial");
-    let mut options = std::fs::OpenOptions::new();
-    let mut file = options
-        .create(true)
-        .truncate(true)
-        .write(true)
-        .mode(0o600)
-        .open(&partial)?;
-    file.write_all(secret.to_hex().as_bytes())?;
-    file.sync_all()?;
-    std::fs::rename(&partial, path)
 }

@@ -6,7 +6,7 @@
 //! | [`shell`] | the loop around the state machine: event, handle, persist, perform |
 //! | [`links`] | the coordinator's ends of the links to workers |
 //! | [`asking`] | a query batch through ledger, queue and gateways |
-//! | `gateways` | the queue, the desk, and gateways of other processes |
+//! | `gateways` | the queue, the desk, and gateways of this and other processes |
 //! | [`record`] | what was done, as a summary |
 //! | [`meter`] | progress of scoring and training |
 //! | `start` | what is settled before the first step |
@@ -14,7 +14,7 @@
 //! | [`results`] | what a finished job leaves in its directory |
 
 pub mod asking;
-mod gateways;
+pub(crate) mod gateways;
 pub mod links;
 pub mod meter;
 pub mod record;
@@ -29,23 +29,19 @@ use std::sync::Arc;
 use serde_json::json;
 use stillhouse_protocol::Coordinator;
 use stillhouse_runtime::Secret;
-use stillhouse_runtime::supervise::Event as ChildEvent;
+use stillhouse_runtime::supervise::{Event as ChildEvent, Supervisor};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::desk::message::{GatewayId, Welcome};
-use crate::desk::{AskingStopped, Desk, DeskEvent};
+use crate::desk::DeskEvent;
 use crate::failure::{Failure, Kind};
-use crate::gateway::counter::Counter;
-use crate::gateway::{Gateway, GatewaySources};
 use crate::inputs::Inputs;
 use crate::job_dir::{EventLog, JobDir};
-use crate::queue_access;
 use crate::report::ProgressBars;
 use crate::report::summary::{State, Summary};
 use crate::reuse::{Library, Wanted};
-use asking::Asker;
+use gateways::Asking;
 use links::{Links, Welcomer};
 use shell::{Parts, Shell};
 
@@ -67,9 +63,6 @@ pub struct Options {
     /// The progress display.
     pub bars: ProgressBars,
 }
-
-/// Events of the desk that wait to be shown; more are dropped.
-const DESK_EVENTS: usize = 256;
 
 /// Runs the job in `dir` to its end, or goes on with it.
 ///
@@ -103,48 +96,18 @@ pub async fn run(
         "job started"
     );
 
-    let queue_prefix = queue_access::prefix(&inputs.job, started_ms);
-    let queue = gateways::open_queue(&inputs, &queue_prefix, &options, ledger.epoch()).await?;
-    let asker = Arc::new(Asker::new(
-        inputs.clone(),
-        info.fingerprint,
-        ledger.clone(),
-        queue.clone(),
+    let mut asking = Asking::open(gateways::Parts {
+        inputs: inputs.clone(),
+        options: &options,
+        dir: &dir,
+        ledger: ledger.clone(),
+        teacher,
         library,
-    ));
-    let (spec, policy) = (&inputs.job.spec.teacher, inputs.job.spec.budget.on_ambiguous);
-    let (desk_events, told) = mpsc::channel(DESK_EVENTS);
-    let desk = Desk::new(ledger.clone(), spec, policy, classes as usize, desk_events);
-    let serving = gateways::admit_gateways(&options, &dir, &desk, || Welcome {
-        job: serde_json::to_string(&inputs.job).expect("a job has only text keys"),
-        digest: inputs.digest(),
-        queue_prefix,
-        fingerprint: info.fingerprint,
         classes,
-        seeds: (*inputs.seeds).clone(),
-        evaluation: inputs.evaluation.as_deref().cloned(),
+        started_ms,
     })
     .await?;
-    let gateway = GatewayId::draw().map_err(|error| Failure::new(Kind::Internal, error))?;
-    let gateway = options.has_gateway.then(|| {
-        let counter = Counter::Here {
-            desk: desk.clone(),
-            gateway,
-        };
-        let sources = GatewaySources {
-            seeds: inputs.seeds.clone(),
-            evaluation: inputs.evaluation.clone(),
-            pool: inputs.pool(),
-        };
-        Gateway::new(teacher, queue.clone(), counter, sources, spec, policy)
-    });
-    let secret = Secret::generate().map_err(|e| Failure::new(Kind::Internal, e))?;
-    let listener = links::loopback(secret.clone())
-        .await
-        .map_err(|e| Failure::new(Kind::Internal, e).context("cannot listen on loopback"))?;
-    let address = listener.local_addr().map_err(|e| Failure::new(Kind::Internal, e))?;
-    let links = Links::listen(listener, Welcomer::new(inputs.clone(), classes));
-    let (supervisor, children) = workers::spawn_workers(&options, &dir, address, &secret);
+    let (links, supervisor, children) = start_workers(&inputs, &options, &dir, classes).await?;
 
     let epoch = u32::try_from(ledger.epoch()).unwrap_or(u32::MAX);
     let coordinator = Coordinator::new(start::settings(&inputs, classes, options.workers), history, epoch);
@@ -156,7 +119,7 @@ pub async fn run(
         dir,
         events,
         ledger,
-        asker,
+        asker: asking.asker(),
         coordinator,
         links,
         bars,
@@ -164,57 +127,49 @@ pub async fn run(
         fingerprint,
         classes,
     });
-    let outcome = watch(&mut shell, &desk, gateway, told, children, &shutdown).await;
-    gateways::farewell(serving, &inputs).await;
-    if outcome.is_ok() {
-        gateways::discard(&*queue).await;
-    }
-    queue.close();
+    let outcome = watch(&mut shell, &mut asking, children, &shutdown).await;
+    asking.end(outcome.is_ok()).await;
     shell.dismiss();
     supervisor.shutdown().await;
     conclude(shell, outcome).await
 }
 
+/// Starts worker processes, and listens for them.
+async fn start_workers(
+    inputs: &Arc<Inputs>,
+    options: &Options,
+    dir: &JobDir,
+    classes: u32,
+) -> Result<(Links, Supervisor, mpsc::Receiver<ChildEvent>), Failure> {
+    let secret = Secret::generate().map_err(|e| Failure::new(Kind::Internal, e))?;
+    let listener = links::loopback(secret.clone())
+        .await
+        .map_err(|e| Failure::new(Kind::Internal, e).context("cannot listen on loopback"))?;
+    let address = listener.local_addr().map_err(|e| Failure::new(Kind::Internal, e))?;
+    let links = Links::listen(listener, Welcomer::new(inputs.clone(), classes));
+    let (supervisor, children) = workers::spawn_workers(options, dir, address, &secret);
+    Ok((links, supervisor, children))
+}
+
 /// Drives the job until it is done or something ends it.
 async fn watch(
     shell: &mut Shell,
-    desk: &Desk,
-    gateway: Option<Gateway>,
-    mut told: mpsc::Receiver<DeskEvent>,
+    asking: &mut Asking,
     mut children: mpsc::Receiver<ChildEvent>,
     shutdown: &CancellationToken,
 ) -> Result<(), Failure> {
-    let stop_gateway = CancellationToken::new();
-    let asking = gateway.map(|gateway| tokio::spawn(gateway.run(stop_gateway.clone())));
-    let mut drive = async || -> Result<(), Failure> {
-        loop {
-            tokio::select! {
-                // Only waiting may be cancelled by another branch; handling is not part of the race.
-                happening = shell.next() => if shell.take(happening).await? { return Ok(()) },
-                () = desk.closed() => {
-                    let early = || Failure::message(Kind::Internal, "the desk closed early");
-                    return Err(desk.take_reason().map_or_else(early, asking_failure));
-                }
-                Some(event) = told.recv() => narrate(shell, event).await?,
-                Some(event) = children.recv() => workers::supervised(shell, event)?,
-                () = shutdown.cancelled() => {
-                    return Err(Failure::message(Kind::Interrupted, "interrupted; nothing is lost")
-                        .hint("run the same command again to go on"));
-                }
+    loop {
+        tokio::select! {
+            // Only waiting may be cancelled by another branch; handling is not part of the race.
+            happening = shell.next() => if shell.take(happening).await? { return Ok(()) },
+            event = asking.next() => narrate(shell, event?).await?,
+            Some(event) = children.recv() => workers::supervised(shell, event)?,
+            () = shutdown.cancelled() => {
+                return Err(Failure::message(Kind::Interrupted, "interrupted; nothing is lost")
+                    .hint("run the same command again to go on"));
             }
         }
-    };
-    let outcome = drive().await;
-    // Requests on their way are answered and recorded before the gateway ends.
-    desk.close();
-    stop_gateway.cancel();
-    if let Some(asking) = asking {
-        match asking.await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) | Err(error) => tracing::error!(%error, "a connection of the gateway panicked"),
-        }
     }
-    outcome
 }
 
 /// Writes the results of a job that is done, or why it is not.
@@ -270,17 +225,4 @@ async fn narrate(shell: &mut Shell, event: DeskEvent) -> Result<(), Failure> {
         }
     }
     Ok(())
-}
-
-fn asking_failure(reason: AskingStopped) -> Failure {
-    let kind = match &reason {
-        AskingStopped::Ledger(_) => Kind::Storage,
-        AskingStopped::Foreign { .. } => Kind::Internal,
-        AskingStopped::TeacherDown { .. }
-        | AskingStopped::Rejected { .. }
-        | AskingStopped::InDoubt { .. }
-        | AskingStopped::Useless { .. } => Kind::Teacher,
-    };
-    Failure::new(kind, reason)
-        .hint("mend the cause, then run the same command again: no label that was paid for is lost")
 }

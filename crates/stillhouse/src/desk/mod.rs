@@ -31,6 +31,7 @@ use std::time::Duration;
 use stillhouse_core::job::{OnAmbiguous, TeacherSpec};
 use stillhouse_ledger::{Ledger, LedgerError, Permit, RequestId};
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, OwnedSemaphorePermit, RwLock, Semaphore, mpsc};
+use tokio::task::JoinError;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -121,6 +122,9 @@ pub enum AskingStopped {
     /// The ledger failed: nothing more may be sent.
     #[error("the ledger failed while the teacher was asked")]
     Ledger(#[from] LedgerError),
+    /// Our own mistake.
+    #[error("a connection of the gateway ended without a result")]
+    Panicked(#[source] JoinError),
 }
 
 /// Where gateways ask before they send. Cheap to clone.

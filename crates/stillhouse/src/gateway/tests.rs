@@ -10,11 +10,13 @@ use stillhouse_core::pool::Pairing;
 use stillhouse_core::sampler::{Purpose, Stream};
 use stillhouse_core::{Fingerprint, ImageShape, Key, Sample};
 use stillhouse_ledger::{Admission, Counts, Genesis, Ledger, Request};
-use stillhouse_queue::{MemoryQueue, Reference};
+use stillhouse_queue::MemoryQueue;
 use stillhouse_tests::teacher::{Fault, MODEL, TestTeacher};
 use tokio::sync::mpsc;
 
 use super::*;
+use crate::coordinate::asking::reference;
+use crate::coordinate::gateways::attend;
 use crate::desk::message::GatewayId;
 use crate::desk::{AskingStopped, Desk, DeskEvent};
 
@@ -142,13 +144,9 @@ impl Bench {
         let mut references = vec![];
         for (request, admission) in requests.iter().zip(admissions) {
             match admission {
-                Admission::Permitted(permit) => references.push(Reference {
-                    key: request.key,
-                    sample: request.sample,
-                    epoch: permit.epoch,
-                    charge: permit.charge,
-                    arm: request.arm,
-                }),
+                Admission::Permitted(permit) => {
+                    references.push(reference(&permit, request.sample, request.arm));
+                }
                 Admission::InFlight => {}
                 Admission::Known(_) | Admission::Held { .. } | Admission::Exhausted => {
                     open.remove(&request.key);
@@ -400,6 +398,38 @@ async fn a_teacher_that_rejects_us_ends_the_asking_at_no_cost() {
         "{error}"
     );
     assert_eq!((run.counts.billed(), run.billed), (0, 0));
+}
+
+/// A teacher whose client has a defect.
+struct Panics(stillhouse_teacher::TeacherInfo);
+
+#[async_trait::async_trait]
+impl Teacher for Panics {
+    async fn infer(
+        &self,
+        _: &[u8],
+        _: usize,
+        _: &stillhouse_teacher::Attempt,
+    ) -> Result<stillhouse_teacher::Answer, stillhouse_teacher::TeacherFailure> {
+        panic!("a defect");
+    }
+
+    fn info(&self) -> &stillhouse_teacher::TeacherInfo {
+        &self.0
+    }
+}
+
+#[tokio::test]
+async fn a_gateway_that_panics_ends_the_asking_instead_of_leaving_it_to_wait() {
+    let bench = Bench::new(2).await;
+    let mut asking = bench.asking().await;
+    asking.gateway.teacher = Arc::new(Panics(asking.gateway.teacher.info().clone()));
+    let mut open: HashMap<Key, Sample> = [(bench.key(Sample::Seed(0)), Sample::Seed(0))].into();
+    bench.admit(&mut open).await;
+    let (desk, stop) = (asking.desk.clone(), CancellationToken::new());
+    attend(asking.gateway, stop, asking.desk).await;
+    desk.closed().await;
+    assert!(matches!(desk.take_reason(), Some(AskingStopped::Panicked(_))));
 }
 
 #[tokio::test]

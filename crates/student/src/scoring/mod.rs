@@ -28,6 +28,8 @@ pub mod scorer;
 mod walk;
 
 #[cfg(test)]
+mod agreement;
+#[cfg(test)]
 mod tests;
 
 pub use error::ScoringError;

@@ -40,8 +40,7 @@ pub(super) fn reconcile(args: &ReconcileArgs) -> Result<String, Failure> {
         Some(BillFile::digest(&pixels))
     });
     let mut text = table(&books, &invoice, &comparison);
-    if comparison.forgotten > 0 && !comparison.unbilled.is_empty() {
-        // What was answered was billed: a bill that lacks it is not closed, and proves nothing by silence.
+    if comparison.is_unfinished() && !comparison.unbilled.is_empty() {
         let many = counted(comparison.forgotten, "answered query", "answered queries");
         text += &format!("\n  the bill lacks {many}, so it is not closed: nothing is given back");
     } else if args.apply {

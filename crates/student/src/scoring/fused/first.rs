@@ -263,7 +263,7 @@ mod tests {
         for hundredths in 0..=100 {
             let lambda = Lambda::from_hundredths(hundredths).expect("at most 100");
             mix_into(&a, &b, lambda, &mut canonical);
-            for arch in super::super::tests::architectures() {
+            for arch in crate::scoring::agreement::architectures() {
                 arch.dispatch(Mix(lambda.as_f32(), &difference, &second, &mut mixed));
                 assert!(
                     mixed.iter().zip(&canonical).all(|(m, c)| *m == f32::from(*c)),

@@ -258,5 +258,3 @@ impl Forward<'_> {
 
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-pub(super) use tests::architectures;

@@ -266,15 +266,16 @@ impl Forward<'_> {
     /// The residual blocks of a stage, on its first images.
     #[inline(always)]
     fn blocks<S: Simd>(&mut self, simd: S, stage: usize, images: usize) {
-        let Stage { plane, blocks, .. } = &self.layers.stages[stage];
-        let Memory {
-            stages,
-            tiles,
-            products,
-            ..
-        } = &mut *self.memory;
-        let Activations { between, within } = &mut stages[stage];
+        let layers = self.layers;
+        let Stage { plane, blocks, .. } = &layers.stages[stage];
         for [first, second] in blocks {
+            let Memory {
+                stages,
+                tiles,
+                products,
+                ..
+            } = &mut *self.memory;
+            let Activations { between, within } = &mut stages[stage];
             let work = tiled::Work {
                 conv: first,
                 from: between.get(),
@@ -284,16 +285,29 @@ impl Forward<'_> {
                 onto: Onto::Nothing,
             };
             tiled::layer(simd, work, [tiles.get_mut(), products.get_mut()]);
-            let work = tiled::Work {
-                conv: second,
-                from: within.get(),
-                to: between.get_mut(),
-                plane: *plane,
-                images,
-                onto: Onto::Shortcut,
-            };
-            tiled::layer(simd, work, [tiles.get_mut(), products.get_mut()]);
+            self.close(simd, stage, second, images);
         }
+    }
+
+    /// The last convolution of a block, onto its shortcut.
+    #[inline(always)]
+    fn close<S: Simd>(&mut self, simd: S, stage: usize, conv: &Tiled, images: usize) {
+        let Memory {
+            stages,
+            tiles,
+            products,
+            ..
+        } = &mut *self.memory;
+        let Activations { between, within } = &mut stages[stage];
+        let work = tiled::Work {
+            conv,
+            from: within.get(),
+            to: between.get_mut(),
+            plane: self.layers.stages[stage].plane,
+            images,
+            onto: Onto::Shortcut,
+        };
+        tiled::layer(simd, work, [tiles.get_mut(), products.get_mut()]);
     }
 
     /// The shortcut and the first convolution of the block that leads to `stage`, for one image of
@@ -328,26 +342,10 @@ impl Forward<'_> {
     /// The second convolution of the block that leads to `stage`.
     #[inline(always)]
     fn arrive<S: Simd>(&mut self, simd: S, stage: usize, images: usize) {
-        let Stage { plane, entry, .. } = &self.layers.stages[stage];
-        let Some((_, conv)) = entry else {
-            return;
-        };
-        let Memory {
-            stages,
-            tiles,
-            products,
-            ..
-        } = &mut *self.memory;
-        let Activations { between, within } = &mut stages[stage];
-        let work = tiled::Work {
-            conv,
-            from: within.get(),
-            to: between.get_mut(),
-            plane: *plane,
-            images,
-            onto: Onto::Shortcut,
-        };
-        tiled::layer(simd, work, [tiles.get_mut(), products.get_mut()]);
+        let layers = self.layers;
+        if let Some((_, conv)) = &layers.stages[stage].entry {
+            self.close(simd, stage, conv, images);
+        }
     }
 
     /// The average of each channel, and the linear layer.

@@ -1,20 +1,10 @@
+use stillhouse_core::Acquisition;
 use stillhouse_core::job::Architecture;
-use stillhouse_core::sampler::{Purpose, Stream};
-use stillhouse_core::{Acquisition, PairId};
 use tch::{Device, Tensor};
 
 use super::*;
 use crate::network::NetworkSpec;
-use crate::scoring::exact::Batched;
-use crate::scoring::fused::architectures;
-
-fn images(shape: ImageShape, count: usize) -> Vec<Vec<u8>> {
-    let stream = Stream::new(5, Purpose::Initialisation, 0);
-    let byte = |at: usize| (stream.unit(at as u64) * 256.0) as u8;
-    (0..count)
-        .map(|image| (0..shape.len()).map(|at| byte(image * shape.len() + at)).collect())
-        .collect()
-}
+use crate::scoring::agreement::agrees;
 
 /// A network with running statistics unlike those of the beginning.
 fn lived_in(spec: &NetworkSpec) -> Network {
@@ -36,7 +26,6 @@ fn lived_in(spec: &NetworkSpec) -> Network {
 #[test]
 fn lanes_agree_with_the_network_on_every_instruction_set_and_for_odd_sizes() {
     tch::manual_seed(1);
-    let lambdas = Arc::new(LambdaGrid::new(0, 96, 6).expect("valid"));
     let _no_gradients = tch::no_grad_guard();
     for ([channels, height, width], architecture) in [
         ([3, 32, 32], Architecture::Resnet20),
@@ -55,29 +44,10 @@ fn lanes_agree_with_the_network_on_every_instruction_set_and_for_odd_sizes() {
             classes: 7,
         };
         let network = lived_in(&spec);
-        let images = images(shape, 4);
-        let pairs: Vec<Pair<'_>> = (0..3)
-            .map(|at| Pair {
-                id: PairId(at as u64),
-                first: &images[at],
-                second: &images[at + 1],
-            })
-            .collect();
-        let mut want = Vec::new();
-        let shared = network.share().expect("shares");
-        let mut exact = Batched::new(shared, shape, Arc::clone(&lambdas), Acquisition::Entropy);
-        exact.score(&pairs, &mut want).expect("scores");
-        for arch in architectures() {
+        agrees(&network, shape, 3, 1e-4, |arch, lambdas, acquisition| {
             let layers = pack::pack(&network, arch).expect("packs").expect("a residual network");
-            let mut residual = Residual::with_layers(Arc::new(layers), Arc::clone(&lambdas), Acquisition::Entropy);
-            let mut got = Vec::new();
-            residual.score(&pairs, &mut got).expect("scores");
-            for (got, want) in got.iter().zip(&want) {
-                let difference = (got.score.score() - want.score.score()).abs();
-                assert!(difference < 1e-4, "{shape} {arch:?}: {got:?} {want:?}");
-            }
-            assert_eq!(got.len(), want.len());
-        }
+            Residual::with_layers(Arc::new(layers), lambdas, acquisition)
+        });
     }
 }
 
