@@ -1,6 +1,7 @@
 //! The approximation for any network: the same bytes through libtorch's frozen graph, where batch
 //! normalisation is folded into the convolutions and operators are fused. It differs from the
-//! network in the last bits only.
+//! network in the last bits only. On some processors these bits depend on a row's place in the
+//! batch too; what is selected does not, since the band is rescored by the definition.
 
 use stillhouse_core::ImageShape;
 use tch::{Device, Kind, Tensor};

@@ -172,7 +172,9 @@ impl Scorer {
     /// Scans the pairs `range` and keeps those up to the `k`-th best plus `width`, and up to
     /// `ceiling` (`f32::INFINITY` when nothing is known from other shards). `observer` hears how
     /// many pairs are done and may break off. The result is a function of the arguments, the
-    /// student and the pool: threads and timing do not change it.
+    /// student and the pool: threads and timing do not change it. (Another cut of the same pairs
+    /// into ranges may change the last bits of scanned scores where the scan is libtorch's frozen
+    /// graph; never those of rescored ones.)
     ///
     /// # Errors
     /// [`ScoringError::Stopped`] when the observer breaks off, [`ScoringError::Diverged`] when an
