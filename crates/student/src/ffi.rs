@@ -249,9 +249,20 @@ impl Drop for InferenceMode {
     }
 }
 
+/// Makes the calling thread compute alone and with the same bits wherever it runs: libtorch's own
+/// loops take one thread, and denormals count as zero.
+///
+/// A thread takes libtorch's process-wide number the first time it needs one, whatever was set for
+/// it before. So it is made to need one first: else another thread's setting could still reach it.
+pub fn compute_alone() {
+    let _process_wide = tch::get_num_threads();
+    tch::set_num_threads(1);
+    flush_denormal(true);
+}
+
 /// Lets this thread treat denormal floats as zero; `false` where the processor cannot. Denormals
 /// make a step several times slower once some weights have nearly died.
-pub fn flush_denormal(on: bool) -> bool {
+pub(crate) fn flush_denormal(on: bool) -> bool {
     // SAFETY: sets a mode of the calling thread's floating-point unit.
     unsafe { stillhouse_flush_denormal(c_int::from(on)) != 0 }
 }

@@ -29,6 +29,6 @@ mod weights;
 pub mod zoo;
 
 pub use error::StudentError;
-pub use ffi::{InferenceMode, flush_denormal, open_cuda, tune_allocator};
+pub use ffi::{InferenceMode, compute_alone, open_cuda, tune_allocator};
 pub use frozen::Frozen;
 pub use network::{Mode, Network, NetworkSpec, unit_pixels};

@@ -11,7 +11,7 @@ use stillhouse_runtime::{atomic_file, signals};
 use stillhouse_student::train::{
     Augmentation, EvaluationSet, Init, TrainConfig, Training, TransferSet, train as train_network,
 };
-use stillhouse_student::{InferenceMode, Mode, Network, NetworkSpec};
+use stillhouse_student::{InferenceMode, Mode, Network, NetworkSpec, compute_alone};
 use stillhouse_teacher::server::{Books, Host, ModelServer, Pixels, Predict, serve_router};
 use stillhouse_teacher::tensor::Datatype;
 use tch::{Device, Kind, Tensor};
@@ -211,7 +211,7 @@ fn predictor(network: Network) -> Predict {
 }
 
 fn probabilities(network: &Network, pixels: Pixels, n: usize) -> anyhow::Result<Vec<f32>> {
-    tch::set_num_threads(1);
+    compute_alone();
     let _inference = InferenceMode::enter();
     let ImageShape {
         channels,

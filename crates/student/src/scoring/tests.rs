@@ -290,7 +290,9 @@ fn a_score_does_not_depend_on_its_place_for_deep_networks_either() {
         let mut scorer = Scorer::new(&spec, &weights, &config).expect("fits");
         assert!(!scorer.scans_exactly());
         assert_place_is_without_influence(&mut scorer, pairs, kinds);
-        let deviation = scorer.calibrate(&(0..51).map(PairId).collect::<Vec<_>>()).expect("scores");
+        let deviation = scorer
+            .calibrate(&(0..51).map(PairId).collect::<Vec<_>>())
+            .expect("scores");
         assert!(deviation < 1e-4, "{architecture:?} {deviation}");
     }
 }

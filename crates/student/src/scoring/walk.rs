@@ -10,7 +10,7 @@ use stillhouse_core::selection::{Entry, Histogram};
 use stillhouse_core::{ImageSet, PairId, Pool};
 
 use super::{Pair, PairScorer, ScoringError};
-use crate::ffi::{InferenceMode, flush_denormal};
+use crate::ffi::{InferenceMode, compute_alone};
 
 /// Pairs that a thread takes at once: some milliseconds of work, and whole batches for the usual
 /// grid of eleven lambdas.
@@ -130,9 +130,7 @@ fn join(
 impl Shared<'_> {
     /// One thread: chunk after chunk. An error stops the others too.
     fn run<S: PairScorer>(&self, scorer: &mut S, sender: &SyncSender<Chunk>) -> Result<Histogram, ScoringError> {
-        // Both are state of the thread, and both may change bits: every scoring thread sets them.
-        tch::set_num_threads(1);
-        flush_denormal(true);
+        compute_alone();
         let _inference = InferenceMode::enter();
         let mut histogram = Histogram::new(self.walk.range);
         while !self.stop.load(Ordering::Relaxed) {

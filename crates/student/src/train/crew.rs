@@ -7,7 +7,7 @@ use std::thread::{Builder, Scope, ScopedJoinHandle};
 
 use super::shard::{Material, Shard, Step};
 use crate::error::StudentError;
-use crate::ffi::flush_denormal;
+use crate::ffi::compute_alone;
 
 /// Keeps libtorch's own threads out of the way of ours: while it lives, the calling thread and
 /// threads that start use one each.
@@ -129,8 +129,7 @@ fn work(
     inbox: &Receiver<Task>,
     outbox: &SyncSender<Result<(), StudentError>>,
 ) {
-    tch::set_num_threads(1);
-    flush_denormal(true);
+    compute_alone();
     while let Ok(Task { index, epoch, samples }) = inbox.recv() {
         let step = Step {
             index,

@@ -8,7 +8,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::crew::SingleThreaded;
 use crate::error::StudentError;
-use crate::ffi::{InferenceMode, flush_denormal};
+use crate::ffi::{InferenceMode, compute_alone};
 use crate::network::{Mode, Network, unit_pixels};
 
 /// Images a forward pass.
@@ -123,8 +123,7 @@ fn wanted(set: &EvaluationSet<'_>, slice: &Range<usize>) -> Vec<u32> {
 
 /// The most probable class of each image, the lowest of equals.
 fn predict(network: &Network, images: &[u8], wanted: &[u32]) -> Result<Vec<u16>, StudentError> {
-    tch::set_num_threads(1);
-    flush_denormal(true);
+    compute_alone();
     let _inference = InferenceMode::enter();
     let shape = network.spec().shape();
     let mut classes = Vec::with_capacity(wanted.len());
