@@ -41,7 +41,66 @@ pub trait Collective: Send {
     /// # Errors
     /// What became of the peers.
     fn barrier(&mut self) -> Result<(), CollectiveError>;
+
+    /// Every rank's words, in rank order: `result[r]` is what rank `r` brought.
+    ///
+    /// All ranks bring the same number of words.
+    ///
+    /// # Errors
+    /// As [`all_gather`](Self::all_gather).
+    fn gather_words(&mut self, mine: &[u64]) -> Result<Vec<Vec<u64>>, CollectiveError> {
+        if mine.is_empty() {
+            return Ok(vec![Vec::new(); self.world_size()]);
+        }
+        let counts = vec![mine.len() * FLOATS_A_WORD; self.world_size()];
+        let all = self.all_gather(bytemuck::cast_slice(mine), &counts)?;
+        let words = all.chunks_exact(FLOATS_A_WORD).map(|halves| {
+            let [low, high] = [halves[0].to_bits(), halves[1].to_bits()];
+            u64::from_ne_bytes(bytemuck::cast([low, high]))
+        });
+        let words: Vec<u64> = words.collect();
+        Ok(words.chunks_exact(mine.len()).map(<[u64]>::to_vec).collect())
+    }
+
+    /// Replaces `bytes` on every rank by those of rank `root`, whatever their length.
+    ///
+    /// # Errors
+    /// As [`all_gather`](Self::all_gather), and [`CollectiveError::Counts`] on every rank when the root brings more
+    /// than [`MAX_BROADCAST_BYTES`] or is no rank: then nothing is sent.
+    fn broadcast(&mut self, bytes: &mut Vec<u8>, root: usize) -> Result<(), CollectiveError> {
+        let lengths = self.gather_words(&[bytes.len() as u64])?;
+        let length = lengths.get(root).map_or(u64::MAX, |words| words[0]);
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        if length > MAX_BROADCAST_BYTES {
+            return Err(CollectiveError::Counts {
+                rank: self.rank(),
+                operation: Operation::AllGather,
+                what: "bytes of a broadcast, at most",
+                expected: MAX_BROADCAST_BYTES,
+                found: length,
+            });
+        }
+        let mut counts = vec![0; self.world_size()];
+        counts[root] = length.div_ceil(size_of::<f32>());
+        let mut mine = Vec::new();
+        if self.rank() == root {
+            mine.resize(counts[root], 0.0);
+            bytemuck::cast_slice_mut(&mut mine)[..length].copy_from_slice(bytes);
+        }
+        let all = self.all_gather(&mine, &counts)?;
+        if self.rank() != root {
+            bytes.clear();
+            bytes.extend_from_slice(&bytemuck::cast_slice(&all)[..length]);
+        }
+        Ok(())
+    }
 }
+
+/// Largest broadcast: a peer that claims more is in error.
+pub const MAX_BROADCAST_BYTES: usize = 1 << 32;
+
+/// A word travels as the bits of two floats.
+const FLOATS_A_WORD: usize = size_of::<u64>() / size_of::<f32>();
 
 /// Checks the arguments of an all-gather, and returns the length of its result.
 ///

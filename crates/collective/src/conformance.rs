@@ -47,6 +47,7 @@ pub fn check(build: &Build<'_>, world_sizes: &[usize]) {
             all_reduce_sums(build, n, size);
             all_gather_concatenates(build, n, size);
         }
+        words_and_bytes_arrive_whole(build, n);
         all_reduce_repeats_bit_for_bit(build, n);
         wrong_counts_are_refused_and_harm_nothing(build, n);
         operations_repeat_and_mix(build, n);
@@ -113,6 +114,36 @@ pub fn all_gather_concatenates(build: &Build<'_>, n: usize, size: usize) {
                 "rank {rank} of {n} gathered other bits, counts {counts:?}"
             );
         }
+    });
+}
+
+/// Words of every rank, and bytes of any length from any root, arrive bit for bit.
+///
+/// # Panics
+/// When a rank holds something else.
+pub fn words_and_bytes_arrive_whole(build: &Build<'_>, n: usize) {
+    let word = |rank: usize, at: u64| (rank as u64 + 1).wrapping_mul(0xfff0_0001_7ff0_0001) ^ (at << 17);
+    let byte = |root: usize, at: usize| (at * 31 + root * 7 + at / 251) as u8;
+    on_all(build(n), |rank, world| {
+        let words = world
+            .gather_words(&[word(rank, 0), word(rank, 1)])
+            .expect("all ranks take part");
+        let expected: Vec<Vec<u64>> = (0..n).map(|rank| vec![word(rank, 0), word(rank, 1)]).collect();
+        assert_eq!(words, expected, "words on rank {rank} of {n}");
+        for root in 0..n {
+            for length in [0, 1, 3, 4, 5, 100_003] {
+                let sent: Vec<u8> = (0..length).map(|at| byte(root, at)).collect();
+                let mut bytes = if rank == root {
+                    sent.clone()
+                } else {
+                    vec![0xAA; 17 * rank]
+                };
+                world.broadcast(&mut bytes, root).expect("all ranks take part");
+                assert!(bytes == sent, "{length} bytes of rank {root} on rank {rank} of {n}");
+            }
+        }
+        world.broadcast(&mut Vec::new(), n).expect_err("there is no such root");
+        world.barrier().expect("a refused broadcast harms nothing");
     });
 }
 

@@ -9,7 +9,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`collective`] | the trait: all-gather, all-reduce, barrier |
+//! | [`collective`] | the trait: all-gather, all-reduce, broadcast, barrier |
 //! | [`local`] | a world of one |
 //! | [`ring`] | a world of processes joined by TCP, each to the next |
 //! | [`abort`] | ends a ring from another thread |
@@ -24,7 +24,7 @@ pub mod local;
 pub mod ring;
 
 pub use abort::AbortHandle;
-pub use collective::Collective;
+pub use collective::{Collective, MAX_BROADCAST_BYTES};
 pub use error::{CollectiveError, Operation};
 pub use local::Local;
 pub use ring::{GroupId, Membership, Ring, RingListener};
