@@ -5,6 +5,8 @@
 //! Progress (the history) and membership (the workers) are separate: losing every worker forgets
 //! nothing that was paid for.
 
+mod training;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -14,15 +16,12 @@ use stillhouse_core::pool::PairId;
 use stillhouse_core::sampler::{Purpose, Stream};
 use stillhouse_core::score::Acquisition;
 
+use crate::effects::MAX_RETRIES;
 pub use crate::effects::{Action, Durable, Effects, Event, JobFailure, Settings};
-use crate::effects::{MAX_ATTEMPTS, MAX_RETRIES};
 use crate::history::{History, Selection, Step, Student, Transition};
 use crate::message::{Command, Fence, Report, WorkerId};
 use crate::selecting::{Advance, Problem, Selecting, Work, calibration_size};
-use crate::wave::{RankReport, Wave};
-
-/// A loss above this part of `ln(classes)`, the loss of a uniform guess, is not learning.
-const DEAD_LOSS: f32 = 0.95;
+use crate::wave::Wave;
 
 #[derive(Clone, Debug)]
 struct Worker {
@@ -55,6 +54,8 @@ pub struct Coordinator {
     history: History,
     workers: BTreeMap<WorkerId, Worker>,
     stage: Stage,
+    /// Whether enough workers were there once.
+    started: bool,
     retries: u32,
     last_fence: u64,
     #[cfg(test)]
@@ -67,6 +68,7 @@ impl Coordinator {
     #[must_use]
     pub fn new(settings: Settings, history: History, epoch: u32) -> Self {
         Self {
+            started: !history.transitions().is_empty(),
             settings,
             history,
             workers: BTreeMap::new(),
@@ -104,6 +106,7 @@ impl Coordinator {
             }
             Event::Lost { worker } => self.lose(worker, &mut effects),
             Event::Reported { worker, fence, report } => self.report(now, worker, fence, report, &mut effects),
+            Event::Progressed { worker, fence, done } => self.progress(worker, fence, done),
             Event::Asked { student, outcome } => {
                 if matches!(self.stage, Stage::Asking(asking) if asking == student) {
                     self.record(Transition::Asked { student, outcome }, &mut effects);
@@ -128,12 +131,21 @@ impl Coordinator {
 
     /// Begins stages until one needs something from outside, then gives idle workers work.
     fn advance(&mut self, now: Duration, effects: &mut Effects) {
+        let wanted = if self.planted(Fault::BeginAlone) {
+            1
+        } else {
+            self.settings.min_workers.max(1)
+        };
+        self.started |= self.workers.len() >= wanted;
+        if !self.started {
+            return;
+        }
         while matches!(self.stage, Stage::Between) {
             self.begin(now, effects);
         }
         match self.stage {
             Stage::Selecting(_) | Stage::Exporting { .. } => self.hand_out(effects),
-            Stage::Training(_) => self.begin_wave(effects),
+            Stage::Training(_) => self.form_world(now, effects),
             Stage::Between | Stage::Asking(_) | Stage::Over => {}
         }
     }
@@ -282,47 +294,17 @@ impl Coordinator {
         }
     }
 
-    fn begin_wave(&mut self, effects: &mut Effects) {
-        let Stage::Training(wave) = &self.stage else { return };
-        if wave.fence.is_some() || self.workers.len() < self.settings.min_workers.max(1) {
-            return;
-        }
-        let (student, attempt) = (wave.student, wave.attempt);
-        let initial = (self.settings.warm && student.round > 0).then(|| Student::new(student.arm, student.round - 1));
-        let fence = self.fence();
-        let ids: Vec<WorkerId> = self.workers.keys().copied().take(self.settings.max_workers).collect();
-        let peers: Vec<SocketAddr> = ids.iter().map(|id| self.workers[id].ring).collect();
-        for (rank, id) in (0..).zip(&ids) {
-            let worker = self.workers.get_mut(id).expect("from the map");
-            worker.busy = Some((fence, Task::Train { rank }));
-            worker.loaded = None;
-            let (worker, peers) = (*id, peers.clone());
-            effects.actions.push(Action::Train {
-                worker,
-                fence,
-                student,
-                attempt,
-                rank,
-                peers,
-                initial,
-            });
-        }
-        if let Stage::Training(wave) = &mut self.stage {
-            wave.fence = Some(fence);
-            wave.ranks = ids.len();
-        }
-    }
-
     fn lose(&mut self, id: WorkerId, effects: &mut Effects) {
         if let Some((_, task)) = self.workers.remove(&id).and_then(|worker| worker.busy) {
             self.undo(task, "a worker was lost", effects);
         }
     }
 
-    /// Gives work back that a worker did not finish. Training begins anew: it is the same
-    /// computation for any membership, so nothing is lost but time.
+    /// Gives work back that a worker did not finish. A training goes on in another world: its ranks
+    /// keep what they have, so at most the step under way is computed again.
     fn undo(&mut self, task: Task, cause: &str, effects: &mut Effects) {
         let drop_shard = self.planted(Fault::DropLostShard);
+        let keep_rank = self.planted(Fault::KeepLostRank);
         let stage = match (&mut self.stage, task) {
             (Stage::Selecting(selecting), Task::Select(work)) => {
                 selecting.give_back(work);
@@ -336,8 +318,9 @@ impl Coordinator {
                 *given -= 1;
                 "export"
             }
+            (Stage::Training(_), Task::Train { .. }) if keep_rank => return,
             (Stage::Training(wave), Task::Train { .. }) => {
-                wave.restart();
+                wave.disband();
                 self.release_ranks();
                 "training"
             }
@@ -347,14 +330,6 @@ impl Coordinator {
         if self.retries >= MAX_RETRIES {
             let cause = cause.to_owned();
             self.fail(JobFailure::Retries { stage, cause }, effects);
-        }
-    }
-
-    fn release_ranks(&mut self) {
-        for worker in self.workers.values_mut() {
-            if matches!(worker.busy, Some((_, Task::Train { .. }))) {
-                worker.busy = None;
-            }
         }
     }
 
@@ -409,63 +384,6 @@ impl Coordinator {
         }
     }
 
-    fn accept_training(&mut self, now: Duration, id: WorkerId, rank: u32, report: Report, effects: &mut Effects) {
-        let early = self.planted(Fault::EndEarly);
-        let Stage::Training(wave) = &mut self.stage else { return };
-        let Report::Trained {
-            digest,
-            weights,
-            loss,
-            measurements,
-            steps,
-            parameters,
-        } = report
-        else {
-            let cause = "a worker answered something else than a training".to_owned();
-            return self.fail(JobFailure::Work(cause), effects);
-        };
-        wave.weights = weights.or(wave.weights.take());
-        let report = RankReport {
-            digest,
-            loss,
-            measurements,
-            steps,
-            parameters,
-        };
-        wave.reports.insert(rank, report);
-        if let Some(worker) = self.workers.get_mut(&id) {
-            worker.loaded = Some(wave.student);
-        }
-        // A round ends only when every rank trained it (I6).
-        if wave.reports.len() == wave.ranks || (early && wave.weights.is_some()) {
-            self.end_training(now, effects);
-        }
-    }
-
-    fn end_training(&mut self, now: Duration, effects: &mut Effects) {
-        let Stage::Training(wave) = &mut self.stage else { return };
-        let student = wave.student;
-        let outcome = match wave.outcome(now) {
-            Ok(outcome) => outcome,
-            Err(cause) => return self.fail(JobFailure::Work(cause), effects),
-        };
-        let fresh = !self.settings.warm || student.round == 0;
-        if fresh && outcome.loss > DEAD_LOSS * (self.settings.classes as f32).ln() {
-            if wave.attempt + 1 >= MAX_ATTEMPTS {
-                let loss = outcome.loss.to_string();
-                return self.fail(JobFailure::Dead { student, loss }, effects);
-            }
-            *wave = Wave::new(student, wave.attempt + 1, now);
-            return;
-        }
-        let Some(weights) = wave.weights.take() else {
-            return self.fail(JobFailure::Work("rank 0 sent no weights".into()), effects);
-        };
-        effects.durable.push(Durable::Weights { student, weights });
-        self.record(Transition::Trained { student, outcome }, effects);
-        self.stage = Stage::Between;
-    }
-
     /// Whether a fault is planted; never outside this crate's own tests.
     fn planted(&self, fault: Fault) -> bool {
         #[cfg(test)]
@@ -489,4 +407,10 @@ pub(crate) enum Fault {
     ForgetAsked,
     /// The shard of a lost worker counts as scanned (I4).
     DropLostShard,
+    /// A world that lost a rank waits for it.
+    KeepLostRank,
+    /// The job begins with the first worker.
+    BeginAlone,
+    /// A world may have more ranks than shards.
+    CrowdWorld,
 }

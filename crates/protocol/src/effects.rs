@@ -11,7 +11,8 @@ use stillhouse_core::score::Acquisition;
 use crate::history::{AskOutcome, StoppingRule, Student, Transition};
 use crate::message::{Command, Fence, Report, WorkerId};
 
-/// Failures of one stage after which the job is given up: a worker that always dies is not noise.
+/// Failures of one stage without any progress between them after which the job is given up: a worker that always dies
+/// is not noise.
 pub(crate) const MAX_RETRIES: u32 = 20;
 /// Fresh starts of a student whose loss stays near that of knowing nothing.
 pub(crate) const MAX_ATTEMPTS: u32 = 3;
@@ -37,10 +38,12 @@ pub struct Settings {
     pub seed: u64,
     /// Number of classes.
     pub classes: usize,
-    /// Workers needed to train.
+    /// Workers that must be there before the job begins; it goes on with fewer.
     pub min_workers: usize,
-    /// Workers used.
+    /// Workers used; more are spares.
     pub max_workers: usize,
+    /// Virtual shards of a training step: more ranks would have nothing to compute.
+    pub shards: usize,
     /// Evaluation images that the teacher labels.
     pub evaluation: Vec<u32>,
     /// When agreement has converged.
@@ -50,7 +53,7 @@ pub struct Settings {
 /// Something that happened.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// A worker was welcomed and can build the student. The first one begins the job.
+    /// A worker was welcomed and can build the student.
     Joined {
         /// Who.
         worker: WorkerId,
@@ -61,6 +64,15 @@ pub enum Event {
     Lost {
         /// Who.
         worker: WorkerId,
+    },
+    /// A worker told how far its part of a training is.
+    Progressed {
+        /// Who.
+        worker: WorkerId,
+        /// On which command.
+        fence: Fence,
+        /// Steps applied.
+        done: u64,
     },
     /// A worker reported.
     Reported {
@@ -159,7 +171,7 @@ pub enum JobFailure {
     #[error("{0}")]
     Work(String),
     /// A stage failed again and again.
-    #[error("{stage} failed {MAX_RETRIES} times; the last time: {cause}")]
+    #[error("{stage} failed {MAX_RETRIES} times without getting anywhere; the last time: {cause}")]
     Retries {
         /// Which stage.
         stage: &'static str,

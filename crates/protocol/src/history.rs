@@ -157,14 +157,6 @@ impl Measurement {
     pub fn agreement(&self) -> Option<f64> {
         (self.asked > 0).then(|| self.agreed as f64 / self.asked as f64)
     }
-
-    /// Adds another slice's counts of the same epoch.
-    pub fn add(&mut self, other: &Measurement) {
-        self.labelled += other.labelled;
-        self.correct += other.correct;
-        self.asked += other.asked;
-        self.agreed += other.agreed;
-    }
 }
 
 /// Why nothing more is asked.

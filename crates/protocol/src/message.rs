@@ -25,7 +25,7 @@ pub struct Fence(pub u64);
 pub struct WorkerId(pub u64);
 
 /// Version of these messages; both ends must agree.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// From the coordinator.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -140,6 +140,8 @@ pub struct TrainCommand {
     pub peers: Vec<SocketAddr>,
     /// Weights to go on from; fresh ones when absent.
     pub initial: Option<Vec<u8>>,
+    /// A checkpoint of this very training, for when no rank has anything newer.
+    pub resume: Option<Vec<u8>>,
     /// The transfer set.
     pub samples: Vec<Sample>,
     /// Its soft labels, `[samples, classes]`.
@@ -181,6 +183,19 @@ pub enum FromWorker {
         /// Latest training loss; NaN when scoring.
         loss: f32,
     },
+    /// What a training under way stands at, from rank 0 every so often.
+    Checkpoint {
+        /// Which command.
+        fence: Fence,
+        /// Which student.
+        student: Student,
+        /// Fresh starts before this one.
+        attempt: u32,
+        /// Steps applied.
+        step: u64,
+        /// The training's state, a safetensors file.
+        state: Vec<u8>,
+    },
     /// A command is done, or failed.
     Report {
         /// Which command.
@@ -201,7 +216,7 @@ pub enum Report {
         weights: Option<Vec<u8>>,
         /// Mean loss of the last epoch (nats).
         loss: f32,
-        /// This rank's slice of the evaluation images, in order of epochs.
+        /// What all ranks measured together, in order of epochs.
         measurements: Vec<Measurement>,
         /// Optimiser steps.
         steps: u64,

@@ -42,8 +42,9 @@ fn settings() -> Settings {
         warm: false,
         seed: 5,
         classes: CLASSES,
-        min_workers: 1,
+        min_workers: 2,
         max_workers: 4,
+        shards: 2,
         evaluation: Vec::new(),
         stopping: None,
     }
@@ -127,6 +128,9 @@ struct World {
     reports: Vec<(WorkerId, Fence, Report)>,
     /// Ranks of each training wave that have not trained yet.
     waves: BTreeMap<Fence, BTreeSet<WorkerId>>,
+    /// Most workers at once since the coordinator started.
+    most_alive: usize,
+    steps: u64,
     asks: Vec<(Student, u64)>,
     disk: Vec<Transition>,
     finished: bool,
@@ -143,6 +147,8 @@ impl World {
             alive: BTreeSet::new(),
             reports: Vec::new(),
             waves: BTreeMap::new(),
+            most_alive: 0,
+            steps: 0,
             asks: Vec::new(),
             disk: Vec::new(),
             finished: false,
@@ -152,7 +158,8 @@ impl World {
     }
 
     fn event(&mut self, event: Event) -> Result<(), String> {
-        self.now += Duration::from_millis(1);
+        // Long enough that worlds grow now and then.
+        self.now += Duration::from_millis(700);
         let Effects { durable, actions } = self.coordinator.handle(self.now, event);
         for item in durable {
             if let Durable::Transition(transition) = item {
@@ -162,7 +169,11 @@ impl World {
                 self.disk.push(transition);
             }
         }
-        actions.into_iter().try_for_each(|action| self.perform(action))
+        if !actions.is_empty() {
+            self.invariant_enough_workers_began()?;
+        }
+        actions.into_iter().try_for_each(|action| self.perform(action))?;
+        self.invariant_a_world_is_no_larger_than_its_shards()
     }
 
     fn perform(&mut self, action: Action) -> Result<(), String> {
@@ -208,6 +219,7 @@ impl World {
         let worker = WorkerId(self.next_worker);
         self.next_worker += 1;
         self.alive.insert(worker);
+        self.most_alive = self.most_alive.max(self.alive.len());
         let ring = SocketAddr::from(([127, 0, 0, 1], 1 + self.next_worker as u16));
         self.event(Event::Joined { worker, ring })
     }
@@ -238,9 +250,42 @@ impl World {
         self.coordinator = Coordinator::new(settings(), History::new(self.disk.clone()), self.epoch);
         self.coordinator.fault = self.fault;
         self.alive.clear();
+        self.most_alive = 0;
         self.asks.clear();
         self.finished = false;
         Ok(())
+    }
+
+    fn tell_progress(&mut self, at: usize) -> Result<(), String> {
+        let ranks = self
+            .waves
+            .iter()
+            .flat_map(|(fence, ranks)| ranks.iter().map(|worker| (*worker, *fence)));
+        let ranks: Vec<(WorkerId, Fence)> = ranks.collect();
+        let Some((worker, fence)) = ranks.get(at % ranks.len().max(1)).copied() else {
+            return Ok(());
+        };
+        self.steps += 1;
+        let done = self.steps;
+        self.event(Event::Progressed { worker, fence, done })
+    }
+
+    /// Nothing is done, above all nothing asked, before as many workers were there as the job wants.
+    fn invariant_enough_workers_began(&self) -> Result<(), String> {
+        if self.disk.is_empty() && self.most_alive < settings().min_workers {
+            return Err(format!("the job began with {} workers", self.most_alive));
+        }
+        Ok(())
+    }
+
+    fn invariant_a_world_is_no_larger_than_its_shards(&self) -> Result<(), String> {
+        let Settings {
+            shards, max_workers, ..
+        } = settings();
+        match self.waves.values().find(|ranks| ranks.len() > shards.min(max_workers)) {
+            Some(ranks) => Err(format!("{} ranks train with {shards} shards", ranks.len())),
+            None => Ok(()),
+        }
     }
 
     /// A restarted coordinator does exactly what the dead one would have done.
@@ -309,9 +354,13 @@ impl World {
         }
     }
 
-    /// Liveness: with one worker that stays, the job gets done.
+    /// Liveness: once it began, the job gets done with one worker that stays.
     fn run_to_the_end(&mut self) -> Result<(), String> {
-        self.join()?;
+        let others = self.alive.len();
+        (0..settings().min_workers).try_for_each(|_| self.join())?;
+        while self.alive.len() > others.max(1) {
+            self.lose(self.alive.len() - 1)?;
+        }
         for _ in 0..2_000 {
             if self.finished {
                 return Ok(());
@@ -330,6 +379,7 @@ enum Happening {
     Deliver(usize),
     Duplicate(usize),
     Answer(usize),
+    Progress(usize),
     Restart,
 }
 
@@ -340,6 +390,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         12 => any::<usize>().prop_map(Happening::Deliver),
         3 => any::<usize>().prop_map(Happening::Duplicate),
         3 => any::<usize>().prop_map(Happening::Answer),
+        2 => any::<usize>().prop_map(Happening::Progress),
         1 => Just(Happening::Restart),
     ]
 }
@@ -353,6 +404,7 @@ fn play(happenings: &[Happening], fault: Option<Fault>) -> Result<Vec<Transition
             Happening::Deliver(at) => world.deliver(*at, false)?,
             Happening::Duplicate(at) => world.deliver(*at, true)?,
             Happening::Answer(at) => world.finish_ask(*at)?,
+            Happening::Progress(at) => world.tell_progress(*at)?,
             Happening::Restart => world.restart()?,
         }
     }
@@ -389,6 +441,9 @@ fn every_planted_fault_is_noticed() {
         Fault::EndEarly,
         Fault::ForgetAsked,
         Fault::DropLostShard,
+        Fault::KeepLostRank,
+        Fault::BeginAlone,
+        Fault::CrowdWorld,
     ] {
         let mut runner = TestRunner::deterministic();
         let schedules = prop::collection::vec(happening(), 0..250);

@@ -1,4 +1,4 @@
-//! One attempt of all ranks at one training.
+//! One training, and the world of ranks that does it at the moment.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,15 +6,20 @@ use std::time::Duration;
 use crate::history::{Measurement, Student, TrainOutcome};
 use crate::message::Fence;
 
-/// One attempt of all ranks at one training.
+/// One training. Its ranks change when workers come and go; they keep what they trained so far,
+/// and a new world goes on with the next step.
 #[derive(Clone, Debug)]
 pub(crate) struct Wave {
     pub(crate) student: Student,
     pub(crate) attempt: u32,
     pub(crate) since: Duration,
-    /// `None` while there are too few workers.
+    /// `None` while no world is formed.
     pub(crate) fence: Option<Fence>,
+    /// When the world was formed.
+    pub(crate) formed: Duration,
     pub(crate) ranks: usize,
+    /// Most steps that a rank is known to have applied.
+    pub(crate) done: u64,
     pub(crate) reports: BTreeMap<u32, RankReport>,
     pub(crate) weights: Option<Vec<u8>>,
 }
@@ -35,14 +40,20 @@ impl Wave {
             attempt,
             since,
             fence: None,
+            formed: since,
             ranks: 0,
+            done: 0,
             reports: BTreeMap::new(),
             weights: None,
         }
     }
 
-    pub(crate) fn restart(&mut self) {
-        *self = Self::new(self.student, self.attempt, self.since);
+    /// Ends the world, to form another one.
+    pub(crate) fn disband(&mut self) {
+        self.fence = None;
+        self.ranks = 0;
+        self.reports.clear();
+        self.weights = None;
     }
 
     /// The training as a whole, once every rank reported.
@@ -52,16 +63,10 @@ impl Wave {
             let (a, b) = (&first.digest, &other.digest);
             return Err(format!("ranks 0 and {rank} trained different students: {a} and {b}"));
         }
-        let mut measurements = first.measurements.clone();
-        for report in self.reports.values().skip(1) {
-            for (sum, slice) in measurements.iter_mut().zip(&report.measurements) {
-                sum.add(slice);
-            }
-        }
         Ok(TrainOutcome {
             weights: first.digest.clone(),
             loss: first.loss,
-            measurements,
+            measurements: first.measurements.clone(),
             steps: first.steps,
             parameters: first.parameters,
             millis: u64::try_from(now.saturating_sub(self.since).as_millis()).unwrap_or(u64::MAX),

@@ -44,13 +44,19 @@ pub enum StudentError {
         /// The loss that was found.
         loss: f32,
     },
-    /// The observer asked to stop; nothing of the attempt remains.
+    /// A file that should hold a training under way does not.
+    #[error("cannot go on with a training: {reason}")]
+    State {
+        /// What was expected and found.
+        reason: String,
+    },
+    /// The observer asked to stop; the session can go on from here.
     #[error("training was stopped at step {step}")]
     Stopped {
         /// Steps that were done.
         step: u64,
     },
-    /// The other ranks are gone: train the same round again with the new membership.
+    /// The other ranks are gone: the session can go on with the new membership.
     #[error("the ranks lost each other at step {step}")]
     Collective {
         /// Step that was not applied.

@@ -140,7 +140,7 @@ impl Network {
     }
 }
 
-fn little_endian(flat: &Tensor) -> Result<Vec<u8>, StudentError> {
+pub(crate) fn little_endian(flat: &Tensor) -> Result<Vec<u8>, StudentError> {
     let flat = flat.f_to_device(Device::Cpu)?.f_contiguous()?;
     let floats = ffi::floats(&flat).expect("contiguous floats on the CPU");
     Ok(floats.iter().flat_map(|value| value.to_le_bytes()).collect())

@@ -8,7 +8,7 @@ use anyhow::Context;
 use serde_json::json;
 use stillhouse_collective::Local;
 use stillhouse_core::image::{ImageSet, ImageShape};
-use stillhouse_core::job::{Architecture, ImageFormat, Optimizer, Schedule};
+use stillhouse_core::job::{Architecture, Determinism, ImageFormat, Optimizer, Schedule};
 use stillhouse_core::pool::{LambdaGrid, PairId, Pairing, Pool};
 use stillhouse_core::sampler::{Purpose, Stream};
 use stillhouse_core::score::Acquisition;
@@ -158,6 +158,7 @@ pub(crate) fn train(args: &BenchTrainArgs) -> anyhow::Result<()> {
         seed: 0,
         round: 0,
         evaluate_every: 0,
+        determinism: Determinism::Strict,
     };
     let training = Training {
         spec: &NetworkSpec::Zoo {

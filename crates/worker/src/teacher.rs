@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context, bail, ensure};
 use stillhouse_collective::Local;
 use stillhouse_core::image::ImageShape;
-use stillhouse_core::job::{Optimizer, Response, Schedule, Size};
+use stillhouse_core::job::{Determinism, Optimizer, Response, Schedule, Size};
 use stillhouse_runtime::{atomic_file, signals};
 use stillhouse_student::train::{
     Augmentation, EvaluationSet, Init, TrainConfig, Training, TransferSet, train as train_network,
@@ -68,7 +68,7 @@ pub(crate) fn train(args: &TeacherTrainArgs) -> anyhow::Result<()> {
             |t| t as usize,
         ),
     };
-    let trained = train_network(&training, &mut Local, &mut |progress| {
+    let trained = train_network(&training, &mut Local, &mut |progress, _| {
         if let Some(found) = progress.evaluation {
             let accuracy = 100.0 * found.correct as f64 / found.labelled.max(1) as f64;
             println!(
@@ -110,6 +110,7 @@ fn config(args: &TeacherTrainArgs) -> TrainConfig {
         seed: args.seed,
         round: 0,
         evaluate_every: args.epochs.div_ceil(10),
+        determinism: Determinism::Strict,
     }
 }
 

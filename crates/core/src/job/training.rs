@@ -133,4 +133,7 @@ pub enum Augmentation {
 pub enum Determinism {
     /// Bit-identical students for any number of workers and any failures.
     Strict,
+    /// Gradients are added in the quickest order, which depends on the number of workers: students
+    /// differ in the last bits, and the query batches they choose may too.
+    Fast,
 }

@@ -75,7 +75,7 @@ impl Trained {
             config: &config(epochs),
             threads: 2,
         };
-        let trained = train(&training, &mut Local, &mut |_| ControlFlow::Continue(())).expect("trains");
+        let trained = train(&training, &mut Local, &mut |_, _| ControlFlow::Continue(())).expect("trains");
         let weights = trained.network.weights().expect("reads");
         Some(Self {
             spec,
@@ -116,6 +116,7 @@ fn config(epochs: u32) -> TrainConfig {
         seed: 3,
         round: 0,
         evaluate_every: 0,
+        determinism: stillhouse_core::job::Determinism::Strict,
     }
 }
 

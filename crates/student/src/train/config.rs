@@ -1,7 +1,7 @@
 //! How a student is trained: settings, their bounds, and the learning rate of each step.
 
 use serde::{Deserialize, Serialize};
-use stillhouse_core::job::{Optimizer, Schedule};
+use stillhouse_core::job::{Determinism, Optimizer, Schedule};
 
 use crate::error::StudentError;
 
@@ -53,6 +53,8 @@ pub struct TrainConfig {
     pub round: u64,
     /// Epochs between two evaluations; the last epoch is always evaluated. 0: only the last.
     pub evaluate_every: u32,
+    /// Whether sums have the same bits for any number of ranks, or may be the quickest.
+    pub determinism: Determinism,
 }
 
 /// Upper bounds of settings, so that a bad file cannot exhaust memory.
@@ -177,6 +179,7 @@ mod tests {
             seed: 0,
             round: 0,
             evaluate_every: 0,
+            determinism: Determinism::Strict,
         }
     }
 

@@ -26,6 +26,11 @@ pub struct EvaluationSet<'a> {
 }
 
 impl EvaluationSet<'_> {
+    /// Number of images of `shape`.
+    pub(crate) fn len(&self, shape: ImageShape) -> usize {
+        self.images.len() / shape.len().max(1)
+    }
+
     /// Checks that classes and answers refer to images of `shape`; returns the number of images.
     fn check(&self, shape: ImageShape) -> Result<usize, StudentError> {
         let wrong = |reason: String| Err(StudentError::Training { reason });
@@ -59,6 +64,26 @@ pub struct Evaluation {
     pub answered: u64,
     /// Of these, images that the student gives the teacher's class.
     pub agreed: u64,
+}
+
+impl Evaluation {
+    /// The counts as they travel between ranks.
+    pub(crate) fn words(self) -> [u64; 4] {
+        [self.labelled, self.correct, self.answered, self.agreed]
+    }
+
+    /// The counts of `words`; `None` when these are not four.
+    pub(crate) fn of_words(words: &[u64]) -> Option<Self> {
+        let [labelled, correct, answered, agreed] = *words else {
+            return None;
+        };
+        Some(Self {
+            labelled,
+            correct,
+            answered,
+            agreed,
+        })
+    }
 }
 
 impl std::ops::AddAssign for Evaluation {

@@ -1,10 +1,13 @@
 //! Adds the buckets of all shards of all ranks along the fixed tree (invariant I11): each rank adds
 //! up the largest tree nodes that it owns, all ranks exchange those, and each finishes the tree.
+//! Or, where speed counts more than bits, in whatever order an all-reduce takes.
 
 use stillhouse_collective::Collective;
+use stillhouse_core::job::Determinism;
 use stillhouse_core::shards::{Block, blocks, owned, reduce};
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
+use super::config::TrainConfig;
 use crate::error::StudentError;
 use crate::ffi::floats;
 
@@ -15,21 +18,56 @@ pub(crate) struct Exchange {
     buckets: Vec<(usize, Tensor)>,
     length: usize,
     device: Device,
+    determinism: Determinism,
 }
 
 impl Exchange {
-    pub(crate) fn new(shards: usize, buckets: Vec<(usize, Tensor)>, length: usize, device: Device) -> Self {
+    /// For `config`'s shards, of which this rank has `buckets` of `length` floats on `device`.
+    pub(crate) fn new(config: &TrainConfig, buckets: Vec<(usize, Tensor)>, length: usize, device: Device) -> Self {
         Self {
-            shards,
+            shards: config.shards,
             buckets,
             length,
             device,
+            determinism: config.determinism,
         }
     }
 
-    /// The sum of all buckets; the same bits on every rank and for every world size. Buckets of this
-    /// rank are used up.
+    /// The sum of all buckets, which has the same bits on every rank. Buckets of this rank are used up.
+    ///
+    /// An answer means that every rank's part is in it, so it can be applied; an error means that
+    /// nothing was.
     pub(crate) fn sum(&self, collective: &mut dyn Collective, step: u64) -> Result<Tensor, StudentError> {
+        match self.determinism {
+            Determinism::Strict => self.gather_and_sum(collective, step),
+            Determinism::Fast => self.all_reduce(collective, step),
+        }
+    }
+
+    /// In an order that depends on the number of ranks.
+    fn all_reduce(&self, collective: &mut dyn Collective, step: u64) -> Result<Tensor, StudentError> {
+        let sum = match self.buckets.split_first() {
+            None => Tensor::f_zeros([self.length as i64], (Kind::Float, self.device))?,
+            Some(((_, first), rest)) => {
+                let mut sum = first.shallow_clone();
+                for (_, bucket) in rest {
+                    let _same = sum.f_add_(bucket)?;
+                }
+                sum
+            }
+        };
+        if collective.world_size() == 1 {
+            return Ok(sum);
+        }
+        let mut values = self.outgoing(&[sum])?;
+        collective
+            .all_reduce(&mut values)
+            .map_err(|source| StudentError::Collective { step, source })?;
+        Ok(Tensor::f_from_slice(&values)?.f_to_device(self.device)?)
+    }
+
+    /// In the tree's order, the same for every world size.
+    fn gather_and_sum(&self, collective: &mut dyn Collective, step: u64) -> Result<Tensor, StudentError> {
         let world = collective.world_size();
         let mine = blocks(owned(self.shards, collective.rank(), world));
         let nodes = mine

@@ -9,6 +9,8 @@
 //! 4. The buckets `[gradients | running statistics | loss]` are added along one fixed tree
 //!    [`exchange`].
 //! 5. Every rank makes the same optimiser step [`optimizer`].
+//!
+//! What stands after a step is a [`Session`], which outlives the ranks that made it.
 
 mod augment;
 mod batches;
@@ -18,11 +20,13 @@ mod data;
 mod evaluate;
 mod exchange;
 mod optimizer;
+mod session;
 mod shard;
 
-use std::ops::{ControlFlow, Range};
+use std::ops::ControlFlow;
 
 use stillhouse_collective::Collective;
+use stillhouse_core::ImageShape;
 use stillhouse_core::sampler::{Purpose, Stream};
 use stillhouse_core::shards::owned;
 use tch::Device;
@@ -33,12 +37,12 @@ use crate::network::{Network, NetworkSpec};
 use batches::{Steps, shards_used};
 use crew::{Crew, SingleThreaded};
 use exchange::Exchange;
-use optimizer::OptimizerState;
 use shard::{BucketLayout, Material, Shard, Step};
 
 pub use config::{Augmentation, TrainConfig};
 pub use data::TransferSet;
 pub use evaluate::{Evaluation, EvaluationSet, evaluate};
+pub use session::Session;
 
 /// What training starts from.
 #[derive(Clone, Copy, Debug)]
@@ -60,8 +64,8 @@ pub struct Training<'a> {
     pub device: Device,
     /// The same on every rank.
     pub transfer: TransferSet<'a>,
-    /// What is measured at the end of epochs, and this rank's part of it.
-    pub evaluation: Option<(EvaluationSet<'a>, Range<usize>)>,
+    /// What is measured at the end of epochs, by all ranks together.
+    pub evaluation: Option<EvaluationSet<'a>>,
     /// The same on every rank.
     pub config: &'a TrainConfig,
     /// Threads of this rank; more than it has shards are of no use.
@@ -79,7 +83,7 @@ pub struct Progress {
     pub steps: u64,
     /// Mean cross-entropy of this step's samples (natural logarithm).
     pub loss: f32,
-    /// This rank's part of the evaluation, at the end of an epoch that is evaluated.
+    /// What was measured, at the end of an epoch that is evaluated.
     pub evaluation: Option<Evaluation>,
 }
 
@@ -92,21 +96,22 @@ pub struct Trained {
     pub loss: f32,
     /// Steps done.
     pub steps: u64,
-    /// This rank's part of the last evaluation.
+    /// The last evaluation.
     pub evaluation: Option<Evaluation>,
 }
 
+/// Is called after each step with the session as it then is; breaking ends the training there.
+pub type Observer<'a> = &'a mut dyn FnMut(&Progress, &Session) -> ControlFlow<()>;
+
 /// Trains a student together with the other ranks of `collective`, which make the same call. The
 /// weights have the same bits for any number of ranks and threads (same machine type and libtorch).
-///
-/// `observer` is called after each step and ends the training with [`ControlFlow::Break`].
 ///
 /// ```no_run
 /// use std::ops::ControlFlow;
 /// use stillhouse_collective::Local;
 /// use stillhouse_student::train::{Training, train};
 /// # fn example(training: &Training<'_>) -> Result<(), stillhouse_student::StudentError> {
-/// let trained = train(training, &mut Local, &mut |progress| {
+/// let trained = train(training, &mut Local, &mut |progress, _| {
 ///     println!("step {} of {}: {}", progress.step, progress.steps, progress.loss);
 ///     ControlFlow::Continue(())
 /// })?;
@@ -115,140 +120,144 @@ pub struct Trained {
 /// ```
 ///
 /// # Errors
-/// [`StudentError::Training`] for settings or data that cannot be trained with,
-/// [`StudentError::Diverged`] when the loss is no longer a number, [`StudentError::Collective`] when
-/// a rank is lost, [`StudentError::Stopped`] when the observer breaks off. Queries are never spent.
+/// As [`Session::begin`] and [`Session::train`].
 pub fn train(
     training: &Training<'_>,
     collective: &mut dyn Collective,
-    observer: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
+    observer: Observer<'_>,
 ) -> Result<Trained, StudentError> {
-    let Training {
-        spec,
-        config,
-        transfer,
-        threads,
-        ..
-    } = training;
-    config.check()?;
-    let (shape, classes) = (spec.shape(), spec.classes());
-    let network = initial_network(training)?;
-    let samples = transfer.samples(shape, classes)?;
-    let _calm = SingleThreaded::enter();
-    flush_denormal(true);
-    let mine = owned(config.shards, collective.rank(), collective.world_size());
-    let shards = mine
-        .map(|index| Shard::new(&network, index))
-        .collect::<Result<Vec<_>, _>>()?;
-    let buckets = shards.iter().map(|shard| (shard.index(), shard.bucket())).collect();
-    let layout = BucketLayout::of(&network);
-    let material = Material {
-        config,
-        transfer: *transfer,
-        shape,
-        classes,
-    };
-    std::thread::scope(|scope| {
-        let run = Run {
-            training,
-            optimizer: OptimizerState::new(config.optimizer, &network.memory().parameters)?,
-            network,
-            layout,
-            exchange: Exchange::new(config.shards, buckets, layout.len(), training.device),
-            crew: Crew::start(scope, material, shards, *threads)?,
-            collective,
-            steps: Steps::new(samples, config.batch),
-            samples,
-        };
-        run.all_epochs(observer)
+    training.config.check()?;
+    let mut session = Session::begin(training)?;
+    let loss = session.train(training, collective, observer)?;
+    Ok(Trained {
+        loss,
+        steps: session.step,
+        evaluation: session.evaluations.last().map(|(_, evaluation)| *evaluation),
+        network: session.network,
     })
 }
 
-/// The network with the weights that training starts from.
-fn initial_network(training: &Training<'_>) -> Result<Network, StudentError> {
-    let TrainConfig { seed, round, .. } = *training.config;
-    let init_seed = Stream::new(seed, Purpose::Initialisation, round).at(0);
-    let mut network = Network::build(training.spec, init_seed, training.device)?;
-    if network.parameter_count() == 0 {
-        return Err(StudentError::Training {
-            reason: "the network has no trainable parameter".to_owned(),
-        });
+impl Session {
+    /// Trains on to the end, from wherever this session or that of another rank of `collective` is;
+    /// returns the mean loss of the last epoch's steps. All ranks make the same call.
+    ///
+    /// After [`StudentError::Collective`] and [`StudentError::Stopped`] the session stands after
+    /// the last step that it applied, and can go on with another world.
+    ///
+    /// # Errors
+    /// [`StudentError::Training`] for settings or data that cannot be trained with,
+    /// [`StudentError::Diverged`] when the loss is no longer a number, [`StudentError::Collective`]
+    /// when a rank is lost, [`StudentError::Stopped`] when the observer breaks off. Queries are
+    /// never spent.
+    pub fn train(
+        &mut self,
+        training: &Training<'_>,
+        collective: &mut dyn Collective,
+        observer: Observer<'_>,
+    ) -> Result<f32, StudentError> {
+        let Training {
+            spec,
+            config,
+            transfer,
+            threads,
+            ..
+        } = training;
+        config.check()?;
+        let (shape, classes) = (spec.shape(), spec.classes());
+        let samples = transfer.samples(shape, classes)?;
+        self.meet(collective)?;
+        let _calm = SingleThreaded::enter();
+        flush_denormal(true);
+        let mine = owned(config.shards, collective.rank(), collective.world_size());
+        let shards = mine
+            .map(|index| Shard::new(&self.network, index))
+            .collect::<Result<Vec<_>, _>>()?;
+        let buckets = shards.iter().map(|shard| (shard.index(), shard.bucket())).collect();
+        let layout = BucketLayout::of(&self.network);
+        let material = Material {
+            config,
+            transfer: *transfer,
+            shape,
+            classes,
+        };
+        std::thread::scope(|scope| {
+            let run = Run {
+                training,
+                session: self,
+                layout,
+                exchange: Exchange::new(config, buckets, layout.len(), training.device),
+                crew: Crew::start(scope, material, shards, *threads)?,
+                collective,
+                steps: Steps::new(samples, config.batch),
+                samples,
+                shape,
+            };
+            run.to_the_end(observer)
+        })
     }
-    match training.init {
-        Init::Fresh => {}
-        Init::Weights(bytes) => network.load_weights(bytes)?,
-    }
-    Ok(network)
 }
 
-/// One training under way.
+/// One training under way, in one world.
 struct Run<'a, 'scope> {
     training: &'a Training<'a>,
-    network: Network,
+    session: &'a mut Session,
     layout: BucketLayout,
-    optimizer: OptimizerState,
     exchange: Exchange,
     crew: Crew<'scope>,
     collective: &'a mut dyn Collective,
     steps: Steps,
     samples: usize,
+    shape: ImageShape,
 }
 
 impl Run<'_, '_> {
-    fn all_epochs(mut self, observer: &mut dyn FnMut(&Progress) -> ControlFlow<()>) -> Result<Trained, StudentError> {
+    fn to_the_end(mut self, observer: Observer<'_>) -> Result<f32, StudentError> {
         let config = self.training.config;
-        let steps = u64::from(config.epochs) * self.steps.count() as u64;
-        let (mut loss, mut evaluation) = (0.0, None);
-        for epoch in 0..config.epochs {
-            if config.resets(epoch) {
-                self.optimizer.reset()?;
+        let count = self.steps.count() as u64;
+        let steps = u64::from(config.epochs) * count;
+        // One that an earlier world did not finish.
+        self.evaluate_if_due()?;
+        let mut order: Option<(u32, Vec<u32>)> = None;
+        while self.session.step < steps {
+            let index = self.session.step;
+            let (epoch, at) = ((index / count) as u32, (index % count) as usize);
+            let order = match order.take() {
+                Some(known) if known.0 == epoch => order.insert(known),
+                _ => order.insert((epoch, self.order(epoch))),
+            };
+            if at == 0 {
+                if config.resets(epoch) {
+                    self.session.optimizer.reset()?;
+                }
+                self.session.losses = 0.0;
             }
-            (loss, evaluation) = self.epoch(epoch, steps, observer)?;
-        }
-        Ok(Trained {
-            network: self.network,
-            loss,
-            steps,
-            evaluation,
-        })
-    }
-
-    /// One pass over the transfer set; returns the mean loss of its steps.
-    fn epoch(
-        &mut self,
-        epoch: u32,
-        steps: u64,
-        observer: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
-    ) -> Result<(f32, Option<Evaluation>), StudentError> {
-        let config = self.training.config;
-        let order = Stream::new(config.seed, Purpose::Shuffle, config.round).fork(u64::from(epoch));
-        let order = order.permutation(self.samples as u32);
-        let count = self.steps.count();
-        let (mut total, mut evaluation) = (0.0_f64, None);
-        for at in 0..count {
-            let index = u64::from(epoch) * count as u64 + at as u64;
             let step = Step {
                 index,
                 epoch,
-                samples: &order[self.steps.range(at)],
+                samples: &order.1[self.steps.range(at)],
             };
             let loss = self.step(&step, config.rate(epoch, index, steps))?;
-            total += f64::from(loss);
-            if at + 1 == count && config.evaluates(epoch) {
-                evaluation = self.evaluate()?;
-            }
+            self.session.losses += f64::from(loss);
+            self.session.step += 1;
             let progress = Progress {
                 epoch,
                 step: index + 1,
                 steps,
                 loss,
-                evaluation,
+                evaluation: self.evaluate_if_due()?,
             };
-            if observer(&progress).is_break() {
+            if observer(&progress, self.session).is_break() {
                 return Err(StudentError::Stopped { step: index + 1 });
             }
         }
-        Ok(((total / count as f64) as f32, evaluation))
+        Ok((self.session.losses / count as f64) as f32)
+    }
+
+    /// The order of samples in `epoch`.
+    fn order(&self, epoch: u32) -> Vec<u32> {
+        let TrainConfig { seed, round, .. } = *self.training.config;
+        let stream = Stream::new(seed, Purpose::Shuffle, round).fork(u64::from(epoch));
+        stream.permutation(self.samples as u32)
     }
 
     /// Computes, adds up and applies one step; returns its loss.
@@ -260,9 +269,10 @@ impl Run<'_, '_> {
         if !loss.is_finite() {
             return Err(StudentError::Diverged { step: step.index, loss });
         }
-        let memory = self.network.memory();
         let gradients = self.layout.gradients_of(&sum)?;
-        self.optimizer
+        let Session { network, optimizer, .. } = &mut *self.session;
+        let memory = network.memory();
+        optimizer
             .step(self.training.config, rate, &memory.parameters, &gradients)?;
         if self.layout.buffers > 0 {
             let used = shards_used(step.samples.len(), self.training.config.shards);
@@ -272,10 +282,31 @@ impl Run<'_, '_> {
         Ok(loss)
     }
 
-    fn evaluate(&self) -> Result<Option<Evaluation>, StudentError> {
-        let Some((set, slice)) = &self.training.evaluation else {
+    /// Measures the student with the other ranks, where an epoch ended that is evaluated and was not.
+    fn evaluate_if_due(&mut self) -> Result<Option<Evaluation>, StudentError> {
+        let (step, count) = (self.session.step, self.steps.count() as u64);
+        let Some(set) = &self.training.evaluation else {
             return Ok(None);
         };
-        evaluate(&self.network, set, slice.clone(), self.training.threads).map(Some)
+        if step == 0 || !step.is_multiple_of(count) {
+            return Ok(None);
+        }
+        let epoch = (step / count - 1) as u32;
+        let is_done = self.session.evaluations.last().is_some_and(|(last, _)| *last == epoch);
+        if is_done || !self.training.config.evaluates(epoch) {
+            return Ok(None);
+        }
+        let (rank, world) = (self.collective.rank(), self.collective.world_size());
+        let slice = owned(set.len(self.shape), rank, world);
+        let mine = evaluate(&self.session.network, set, slice, self.training.threads)?;
+        let parts = self.collective.gather_words(&mine.words());
+        let parts = parts.map_err(|source| StudentError::Collective { step, source })?;
+        let mut whole = Evaluation::default();
+        parts
+            .iter()
+            .filter_map(|words| Evaluation::of_words(words))
+            .for_each(|part| whole += part);
+        self.session.evaluations.push((epoch, whole));
+        Ok(Some(whole))
     }
 }

@@ -33,6 +33,16 @@ impl OptimizerState {
         })
     }
 
+    /// What is remembered, by name.
+    pub(crate) fn tensors(&self) -> Vec<(&'static str, &Tensor)> {
+        match self {
+            Self::Sgd { velocities } => vec![("sgd.velocities", velocities)],
+            Self::Adam(AdamState { means, squares, step }) => {
+                vec![("adam.means", means), ("adam.squares", squares), ("adam.step", step)]
+            }
+        }
+    }
+
     /// Forgets everything.
     pub(crate) fn reset(&mut self) -> Result<(), TchError> {
         match self {
@@ -93,6 +103,7 @@ mod tests {
             seed: 0,
             round: 0,
             evaluate_every: 0,
+            determinism: stillhouse_core::job::Determinism::Strict,
         }
     }
 

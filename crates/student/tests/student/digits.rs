@@ -58,11 +58,11 @@ fn a_lenet_learns_digits_and_reports_it_epoch_by_epoch() {
         labels: &labels,
     };
     let training = Training {
-        evaluation: Some((set, 0..500)),
+        evaluation: Some(set),
         ..training(&spec, transfer, &config, 2)
     };
     let mut evaluated = Vec::new();
-    let mut observer = |progress: &stillhouse_student::train::Progress| {
+    let mut observer = |progress: &stillhouse_student::train::Progress, _: &stillhouse_student::train::Session| {
         evaluated.extend(progress.evaluation.map(|evaluation| (progress.epoch, evaluation)));
         ControlFlow::Continue(())
     };

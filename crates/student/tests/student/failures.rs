@@ -36,7 +36,7 @@ fn the_observer_stops_training() {
     let (spec, config) = (lenet(), config(5));
     let noise = Noise::new(64, spec.shape());
     let mut seen = 0;
-    let mut observer = |progress: &stillhouse_student::train::Progress| {
+    let mut observer = |progress: &stillhouse_student::train::Progress, _: &stillhouse_student::train::Session| {
         seen = progress.step;
         if progress.step == 3 {
             ControlFlow::Break(())
@@ -56,7 +56,7 @@ fn the_others_learn_that_a_rank_is_gone() {
     let training = training(&spec, noise.set(), &config, 1);
     let errors = ring(3, |world| {
         let leaves = world.rank() == 1;
-        let mut observer = |progress: &stillhouse_student::train::Progress| {
+        let mut observer = |progress: &stillhouse_student::train::Progress, _: &stillhouse_student::train::Session| {
             if leaves && progress.step == 4 {
                 ControlFlow::Break(())
             } else {

@@ -34,7 +34,7 @@ fn step(spec: &NetworkSpec, network: &Network, noise: &Noise) -> (f64, Network) 
         ..training(spec, noise.set(), &config, 1)
     };
     let mut loss = 0.0;
-    let mut observer = |progress: &stillhouse_student::train::Progress| {
+    let mut observer = |progress: &stillhouse_student::train::Progress, _: &stillhouse_student::train::Session| {
         loss = f64::from(progress.loss);
         ControlFlow::Continue(())
     };

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use stillhouse_collective::{Collective, GroupId, Local, Ring, RingListener};
 use stillhouse_core::ImageShape;
-use stillhouse_core::job::{Architecture, Optimizer, Schedule};
+use stillhouse_core::job::{Architecture, Determinism, Optimizer, Schedule};
 use stillhouse_core::sampler::{Purpose, Stream};
-use stillhouse_student::train::{Augmentation, Init, Progress, TrainConfig, Trained, Training, TransferSet, train};
+use stillhouse_student::train::{Augmentation, Init, Progress, Session, TrainConfig, Trained, Training, TransferSet, train};
 use stillhouse_student::{NetworkSpec, StudentError};
 use tch::Device;
 
@@ -58,6 +58,7 @@ pub(crate) fn config(epochs: u32) -> TrainConfig {
         seed: 7,
         round: 1,
         evaluate_every: 0,
+        determinism: Determinism::Strict,
     }
 }
 
@@ -109,7 +110,7 @@ pub(crate) fn training<'a>(
     }
 }
 
-pub(crate) fn on(_: &Progress) -> ControlFlow<()> {
+pub(crate) fn on(_: &Progress, _: &Session) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 
