@@ -19,6 +19,7 @@
 //! | [`failure`] | a failure as the user sees it |
 
 pub mod books;
+pub mod checkpoints;
 pub mod cli;
 pub mod commands;
 pub mod coordinate;

@@ -177,7 +177,7 @@ pub(crate) fn train(args: &BenchTrainArgs) -> anyhow::Result<()> {
         threads: args.threads as usize,
     };
     let mut marks = Vec::new();
-    train_network(&training, &mut Local, &mut |_| {
+    train_network(&training, &mut Local, &mut |_, _| {
         marks.push(Instant::now());
         ControlFlow::Continue(())
     })?;

@@ -19,6 +19,7 @@ use tch::Device;
 use tokio::sync::mpsc;
 
 use crate::control::Control;
+use crate::training::UnderWay;
 
 /// Progress is told at most so often.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
@@ -35,6 +36,7 @@ pub(crate) struct Computer {
     pub(crate) threads: usize,
     pub(crate) control: Control,
     pub(crate) outbox: Outbox,
+    pub(crate) under_way: Option<UnderWay>,
     loaded: Option<(Student, Arc<Vec<u8>>)>,
     scorer: Option<(Student, Scorer)>,
 }
@@ -47,7 +49,7 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
-    fn send(&self, message: FromWorker) {
+    pub(crate) fn send(&self, message: FromWorker) {
         // A closed link ends this process; until then there is nobody to tell.
         let _ = self.sender.blocking_send(message);
     }
@@ -108,6 +110,7 @@ impl Computer {
                 sender,
                 last: Instant::now(),
             },
+            under_way: None,
             loaded: None,
             scorer: None,
         })
@@ -141,6 +144,10 @@ impl Computer {
     }
 
     fn execute(&mut self, fence: Fence, command: Command) -> anyhow::Result<Option<Report>> {
+        if !matches!(command, Command::Train(_)) {
+            // Whatever was trained has ended, or these would not be asked for.
+            self.under_way = None;
+        }
         Ok(match command {
             Command::Load { student, weights } => {
                 self.keep(student, weights);
@@ -149,7 +156,7 @@ impl Computer {
             Command::Train(command) => {
                 self.scorer = None;
                 let student = command.student;
-                let (report, weights) = self.train(fence, *command)?;
+                let (report, weights) = self.train(fence, &command)?;
                 self.keep(student, weights);
                 Some(report)
             }

@@ -44,13 +44,10 @@ pub(crate) fn train(args: &TeacherTrainArgs) -> anyhow::Result<()> {
         .as_deref()
         .map(|images| load(images, args.test_labels.as_deref()))
         .transpose()?;
-    let evaluation = test.as_ref().map(|test| {
-        let set = EvaluationSet {
-            images: test.images.bytes(),
-            classes: test.labels.as_deref(),
-            teacher: &[],
-        };
-        (set, 0..test.images.len())
+    let evaluation = test.as_ref().map(|test| EvaluationSet {
+        images: test.images.bytes(),
+        classes: test.labels.as_deref(),
+        teacher: &[],
     });
     let config = config(args);
     let training = Training {

@@ -1,17 +1,19 @@
 //! One rank's part in a training.
 
 use std::ops::ControlFlow;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use stillhouse_collective::ring::Membership;
 use stillhouse_collective::{AbortHandle, Collective, GroupId, Local, Ring};
+use stillhouse_core::Sample;
 use stillhouse_core::job::{Augmentation as AugmentationSpec, Spec};
 use stillhouse_core::sampler::{Purpose, Stream};
-use stillhouse_core::{Sample, shards};
 use stillhouse_protocol::message::TrainCommand;
-use stillhouse_protocol::{Fence, Measurement, Report};
-use stillhouse_student::train::{Augmentation, EvaluationSet, Init, TrainConfig, Training, TransferSet, train};
+use stillhouse_protocol::{Fence, FromWorker, Measurement, Report, Student};
+use stillhouse_student::train::{
+    Augmentation, Evaluation, EvaluationSet, Init, Progress, Session, TrainConfig, Training, TransferSet,
+};
 use tch::Device;
 
 use crate::computer::Computer;
@@ -50,15 +52,52 @@ pub(crate) fn train_config(job: &Spec, samples: usize, attempt: u32, round: u32,
         },
         round: u64::from(round),
         evaluate_every,
+        determinism: spec.determinism,
+    }
+}
+
+/// A training that this worker takes part in, kept from one world of ranks to the next.
+pub(crate) struct UnderWay {
+    student: Student,
+    attempt: u32,
+    session: Session,
+}
+
+impl UnderWay {
+    fn is_of(&self, command: &TrainCommand) -> bool {
+        (self.student, self.attempt) == (command.student, command.attempt)
+    }
+}
+
+/// A session for `command`, from its checkpoint if that is any good.
+fn begin(training: &Training<'_>, command: &TrainCommand) -> anyhow::Result<Session> {
+    if let Some(state) = &command.resume {
+        match Session::resume(training, state) {
+            Ok(session) => return Ok(session),
+            Err(error) => tracing::warn!(%error, student = %command.student, "the checkpoint is of no use"),
+        }
+    }
+    Ok(Session::begin(training)?)
+}
+
+fn measurement((epoch, found): &(u32, Evaluation)) -> Measurement {
+    Measurement {
+        epoch: epoch + 1,
+        labelled: found.labelled,
+        correct: found.correct,
+        asked: found.answered,
+        agreed: found.agreed,
     }
 }
 
 impl Computer {
-    /// Trains with the other ranks; returns the report and the weights.
+    /// Trains with the other ranks, from wherever the furthest of them is; returns the report and
+    /// the weights.
     ///
     /// # Errors
-    /// When a rank is lost, a newer command arrives, or training diverges.
-    pub(crate) fn train(&mut self, fence: Fence, command: TrainCommand) -> anyhow::Result<(Report, Vec<u8>)> {
+    /// When a rank is lost, a newer command arrives, or training diverges. What was trained so far
+    /// is kept for the next world.
+    pub(crate) fn train(&mut self, fence: Fence, command: &TrainCommand) -> anyhow::Result<(Report, Vec<u8>)> {
         let images = self.render(&command.samples)?;
         let every = self.job.spec.evaluation.as_ref().map_or(0, |e| e.every_epochs);
         let config = train_config(
@@ -68,17 +107,6 @@ impl Computer {
             command.student.round,
             every,
         );
-        let rank = command.rank as usize;
-        let mut collective = self.join(fence, rank, &command)?;
-        let evaluation = self.evaluation.as_ref().map(|images| {
-            let slice = shards::owned(images.len(), rank, command.peers.len());
-            let set = EvaluationSet {
-                images: images.bytes(),
-                classes: self.evaluation_labels.as_deref(),
-                teacher: &command.teacher_classes,
-            };
-            (set, slice)
-        });
         let training = Training {
             spec: &self.spec,
             init: command.initial.as_deref().map_or(Init::Fresh, Init::Weights),
@@ -87,35 +115,67 @@ impl Computer {
                 images: &images,
                 labels: &command.labels,
             },
-            evaluation,
+            evaluation: self.evaluation.as_ref().map(|images| EvaluationSet {
+                images: images.bytes(),
+                classes: self.evaluation_labels.as_deref(),
+                teacher: &command.teacher_classes,
+            }),
             config: &config,
             threads: self.threads,
         };
-        let mut measurements = Vec::new();
-        let (control, mut outbox) = (self.control.clone(), self.outbox.clone());
-        let trained = train(&training, &mut *collective, &mut |progress| -> ControlFlow<()> {
-            if let Some(found) = progress.evaluation {
-                measurements.push(Measurement {
-                    epoch: progress.epoch + 1,
-                    labelled: found.labelled,
-                    correct: found.correct,
-                    asked: found.answered,
-                    agreed: found.agreed,
-                });
-            }
-            outbox.progress(fence, progress.step, progress.steps, progress.loss);
-            control.goes_on(fence)
-        })?;
-        let weights = trained.network.weights()?;
+        let mut session = match self.under_way.take() {
+            Some(kept) if kept.is_of(command) => kept.session,
+            _ => begin(&training, command)?,
+        };
+        let ended = self.go_on(fence, command, &training, &mut session);
+        let kept = self.under_way.insert(UnderWay {
+            student: command.student,
+            attempt: command.attempt,
+            session,
+        });
+        let loss = ended?;
+        let weights = kept.session.network().weights()?;
         let report = Report::Trained {
             digest: blake3::hash(&weights).to_hex().to_string(),
-            weights: (rank == 0).then(|| weights.clone()),
-            loss: trained.loss,
-            measurements,
-            steps: trained.steps,
-            parameters: trained.network.parameter_count() as u64,
+            weights: (command.rank == 0).then(|| weights.clone()),
+            loss,
+            measurements: kept.session.evaluations().iter().map(measurement).collect(),
+            steps: kept.session.step(),
+            parameters: kept.session.network().parameter_count() as u64,
         };
         Ok((report, weights))
+    }
+
+    /// Trains `session` on in the world of `command`; returns the loss.
+    fn go_on(
+        &self,
+        fence: Fence,
+        command: &TrainCommand,
+        training: &Training<'_>,
+        session: &mut Session,
+    ) -> anyhow::Result<f32> {
+        let mut collective = self.join(fence, command.rank as usize, command)?;
+        let mut outbox = self.outbox.clone();
+        let every = Duration::from_secs(self.job.spec.checkpoints.every_seconds.into());
+        let mut clock = (command.rank == 0 && !every.is_zero()).then(Instant::now);
+        let mut observe = |progress: &Progress, session: &Session| -> ControlFlow<()> {
+            outbox.progress(fence, progress.step, progress.steps, progress.loss);
+            if let Some(last) = clock.as_mut().filter(|last| last.elapsed() >= every) {
+                *last = Instant::now();
+                match session.state() {
+                    Ok(state) => outbox.send(FromWorker::Checkpoint {
+                        fence,
+                        student: command.student,
+                        attempt: command.attempt,
+                        step: progress.step,
+                        state,
+                    }),
+                    Err(error) => tracing::warn!(%error, "no checkpoint was made"),
+                }
+            }
+            self.control.goes_on(fence)
+        };
+        Ok(session.train(training, &mut *collective, &mut observe)?)
     }
 
     /// Joins the other ranks.

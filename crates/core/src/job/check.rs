@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::explain::nearest;
 use super::queue::QueueSpec;
 use super::spec::{
-    Architecture, Control, JobSpec, LambdaSpec, MixupSpec, OnAmbiguous, PoolSource, Spec, StudentSpec, WorkersSpec,
+    Architecture, CheckpointsSpec, Control, JobSpec, LambdaSpec, MixupSpec, OnAmbiguous, PoolSource, Spec, StudentSpec,
+    WorkersSpec,
 };
 use super::teacher;
 use super::training::MAX_EPOCHS;
@@ -138,6 +139,7 @@ impl Job {
         check_budget(&spec)?;
         spec.queue.as_ref().map_or(Ok(()), QueueSpec::check)?;
         check_workers(&spec.workers)?;
+        check_checkpoints(&spec.checkpoints)?;
         check_evaluation(&spec)?;
         Ok(Self {
             name,
@@ -164,7 +166,8 @@ impl Job {
     }
 
     /// BLAKE3 over what makes a job this job. Left out is what may change between two runs of one
-    /// job directory: the budget (it may grow), labels that are reused, the workers, and where and how fast the teacher is.
+    /// job directory: the budget (it may grow), labels that are reused, the workers, where checkpoints
+    /// are kept, and where and how fast the teacher is.
     #[must_use]
     pub fn digest(&self) -> [u8; 32] {
         let mut same = self.clone();
@@ -173,6 +176,7 @@ impl Job {
         same.spec.queue = None;
         same.spec.budget.reuse.clear();
         same.spec.workers = WorkersSpec::default();
+        same.spec.checkpoints = CheckpointsSpec::default();
         same.spec.images.path = PathBuf::new();
         same.spec.teacher = same.spec.teacher.identity();
         let text = serde_json::to_vec(&same).expect("a job has only text keys");
@@ -324,6 +328,24 @@ fn check_workers(workers: &WorkersSpec) -> Result<(), JobError> {
         "spec.workers.max",
         expected,
         workers.max,
+    )
+}
+
+fn check_checkpoints(checkpoints: &CheckpointsSpec) -> Result<(), JobError> {
+    let seconds = checkpoints.every_seconds;
+    require(
+        seconds <= 86_400,
+        "spec.checkpoints.everySeconds",
+        "0 to 86400",
+        seconds,
+    )?;
+    let url = checkpoints.url.as_deref().unwrap_or("file:///");
+    let is_known = url.starts_with("file:///") || url.strip_prefix("s3://").is_some_and(|rest| !rest.is_empty());
+    require(
+        is_known,
+        "spec.checkpoints.url",
+        "s3://BUCKET/PREFIX or file:///FOLDER",
+        url,
     )
 }
 

@@ -12,8 +12,9 @@ mod training;
 pub use check::{Job, JobError, Student};
 pub use queue::{QueueSpec, SecretSource};
 pub use spec::{
-    AcquisitionSpec, Architecture, BudgetSpec, Control, Device, EvaluationSpec, ImageFormat, ImagesSpec, JobSpec,
-    LambdaSpec, Metadata, MixupSpec, OnAmbiguous, PoolSource, Scan, Size, Spec, StoppingSpec, StudentSpec, WorkersSpec,
+    AcquisitionSpec, Architecture, BudgetSpec, CheckpointsSpec, Control, Device, EvaluationSpec, ImageFormat,
+    ImagesSpec, JobSpec, LambdaSpec, Metadata, MixupSpec, OnAmbiguous, PoolSource, Scan, Size, Spec, StoppingSpec,
+    StudentSpec, WorkersSpec,
 };
 pub use teacher::{
     AnswerSpec, AuthSpec, Axes, DEFAULT_PROMPT, EACH, Encoding, ImageForm, Piece, Protocol, Response, Slot,

@@ -65,6 +65,9 @@ pub struct Spec {
     /// Who computes.
     #[serde(default)]
     pub workers: WorkersSpec,
+    /// Where a training under way is kept.
+    #[serde(default, skip_serializing_if = "CheckpointsSpec::is_default")]
+    pub checkpoints: CheckpointsSpec,
     /// What accuracy and agreement are measured on.
     #[serde(default)]
     pub evaluation: Option<EvaluationSpec>,
@@ -319,9 +322,9 @@ pub struct StoppingSpec {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct WorkersSpec {
-    /// Workers needed to begin.
+    /// Workers that must be there before the job begins; it goes on with fewer.
     pub min: u32,
-    /// Workers used.
+    /// Workers used; more are spares.
     pub max: u32,
     /// Where they compute.
     pub device: Device,
@@ -333,6 +336,32 @@ impl Default for WorkersSpec {
             min: 1,
             max: 2,
             device: Device::Auto,
+        }
+    }
+}
+
+/// Where a training under way is kept, so that a restart goes on with it and not with the round's
+/// first step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct CheckpointsSpec {
+    /// Seconds between two checkpoints; none when 0.
+    pub every_seconds: u32,
+    /// `s3://BUCKET/PREFIX` or `file:///FOLDER`; the job directory when absent.
+    pub url: Option<String>,
+}
+
+impl CheckpointsSpec {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Default for CheckpointsSpec {
+    fn default() -> Self {
+        Self {
+            every_seconds: 30,
+            url: None,
         }
     }
 }

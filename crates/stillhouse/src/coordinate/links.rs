@@ -227,9 +227,11 @@ async fn hello(receiver: &mut FrameReceiver) -> Result<(SocketAddr, u32, u32), S
         FromWorker::Hello { version, .. } => {
             Err(format!("expected protocol version {PROTOCOL_VERSION}, found {version}"))
         }
-        FromWorker::Ready { .. } | FromWorker::Heartbeat | FromWorker::Progress { .. } | FromWorker::Report { .. } => {
-            Err("expected a hello".into())
-        }
+        FromWorker::Ready { .. }
+        | FromWorker::Heartbeat
+        | FromWorker::Progress { .. }
+        | FromWorker::Checkpoint { .. }
+        | FromWorker::Report { .. } => Err("expected a hello".into()),
     }
 }
 
@@ -244,7 +246,10 @@ async fn ready(receiver: &mut FrameReceiver) -> Result<Option<String>, String> {
         match codec::decode::<FromWorker>(&frame).map_err(|error| error.to_string())? {
             FromWorker::Heartbeat => {}
             FromWorker::Ready { obstacle } => return Ok(obstacle),
-            FromWorker::Hello { .. } | FromWorker::Progress { .. } | FromWorker::Report { .. } => {
+            FromWorker::Hello { .. }
+            | FromWorker::Progress { .. }
+            | FromWorker::Checkpoint { .. }
+            | FromWorker::Report { .. } => {
                 return Err("expected to hear whether it is ready".into());
             }
         }

@@ -34,6 +34,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::checkpoints::Checkpoints;
 use crate::desk::DeskEvent;
 use crate::failure::{Failure, Kind};
 use crate::inputs::Inputs;
@@ -76,6 +77,8 @@ pub async fn run(
 ) -> Result<Summary, Failure> {
     let inputs = Arc::new(inputs);
     let dir = JobDir::open(dir)?;
+    let Inputs { job, .. } = &*inputs;
+    let checkpoints = Checkpoints::open(&job.spec.checkpoints, dir.path(), &job.name, &inputs.digest())?;
     let (teacher, info) = start::connect(&inputs, &shutdown).await?;
     let classes = start::class_count(&inputs, &info)?;
     let wanted = Wanted {
@@ -123,6 +126,7 @@ pub async fn run(
         coordinator,
         links,
         bars,
+        checkpoints,
         started_ms,
         fingerprint,
         classes,

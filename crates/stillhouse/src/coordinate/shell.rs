@@ -1,5 +1,7 @@
 //! The loop around the coordinator's state machine: event, handle, persist, perform.
 
+mod training;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -19,6 +21,7 @@ use super::asking::{AskError, Asker};
 use super::links::{LinkEvent, Links};
 use super::meter::Meter;
 use super::record::{Record, hardest_samples};
+use crate::checkpoints::{Checkpoints, TrainingId};
 use crate::failure::{Failure, Kind};
 use crate::inputs::Inputs;
 use crate::job_dir::{EventLog, JobDir};
@@ -73,6 +76,9 @@ pub struct Shell {
     started_ms: u64,
     fingerprint: Fingerprint,
     classes: u32,
+    checkpoints: Option<Checkpoints>,
+    /// The training under way.
+    training: Option<TrainingId>,
     /// Why nothing is asked at the moment.
     paused: Option<String>,
     finished: bool,
@@ -96,6 +102,8 @@ pub struct Parts {
     pub links: Links,
     /// Who shows.
     pub bars: ProgressBars,
+    /// Where trainings under way are kept.
+    pub checkpoints: Option<Checkpoints>,
     /// First start of the job.
     pub started_ms: u64,
     /// Who is asked.
@@ -130,6 +138,8 @@ impl Shell {
             started_ms: parts.started_ms,
             fingerprint: parts.fingerprint,
             classes: parts.classes,
+            checkpoints: parts.checkpoints,
+            training: None,
             paused: None,
             finished: false,
         }
@@ -227,6 +237,15 @@ impl Shell {
         match message {
             FromWorker::Progress { fence, done, total, .. } => {
                 self.meter.progress(fence, done, total).show(&self.bars);
+                if !self.coordinator.is_training(fence) {
+                    return Ok(());
+                }
+                self.handle(Event::Progressed { worker, fence, done }).await
+            }
+            FromWorker::Checkpoint { fence, step, state, .. } => {
+                if self.coordinator.is_training(fence) {
+                    self.keep_checkpoint(step, state);
+                }
                 Ok(())
             }
             FromWorker::Report { fence, report } => {
@@ -309,6 +328,7 @@ impl Shell {
                 );
             }
             Transition::Trained { student, outcome } => {
+                self.forget_checkpoints();
                 let last = outcome.measurements.last();
                 let accuracy = last.and_then(stillhouse_protocol::Measurement::accuracy);
                 let agreement = last.and_then(stillhouse_protocol::Measurement::agreement);
@@ -352,14 +372,15 @@ impl Shell {
                 initial,
             } => {
                 if training.is_none() {
-                    *training = Some(self.transfer_set(student, initial).await?);
+                    *training = Some(self.transfer_set(student, attempt, initial).await?);
                 }
-                let base = training.clone().expect("made above");
+                let base = training.as_ref().expect("made above");
                 let command = TrainCommand {
-                    attempt,
                     rank,
                     peers,
-                    ..base
+                    // The others are fed by rank 0, and all by whoever has something newer.
+                    resume: base.resume.clone().filter(|_| rank == 0),
+                    ..base.clone()
                 };
                 if rank == 0 {
                     self.meter.train(worker, fence);
@@ -387,46 +408,6 @@ impl Shell {
             // The shell may be gone, and then nobody waits.
             let _ = events.send(AskEvent::Done { student, outcome }).await;
         });
-    }
-
-    /// What all ranks of a training share.
-    async fn transfer_set(&self, student: Student, initial: Option<Student>) -> Result<TrainCommand, Failure> {
-        let samples = self.coordinator.history().transfer_set(student, self.inputs.plan.seeds);
-        let known = self.labels(&samples).await?;
-        let mut command = TrainCommand {
-            student,
-            attempt: 0,
-            rank: 0,
-            peers: Vec::new(),
-            initial: initial.map(|initial| self.dir.weights(initial)).transpose()?,
-            samples: Vec::new(),
-            labels: Vec::new(),
-            teacher_classes: Vec::new(),
-        };
-        for (sample, label) in samples.into_iter().zip(known) {
-            if let Some(label) = label {
-                command.samples.push(sample);
-                command.labels.extend_from_slice(label.probabilities());
-            }
-        }
-        if command.samples.is_empty() {
-            return Err(Failure::message(
-                Kind::Teacher,
-                "the teacher labelled no image, so there is nothing to train on",
-            ));
-        }
-        let slice: Vec<Sample> = self
-            .inputs
-            .evaluation_asked
-            .iter()
-            .map(|i| Sample::Evaluation(*i))
-            .collect();
-        let answers = self.labels(&slice).await?;
-        let classes = self.inputs.evaluation_asked.iter().zip(answers);
-        command.teacher_classes = classes
-            .filter_map(|(index, label)| Some((*index, label?.class() as u16)))
-            .collect();
-        Ok(command)
     }
 
     async fn labels(&self, samples: &[Sample]) -> Result<Vec<Option<SoftLabel>>, Failure> {

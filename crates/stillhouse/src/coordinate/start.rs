@@ -131,6 +131,7 @@ pub(super) fn settings(inputs: &Inputs, classes: u32, workers: u32) -> Settings 
         classes: classes as usize,
         min_workers: job.spec.workers.min.min(workers) as usize,
         max_workers: workers as usize,
+        shards: job.spec.shards() as usize,
         evaluation: inputs.evaluation_asked.clone(),
         stopping: job.spec.stopping.map(|rule| StoppingRule {
             gain: rule.agreement_gain,

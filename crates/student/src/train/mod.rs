@@ -272,8 +272,7 @@ impl Run<'_, '_> {
         let gradients = self.layout.gradients_of(&sum)?;
         let Session { network, optimizer, .. } = &mut *self.session;
         let memory = network.memory();
-        optimizer
-            .step(self.training.config, rate, &memory.parameters, &gradients)?;
+        optimizer.step(self.training.config, rate, &memory.parameters, &gradients)?;
         if self.layout.buffers > 0 {
             let used = shards_used(step.samples.len(), self.training.config.shards);
             let mean = self.layout.buffers_of(&sum)?.f_div_scalar_(used as f64)?;

@@ -134,10 +134,14 @@ impl Session {
             let view = file.tensor(name).map_err(|error| wrong(error.to_string()))?;
             let (expected, found) = (tensor.numel() * size_of::<f32>(), view.data().len());
             if view.dtype() != Dtype::F32 || expected != found {
-                return Err(wrong(format!("{name}: expected {expected} bytes of floats, found {found}")));
+                return Err(wrong(format!(
+                    "{name}: expected {expected} bytes of floats, found {found}"
+                )));
             }
             let values = view.data().chunks_exact(4);
-            Ok(values.map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]])).collect())
+            Ok(values
+                .map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]]))
+                .collect())
         };
         let values: Vec<Vec<f32>> = self.tensors().into_iter().map(read).collect::<Result<_, _>>()?;
         tch::no_grad(|| {

@@ -7,6 +7,7 @@
 
 mod determinism;
 mod digits;
+mod elastic;
 mod exported;
 mod failures;
 mod gradient;

@@ -9,7 +9,9 @@ use stillhouse_collective::{Collective, GroupId, Local, Ring, RingListener};
 use stillhouse_core::ImageShape;
 use stillhouse_core::job::{Architecture, Determinism, Optimizer, Schedule};
 use stillhouse_core::sampler::{Purpose, Stream};
-use stillhouse_student::train::{Augmentation, Init, Progress, Session, TrainConfig, Trained, Training, TransferSet, train};
+use stillhouse_student::train::{
+    Augmentation, Init, Progress, Session, TrainConfig, Trained, Training, TransferSet, train,
+};
 use stillhouse_student::{NetworkSpec, StudentError};
 use tch::Device;
 

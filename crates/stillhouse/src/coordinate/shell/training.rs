@@ -1,0 +1,108 @@
+//! The shell's part in a training: what its ranks are given, and its checkpoints.
+
+use serde_json::json;
+use stillhouse_core::Sample;
+use stillhouse_protocol::Student;
+use stillhouse_protocol::message::TrainCommand;
+
+use super::Shell;
+use crate::checkpoints::{TrainingId, Watermark};
+use crate::failure::{Failure, Kind};
+
+impl Shell {
+    /// What all ranks of a training share, and the checkpoint that rank 0 goes on from.
+    pub(super) async fn transfer_set(
+        &mut self,
+        student: Student,
+        attempt: u32,
+        initial: Option<Student>,
+    ) -> Result<TrainCommand, Failure> {
+        let samples = self.coordinator.history().transfer_set(student, self.inputs.plan.seeds);
+        let known = self.labels(&samples).await?;
+        let mut command = TrainCommand {
+            student,
+            attempt,
+            rank: 0,
+            peers: Vec::new(),
+            initial: initial.map(|initial| self.dir.weights(initial)).transpose()?,
+            resume: None,
+            samples: Vec::new(),
+            labels: Vec::new(),
+            teacher_classes: Vec::new(),
+        };
+        for (sample, label) in samples.into_iter().zip(known) {
+            if let Some(label) = label {
+                command.samples.push(sample);
+                command.labels.extend_from_slice(label.probabilities());
+            }
+        }
+        if command.samples.is_empty() {
+            return Err(Failure::message(
+                Kind::Teacher,
+                "the teacher labelled no image, so there is nothing to train on",
+            ));
+        }
+        let slice: Vec<Sample> = self
+            .inputs
+            .evaluation_asked
+            .iter()
+            .map(|i| Sample::Evaluation(*i))
+            .collect();
+        let answers = self.labels(&slice).await?;
+        let classes = self.inputs.evaluation_asked.iter().zip(answers);
+        command.teacher_classes = classes
+            .filter_map(|(index, label)| Some((*index, label?.class() as u16)))
+            .collect();
+        let training = TrainingId::of(&self.inputs.digest(), self.inputs.job.spec.shards(), &command);
+        command.resume = self.find_checkpoint(&training, student).await;
+        self.training = Some(training);
+        Ok(command)
+    }
+
+    /// The state to go on from. A store that cannot be read costs time and nothing else.
+    async fn find_checkpoint(&mut self, training: &TrainingId, student: Student) -> Option<Vec<u8>> {
+        match self.checkpoints.as_ref()?.newest(training).await {
+            Ok(found) => found.map(|(step, state)| {
+                tracing::info!(%student, step, "training may go on from a checkpoint");
+                self.note(
+                    "checkpoint-found",
+                    json!({ "student": student.to_string(), "step": step }),
+                );
+                state
+            }),
+            Err(error) => {
+                tracing::warn!(%error, "the checkpoints cannot be read");
+                None
+            }
+        }
+    }
+
+    /// Keeps a state of the training under way, beside everything else.
+    pub(super) fn keep_checkpoint(&mut self, step: u64, state: Vec<u8>) {
+        let (Some(checkpoints), Some(training)) = (self.checkpoints.clone(), self.training.clone()) else {
+            return;
+        };
+        self.note("checkpoint", json!({ "step": step, "bytes": state.len() }));
+        let watermark = Watermark {
+            epoch: self.ledger.epoch(),
+            transitions: self.coordinator.history().transitions().len() as u64,
+        };
+        tokio::spawn(async move {
+            if let Err(error) = checkpoints.keep(training, step, state, watermark).await {
+                tracing::warn!(%error, "a checkpoint could not be kept");
+            }
+        });
+    }
+
+    /// Forgets the checkpoints of a training that is done.
+    pub(super) fn forget_checkpoints(&mut self) {
+        self.training = None;
+        if let Some(checkpoints) = self.checkpoints.clone() {
+            tokio::spawn(async move {
+                if let Err(error) = checkpoints.clear().await {
+                    tracing::warn!(%error, "old checkpoints could not be deleted");
+                }
+            });
+        }
+    }
+}

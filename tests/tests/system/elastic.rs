@@ -1,0 +1,81 @@
+//! Workers that die and come back while they score, wait and train; trainings that go on in the middle.
+
+use std::time::{Duration, Instant};
+
+use stillhouse_core::sampler::{Purpose, Stream};
+use stillhouse_tests::jobs;
+use stillhouse_tests::outcomes::Outcome;
+use stillhouse_tests::processes::{is_alive, kill};
+
+use crate::world::{World, alone, undisturbed};
+
+/// Workers killed in one job: few enough that none is given up as broken.
+const KILLS: u64 = 4;
+
+#[test]
+fn one_two_three_and_five_workers_killed_at_random_choose_the_same_queries_and_train_the_same_student() {
+    let _alone = alone();
+    let reference = undisturbed();
+    for workers in [1, 2, 3, 5] {
+        let world = World::new();
+        let mut job = jobs::three_rounds(&world.url());
+        job.spec.workers.max = 5;
+        let (mut running, outcome) = world.start(&job, "job", workers);
+        let draw = Stream::new(u64::from(workers), Purpose::Shuffle, 1);
+        let mut kills = 0;
+        for blow in 0..KILLS {
+            let after = Duration::from_millis(200 + draw.below(2 * blow, 400));
+            let begun = Instant::now();
+            if !running.lives_until(|| begun.elapsed() >= after && outcome.events_called("worker-joined") > 0) {
+                break;
+            }
+            let events = outcome.events();
+            let joined = events.iter().filter(|event| event["event"] == "worker-joined");
+            let alive: Vec<u32> = joined
+                .map(|event| event["process"].as_u64().unwrap() as u32)
+                .filter(|id| is_alive(*id))
+                .collect();
+            if !alive.is_empty() {
+                kill(alive[draw.below(2 * blow + 1, alive.len() as u64) as usize]);
+                kills += 1;
+            }
+        }
+        let _ = running.wait().succeeded();
+        assert!(kills >= 3, "{workers} workers: it ended after {kills} kills");
+        assert_eq!(outcome.essence(), reference.essence, "{workers} workers, {kills} kills");
+        outcome.settle(&world.bill());
+    }
+}
+
+#[test]
+fn a_job_killed_in_the_middle_of_a_training_goes_on_from_its_checkpoint_to_the_same_student() {
+    let _alone = alone();
+    let [calm, world] = [World::new(), World::new()];
+    let [calm_job, job] = [&calm, &world].map(|world| {
+        let mut job = jobs::one_round(&world.url());
+        // Trainings of seconds, and a checkpoint every second.
+        job.spec.training.epochs = 900;
+        job.spec.checkpoints.every_seconds = 1;
+        job
+    });
+    let undisturbed = calm.finish(&calm_job, "job", 2);
+    let kept = |outcome: &Outcome| {
+        let files = std::fs::read_dir(outcome.file("checkpoints")).unwrap();
+        let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.ends_with(".safetensors")).count()
+    };
+    let (mut running, outcome) = world.start(&job, "job", 2);
+    assert!(
+        running.lives_until(|| outcome.events_called("checkpoint") >= 1 && kept(&outcome) >= 1),
+        "it ended before its first checkpoint"
+    );
+    running.kill_everything();
+    let outcome = world.finish(&job, "job", 2);
+    let events = outcome.events();
+    let found = events.iter().find(|event| event["event"] == "checkpoint-found");
+    let found = found.expect("it began the training anew");
+    assert!(found["step"].as_u64().unwrap() > 1, "{found}");
+    assert_eq!(outcome.essence(), undisturbed.essence());
+    outcome.settle(&world.bill());
+    assert_eq!(kept(&outcome), 0, "checkpoints of trainings that are done stay behind");
+}
