@@ -8,15 +8,17 @@ use tokio::{
     time::timeout,
 };
 
-use super::LinkError;
+use super::{LinkError, Purpose};
 use crate::secret::Secret;
 
-pub(super) const MAGIC: [u8; 8] = *b"SHLINK01";
+pub(super) const MAGIC: [u8; 8] = *b"SHLINK02";
 /// No frame before the welcome is longer.
 pub(super) const MAX_UNPROVED_BYTES: usize = 128;
 const KEY_CONTEXT: &str = "stillhouse.dev 2025-01 link handshake";
 const WELCOME: [u8; 1] = [1];
 const NOT_OURS: &str = "it does not speak this protocol";
+const NO_PURPOSE: &str = "it does not say what the link is for";
+const HELLO_BYTES: usize = 8 + 1 + 32;
 const NO_SECRET: &str = "it does not know the job's secret";
 
 /// Who opened the connection.
@@ -43,20 +45,23 @@ pub(super) async fn greet(
     stream: &mut TcpStream,
     peer: SocketAddr,
     secret: &Secret,
+    purpose: Purpose,
     deadline: Duration,
 ) -> Result<(), LinkError> {
     let exchange = async {
         let mine = nonce()?;
-        let mut hello = [0; 40];
+        let mut hello = [0; HELLO_BYTES];
         hello[..8].copy_from_slice(&MAGIC);
-        hello[8..].copy_from_slice(&mine);
+        hello[8] = purpose.letter();
+        hello[9..].copy_from_slice(&mine);
+        let proof = |role, theirs: &[u8; 32]| proof(secret, role, purpose, &mine, theirs);
         send(stream, &hello).await?;
         let challenge: [u8; 64] = receive(stream).await?;
         let (theirs, proved) = halves(&challenge);
-        if proof(secret, Role::Acceptor, &mine, &theirs) != blake3::Hash::from_bytes(proved) {
+        if proof(Role::Acceptor, &theirs) != blake3::Hash::from_bytes(proved) {
             return Err(Failure::Refused(NO_SECRET));
         }
-        send(stream, proof(secret, Role::Connector, &mine, &theirs).as_bytes()).await?;
+        send(stream, proof(Role::Connector, &theirs).as_bytes()).await?;
         // A listener that does not believe the proof closes the connection.
         match receive::<1>(stream).await {
             Ok(WELCOME) => Ok(()),
@@ -67,40 +72,43 @@ pub(super) async fn greet(
     finish(exchange, peer, deadline).await
 }
 
-/// The acceptor's part.
+/// The acceptor's part; returns what the link is for.
 pub(super) async fn admit(
     stream: &mut TcpStream,
     peer: SocketAddr,
     secret: &Secret,
     deadline: Duration,
-) -> Result<(), LinkError> {
+) -> Result<Purpose, LinkError> {
     let exchange = async {
-        let hello: [u8; 40] = receive(stream).await?;
-        let Some(theirs) = hello.strip_prefix(&MAGIC) else {
+        let hello: [u8; HELLO_BYTES] = receive(stream).await?;
+        let Some([letter, theirs @ ..]) = hello.strip_prefix(&MAGIC) else {
             return Err(Failure::Refused(NOT_OURS));
         };
-        let theirs: [u8; 32] = theirs.try_into().expect("40 bytes less 8 are 32");
+        let purpose = Purpose::of_letter(*letter).ok_or(Failure::Refused(NO_PURPOSE))?;
+        let theirs: [u8; 32] = theirs.try_into().expect("41 bytes less 9 are 32");
         let mine = nonce()?;
+        let proof = |role| proof(secret, role, purpose, &theirs, &mine);
         let mut challenge = [0; 64];
         challenge[..32].copy_from_slice(&mine);
-        challenge[32..].copy_from_slice(proof(secret, Role::Acceptor, &theirs, &mine).as_bytes());
+        challenge[32..].copy_from_slice(proof(Role::Acceptor).as_bytes());
         send(stream, &challenge).await?;
         let proved: [u8; 32] = receive(stream).await?;
-        if proof(secret, Role::Connector, &theirs, &mine) != blake3::Hash::from_bytes(proved) {
+        if proof(Role::Connector) != blake3::Hash::from_bytes(proved) {
             return Err(Failure::Refused(NO_SECRET));
         }
-        send(stream, &WELCOME).await
+        send(stream, &WELCOME).await?;
+        Ok(purpose)
     };
     finish(exchange, peer, deadline).await
 }
 
-async fn finish(
-    exchange: impl Future<Output = Result<(), Failure>>,
+async fn finish<T>(
+    exchange: impl Future<Output = Result<T, Failure>>,
     peer: SocketAddr,
     deadline: Duration,
-) -> Result<(), LinkError> {
+) -> Result<T, LinkError> {
     match timeout(deadline, exchange).await {
-        Ok(Ok(())) => Ok(()),
+        Ok(Ok(done)) => Ok(done),
         Ok(Err(Failure::Refused(reason))) => Err(LinkError::Refused { peer, reason }),
         Ok(Err(Failure::Io(source))) => Err(LinkError::Lost { peer, source }),
         Err(_) => Err(LinkError::HandshakeDeadline { peer, deadline }),
@@ -108,7 +116,7 @@ async fn finish(
 }
 
 /// What `role` sends to prove itself. Comparing two hashes takes the same time wherever they differ.
-fn proof(secret: &Secret, role: Role, connector: &[u8; 32], acceptor: &[u8; 32]) -> blake3::Hash {
+fn proof(secret: &Secret, role: Role, purpose: Purpose, connector: &[u8; 32], acceptor: &[u8; 32]) -> blake3::Hash {
     let key = blake3::derive_key(KEY_CONTEXT, secret.expose());
     let letter = match role {
         Role::Connector => b"C",
@@ -116,6 +124,7 @@ fn proof(secret: &Secret, role: Role, connector: &[u8; 32], acceptor: &[u8; 32])
     };
     blake3::Hasher::new_keyed(&key)
         .update(letter)
+        .update(&[purpose.letter()])
         .update(connector)
         .update(acceptor)
         .finalize()

@@ -8,7 +8,7 @@ use tokio::{
     time::sleep,
 };
 
-use super::{Connection, HANDSHAKE_DEADLINE, LinkError, handshake, prepare};
+use super::{Connection, HANDSHAKE_DEADLINE, LinkError, Purpose, handshake, prepare};
 use crate::secret::Secret;
 
 /// Handshakes under way at once: strangers that stay silent cost this much memory and no more,
@@ -22,19 +22,19 @@ const OUT_OF_SOCKETS: Duration = Duration::from_millis(100);
 pub struct Listener {
     listener: TcpListener,
     secret: Secret,
-    max_frame_bytes: usize,
+    max_frame_bytes: fn(Purpose) -> usize,
     unproved: JoinSet<Result<Connection, LinkError>>,
 }
 
 impl Listener {
-    /// Listens at `address`; port 0 lets the system choose.
+    /// Listens at `address`; port 0 lets the system choose. Frames are bounded by purpose.
     ///
     /// # Errors
     /// [`LinkError::Open`].
     pub async fn bind(
         address: impl ToSocketAddrs,
         secret: Secret,
-        max_frame_bytes: usize,
+        max_frame_bytes: fn(Purpose) -> usize,
     ) -> Result<Listener, LinkError> {
         let listener = TcpListener::bind(address)
             .await
@@ -82,8 +82,8 @@ impl Listener {
         let (secret, max_frame_bytes) = (self.secret.clone(), self.max_frame_bytes);
         self.unproved.spawn(async move {
             prepare(&mut stream).map_err(|source| LinkError::Lost { peer, source })?;
-            handshake::admit(&mut stream, peer, &secret, HANDSHAKE_DEADLINE).await?;
-            Ok(Connection::new(stream, peer, max_frame_bytes))
+            let purpose = handshake::admit(&mut stream, peer, &secret, HANDSHAKE_DEADLINE).await?;
+            Ok(Connection::new(stream, peer, purpose, max_frame_bytes(purpose)))
         });
     }
 }

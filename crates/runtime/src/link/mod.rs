@@ -13,14 +13,14 @@
 //!
 //! | message | from | payload bytes | content |
 //! |---|---|---|---|
-//! | hello | connector | 40 | `SHLINK01`, nonce `[32]` |
+//! | hello | connector | 41 | `SHLINK02`, [`Purpose`] as a letter, nonce `[32]` |
 //! | challenge | acceptor | 64 | nonce `[32]`, proof `[32]` as `A` |
 //! | response | connector | 32 | proof `[32]` as `C` |
 //! | welcome | acceptor | 1 | `1` |
 //!
 //! A proof is BLAKE3, keyed with a key derived from the secret for this use alone, over the role's
-//! letter, the connector's nonce and the acceptor's nonce. The letter defeats reflection, the
-//! fresh nonces replay. Frames are neither encrypted nor signed: a job whose network is not
+//! letter, the purpose's, the connector's nonce and the acceptor's nonce. The role's letter defeats
+//! reflection, the fresh nonces replay. Frames are neither encrypted nor signed: a job whose network is not
 //! trusted runs inside a tunnel or a mesh that does so.
 
 mod frame;
@@ -43,6 +43,30 @@ pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a peer may leave sent data unacknowledged, or an idle link unanswered, before the
 /// system ends the link.
 pub const SILENCE: Duration = Duration::from_secs(30);
+
+/// What a link is for: one listener serves all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Purpose {
+    /// The connector computes.
+    Worker,
+    /// The connector asks the teacher.
+    Gateway,
+}
+
+impl Purpose {
+    fn letter(self) -> u8 {
+        match self {
+            Self::Worker => b'W',
+            Self::Gateway => b'G',
+        }
+    }
+
+    fn of_letter(letter: u8) -> Option<Self> {
+        [Self::Worker, Self::Gateway]
+            .into_iter()
+            .find(|purpose| purpose.letter() == letter)
+    }
+}
 
 /// Why a link could not be made or has ended.
 #[derive(Debug, thiserror::Error)]
@@ -97,15 +121,17 @@ pub enum LinkError {
 #[derive(Debug)]
 pub struct Connection {
     peer: SocketAddr,
+    purpose: Purpose,
     sender: FrameSender,
     receiver: FrameReceiver,
 }
 
 impl Connection {
-    fn new(stream: TcpStream, peer: SocketAddr, max_frame_bytes: usize) -> Connection {
+    fn new(stream: TcpStream, peer: SocketAddr, purpose: Purpose, max_frame_bytes: usize) -> Connection {
         let (reader, writer) = stream.into_split();
         Connection {
             peer,
+            purpose,
             sender: FrameSender::new(writer, peer, max_frame_bytes),
             receiver: FrameReceiver::new(reader, peer, max_frame_bytes),
         }
@@ -117,6 +143,12 @@ impl Connection {
         self.peer
     }
 
+    /// Returns what the link is for, as its connector said.
+    #[must_use]
+    pub fn purpose(&self) -> Purpose {
+        self.purpose
+    }
+
     /// Parts the two directions, for two tasks.
     #[must_use]
     pub fn split(self) -> (FrameSender, FrameReceiver) {
@@ -124,7 +156,7 @@ impl Connection {
     }
 }
 
-/// Opens a link to `address`, whose listener must know `secret`.
+/// Opens a link for `purpose` to `address`, whose listener must know `secret`.
 ///
 /// Tries once; whoever wants to try again decides when.
 ///
@@ -133,6 +165,7 @@ impl Connection {
 pub async fn connect(
     address: impl ToSocketAddrs,
     secret: &Secret,
+    purpose: Purpose,
     max_frame_bytes: usize,
 ) -> Result<Connection, LinkError> {
     let opened = async {
@@ -146,8 +179,8 @@ pub async fn connect(
         Err(_) => Err(io::ErrorKind::TimedOut.into()),
     }
     .map_err(|source| LinkError::Open { source })?;
-    handshake::greet(&mut stream, peer, secret, HANDSHAKE_DEADLINE).await?;
-    Ok(Connection::new(stream, peer, max_frame_bytes))
+    handshake::greet(&mut stream, peer, secret, purpose, HANDSHAKE_DEADLINE).await?;
+    Ok(Connection::new(stream, peer, purpose, max_frame_bytes))
 }
 
 /// Sends small frames at once, and notices a peer that has vanished.

@@ -13,7 +13,7 @@ fn secret(byte: u8) -> Secret {
 }
 
 async fn listener() -> (Listener, SocketAddr) {
-    let listener = Listener::bind("127.0.0.1:0", secret(1), MAX).await.unwrap();
+    let listener = Listener::bind("127.0.0.1:0", secret(1), |_| MAX).await.unwrap();
     let address = listener.local_addr().unwrap();
     (listener, address)
 }
@@ -21,7 +21,7 @@ async fn listener() -> (Listener, SocketAddr) {
 async fn pair() -> (Connection, Connection) {
     let (mut listener, address) = listener().await;
     let secret = secret(1);
-    let (accepted, connected) = tokio::join!(listener.accept(), connect(address, &secret, MAX));
+    let (accepted, connected) = tokio::join!(listener.accept(), connect(address, &secret, Purpose::Worker, MAX));
     (connected.unwrap(), accepted)
 }
 
@@ -38,7 +38,7 @@ fn framed(payload: &[u8]) -> Vec<u8> {
 }
 
 fn hello() -> Vec<u8> {
-    framed(&[&handshake::MAGIC[..], &[9; 32]].concat())
+    framed(&[&handshake::MAGIC[..], b"W", &[9; 32]].concat())
 }
 
 #[tokio::test]
@@ -94,9 +94,9 @@ async fn both_directions_work_at_once() {
 async fn a_wrong_secret_is_refused_by_both_ends_and_a_right_one_still_gets_in() {
     let (mut listener, address) = listener().await;
     let accepting = tokio::spawn(async move { listener.accept().await });
-    let wrong = connect(address, &secret(2), MAX).await;
+    let wrong = connect(address, &secret(2), Purpose::Worker, MAX).await;
     assert!(matches!(wrong, Err(LinkError::Refused { .. })), "{wrong:?}");
-    let right = connect(address, &secret(1), MAX).await;
+    let right = connect(address, &secret(1), Purpose::Worker, MAX).await;
     assert!(right.is_ok(), "{right:?}");
     accepting.await.unwrap();
 }
@@ -113,6 +113,35 @@ async fn an_acceptor_refuses_a_proof_made_with_another_secret() {
     });
     let outcome = handshake::admit(&mut stream, peer, &secret(1), HANDSHAKE_DEADLINE).await;
     assert!(matches!(outcome, Err(LinkError::Refused { .. })), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn a_link_is_for_what_its_connector_says_and_nobody_on_the_way_can_change_that() {
+    let (mut listener, address) = listener().await;
+    let secret = secret(1);
+    for purpose in [Purpose::Worker, Purpose::Gateway] {
+        let (accepted, connected) = tokio::join!(listener.accept(), connect(address, &secret, purpose, MAX));
+        assert_eq!((accepted.purpose(), connected.unwrap().purpose()), (purpose, purpose));
+    }
+    let (mut tap, mut stream, peer) = raw_pair().await;
+    let (mut honest, mut connector, _) = raw_pair().await;
+    let meddle = async {
+        let mut hello = [0; 45];
+        honest.read_exact(&mut hello).await.unwrap();
+        hello[12] = b'G';
+        tap.write_all(&hello).await.unwrap();
+        let mut challenge = [0; 68];
+        tap.read_exact(&mut challenge).await.unwrap();
+        honest.write_all(&challenge).await.unwrap();
+        drop((tap, honest));
+    };
+    let (admitted, greeted, ()) = tokio::join!(
+        handshake::admit(&mut stream, peer, &secret, HANDSHAKE_DEADLINE),
+        handshake::greet(&mut connector, peer, &secret, Purpose::Worker, HANDSHAKE_DEADLINE),
+        meddle,
+    );
+    assert!(matches!(greeted, Err(LinkError::Refused { .. })), "{greeted:?}");
+    admitted.unwrap_err();
 }
 
 #[tokio::test]
@@ -140,14 +169,14 @@ async fn a_handshake_that_is_replayed_is_refused() {
     let (mut recorded, mut acceptor, _) = raw_pair().await;
     let record = async {
         // Everything that an honest connector sends, while it talks to an honest acceptor.
-        let mut tape = vec![0; 44 + 36];
-        recorded.read_exact(&mut tape[..44]).await.unwrap();
-        tap.write_all(&tape[..44]).await.unwrap();
+        let mut tape = vec![0; 45 + 36];
+        recorded.read_exact(&mut tape[..45]).await.unwrap();
+        tap.write_all(&tape[..45]).await.unwrap();
         let mut challenge = [0; 68];
         tap.read_exact(&mut challenge).await.unwrap();
         recorded.write_all(&challenge).await.unwrap();
-        recorded.read_exact(&mut tape[44..]).await.unwrap();
-        tap.write_all(&tape[44..]).await.unwrap();
+        recorded.read_exact(&mut tape[45..]).await.unwrap();
+        tap.write_all(&tape[45..]).await.unwrap();
         let mut welcome = [0; 5];
         tap.read_exact(&mut welcome).await.unwrap();
         recorded.write_all(&welcome).await.unwrap();
@@ -155,7 +184,7 @@ async fn a_handshake_that_is_replayed_is_refused() {
     };
     let (admitted, greeted, tape) = tokio::join!(
         handshake::admit(&mut stream, peer, &secret, HANDSHAKE_DEADLINE),
-        handshake::greet(&mut acceptor, peer, &secret, HANDSHAKE_DEADLINE),
+        handshake::greet(&mut acceptor, peer, &secret, Purpose::Worker, HANDSHAKE_DEADLINE),
         record,
     );
     admitted.unwrap();
@@ -171,7 +200,8 @@ async fn garbage_and_long_messages_before_the_welcome_are_refused_unread() {
     for bytes in [
         vec![0xff; 4096],
         framed(&[0; 129]),
-        framed(&[0; 40]),
+        framed(&[0; 41]),
+        framed(&[&handshake::MAGIC[..], b"?", &[9; 32]].concat()),
         b"GET / HTTP/1.1\r\n\r\n".to_vec(),
     ] {
         let (mut raw, mut stream, peer) = raw_pair().await;
@@ -208,7 +238,7 @@ async fn a_silent_stranger_holds_nobody_up() {
         silent.push(TcpStream::connect(address).await.unwrap());
     }
     let secret = secret(1);
-    let (_, connected) = tokio::join!(listener.accept(), connect(address, &secret, MAX));
+    let (_, connected) = tokio::join!(listener.accept(), connect(address, &secret, Purpose::Worker, MAX));
     connected.unwrap();
 }
 
@@ -216,7 +246,7 @@ async fn a_silent_stranger_holds_nobody_up() {
 async fn a_frame_over_the_bound_is_an_error_at_either_end() {
     let (mut listener, address) = listener().await;
     let secret = secret(1);
-    let (accepted, connected) = tokio::join!(listener.accept(), connect(address, &secret, 2 * MAX));
+    let (accepted, connected) = tokio::join!(listener.accept(), connect(address, &secret, Purpose::Worker, 2 * MAX));
     let (sender, _keep) = connected.unwrap().split();
     let refused = sender.send(vec![0; 2 * MAX + 1]).await;
     assert!(matches!(refused, Err(LinkError::FrameTooLong { .. })), "{refused:?}");
@@ -241,7 +271,7 @@ async fn a_link_cut_inside_a_frame_is_lost_and_not_ended() {
     let secret = secret(1);
     let cut = async {
         let mut stream = TcpStream::connect(address).await.unwrap();
-        handshake::greet(&mut stream, address, &secret, HANDSHAKE_DEADLINE)
+        handshake::greet(&mut stream, address, &secret, Purpose::Worker, HANDSHAKE_DEADLINE)
             .await
             .unwrap();
         stream.write_all(&framed(b"whole")).await.unwrap();
