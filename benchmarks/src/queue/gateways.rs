@@ -136,9 +136,13 @@ async fn to_acknowledged(setting: &Setting, dispatcher: &Dispatcher, seeds: &Ima
         events,
     );
     let secret = Secret::generate()?;
-    let listener = Listener::bind("127.0.0.1:0", secret.clone(), MAX_QUESTION_BYTES).await?;
+    let listener = Listener::bind("127.0.0.1:0", secret.clone(), |_| MAX_QUESTION_BYTES).await?;
     let coordinator = listener.local_addr()?.to_string();
-    let serving = tokio::spawn(serve(listener, desk.clone(), welcome(seeds)));
+    let serving = tokio::spawn(serve(
+        listener.into_links(setting.gateways.max(1) as usize),
+        desk.clone(),
+        welcome(seeds),
+    ));
     let gateways = start_gateways(setting, &coordinator, &secret)?;
     joined(&mut told, setting.gateways).await?;
 

@@ -41,6 +41,11 @@ pub enum ToWorker {
     },
     /// Leave in peace.
     Leave,
+    /// Go, and do not come back.
+    Refused {
+        /// Why.
+        reason: String,
+    },
 }
 
 /// The job as a worker sees it.

@@ -26,6 +26,8 @@ pub enum Command {
     Validate(JobArgs),
     /// Run a job on this machine, or go on with an interrupted one.
     Run(RunArgs),
+    /// Coordinate a job whose workers are started elsewhere, or go on with an interrupted one.
+    Coordinator(CoordinatorArgs),
     /// Ask the teacher for a job that runs elsewhere, until it is over.
     Gateway(GatewayArgs),
     /// Show how far the job in a directory is.
@@ -148,31 +150,18 @@ pub struct DirArgs {
     pub dir: PathBuf,
 }
 
-/// Arguments of `run`.
+/// A job, and how it is asked for.
 #[derive(Debug, Args)]
-pub struct RunArgs {
+pub struct JobRunArgs {
     /// The job file.
     pub job: PathBuf,
     /// Where ledger, students and results go [default: jobs/NAME].
     #[arg(long)]
     pub dir: Option<PathBuf>,
-    /// Worker processes [default: as many as cores, within the job's workers.min and max].
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
-    pub workers: Option<u32>,
     /// Labels of these at no cost: job directories, folders of them, or exported files.
     #[arg(long, value_name = "SOURCE")]
     pub reuse: Vec<PathBuf>,
-    /// Show what it would ask, compute and cost, then stop.
-    #[arg(long)]
-    pub dry_run: bool,
-    /// The worker program [default: stillhouse-worker beside this program, or on the path].
-    #[arg(long, env = "STILLHOUSE_WORKER")]
-    pub worker_program: Option<PathBuf>,
-    /// Let gateways of other processes join at this address; needs spec.queue. The token that they
-    /// need is STILLHOUSE_TOKEN, or else drawn and written to the file `token` in the job directory.
-    #[arg(long, value_name = "HOST:PORT")]
-    pub listen: Option<String>,
-    /// Ask the teacher through gateways of other processes alone.
+    /// Ask the teacher through gateways of other processes alone; needs spec.queue.
     #[arg(long, requires = "listen")]
     pub no_gateway: bool,
     /// No progress bars.
@@ -180,11 +169,45 @@ pub struct RunArgs {
     pub quiet: bool,
 }
 
+/// Arguments of `run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The job.
+    #[command(flatten)]
+    pub common: JobRunArgs,
+    /// Worker processes of this machine [default: as many as cores, within the job's workers.min and
+    /// max].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub workers: Option<u32>,
+    /// Show what it would ask, compute and cost, then stop.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// The worker program [default: stillhouse-worker beside this program, or on the path].
+    #[arg(long, env = "STILLHOUSE_WORKER")]
+    pub worker_program: Option<PathBuf>,
+    /// Let workers and gateways of other hosts join at this address. The token that they need is
+    /// STILLHOUSE_TOKEN, or else drawn and written to the file `token` in the job directory.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub listen: Option<String>,
+}
+
+/// Arguments of `coordinator`. The token that workers and gateways need is STILLHOUSE_TOKEN, or
+/// else drawn and written to the file `token` in the job directory.
+#[derive(Debug, Args)]
+pub struct CoordinatorArgs {
+    /// The job.
+    #[command(flatten)]
+    pub common: JobRunArgs,
+    /// Where workers and gateways join.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7700")]
+    pub listen: String,
+}
+
 /// Arguments of `gateway`. The job's token is in STILLHOUSE_TOKEN, or in a file that
 /// STILLHOUSE_TOKEN_FILE names.
 #[derive(Debug, Args)]
 pub struct GatewayArgs {
-    /// Where the coordinator listens for gateways.
+    /// Where the coordinator listens.
     #[arg(long, value_name = "HOST:PORT")]
     pub coordinator: String,
     /// The queue as this host reaches it [default: the job's spec.queue].

@@ -13,7 +13,11 @@ use stillhouse_runtime::logging::{self, Format};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let quiet = matches!(&cli.command, Command::Run(args) if args.quiet);
+    let quiet = match &cli.command {
+        Command::Run(args) => args.common.quiet,
+        Command::Coordinator(args) => args.common.quiet,
+        _ => false,
+    };
     let bars = if quiet {
         ProgressBars::hidden()
     } else {
@@ -49,8 +53,9 @@ fn perform(command: &Command, bars: &ProgressBars) -> Result<String, Failure> {
     match command {
         Command::Init(args) => init::init(&args.path),
         Command::Validate(args) => validate::validate(&args.job),
-        Command::Run(args) if args.dry_run => validate::dry_run(&args.job),
+        Command::Run(args) if args.dry_run => validate::dry_run(&args.common.job),
         Command::Run(args) => run::run(args, bars),
+        Command::Coordinator(args) => run::coordinator(args, bars),
         Command::Gateway(args) => gateway::gateway(args),
         Command::Status(args) => show::status(&args.dir),
         Command::Report(args) => show::report(&args.dir),

@@ -13,7 +13,7 @@ const MAX_IMAGE: usize = 1 << 20;
 const MAX_CLASSES: usize = 1 << 16;
 
 /// What a student is, without its weights.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum NetworkSpec {
     /// A network of the [zoo](crate::zoo).
     Zoo {

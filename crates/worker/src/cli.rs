@@ -1,6 +1,6 @@
 //! The command line of the worker.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -38,9 +38,16 @@ pub(crate) enum Command {
 /// Arguments of `worker`. The job's secret comes from STILLHOUSE_TOKEN or STILLHOUSE_TOKEN_FILE.
 #[derive(Debug, Args)]
 pub(crate) struct WorkerArgs {
-    /// Where the coordinator listens.
+    /// Where the coordinator listens. One that is not there yet, or goes away, is waited for.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) coordinator: String,
+    /// The address of this host at which other workers reach it [default: the one that the
+    /// coordinator is reached from].
+    #[arg(long, value_name = "IP")]
+    pub(crate) ring_address: Option<IpAddr>,
+    /// End when the coordinator is not there or goes away.
     #[arg(long)]
-    pub(crate) coordinator: SocketAddr,
+    pub(crate) once: bool,
     /// Threads to compute with [default: all cores].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) threads: Option<u32>,

@@ -31,14 +31,21 @@ pub(crate) struct Computer {
     pub(crate) seeds: Arc<ImageSet>,
     pub(crate) evaluation: Option<ImageSet>,
     pub(crate) evaluation_labels: Option<Vec<u16>>,
-    pub(crate) ring: RingListener,
-    pub(crate) secret: Secret,
-    pub(crate) threads: usize,
+    pub(crate) site: Site,
     pub(crate) control: Control,
     pub(crate) outbox: Outbox,
     pub(crate) under_way: Option<UnderWay>,
     loaded: Option<(Student, Arc<Vec<u8>>)>,
     scorer: Option<(Student, Scorer)>,
+}
+
+/// What a worker has of its own, whatever the job.
+#[derive(Clone)]
+pub(crate) struct Site {
+    /// Where the other ranks come in.
+    pub(crate) ring: Arc<RingListener>,
+    pub(crate) secret: Secret,
+    pub(crate) threads: usize,
 }
 
 /// The way to the coordinator.
@@ -50,7 +57,7 @@ pub(crate) struct Outbox {
 
 impl Outbox {
     pub(crate) fn send(&self, message: FromWorker) {
-        // A closed link ends this process; until then there is nobody to tell.
+        // Over a closed link there is nobody to tell.
         let _ = self.sender.blocking_send(message);
     }
 
@@ -69,15 +76,15 @@ impl Outbox {
 }
 
 impl Computer {
-    /// A computer for the job that `welcome` describes.
+    /// A computer for the job that `welcome` describes, over a new link: `known` itself, with all that
+    /// it holds, when it is of this job.
     ///
     /// # Errors
     /// When the welcome is not from this version.
-    pub(crate) fn new(
+    pub(crate) fn welcomed(
+        known: Option<Self>,
         welcome: Welcome,
-        ring: RingListener,
-        secret: Secret,
-        threads: usize,
+        site: Site,
         control: Control,
         sender: mpsc::Sender<FromWorker>,
     ) -> anyhow::Result<Self> {
@@ -95,6 +102,20 @@ impl Computer {
                 classes,
             },
         };
+        let outbox = Outbox {
+            sender,
+            last: Instant::now(),
+        };
+        let is_same =
+            |known: &Self| known.job.digest() == job.digest() && known.spec == spec && *known.seeds == welcome.seeds;
+        if let Some(known) = known.filter(is_same) {
+            return Ok(Self {
+                job,
+                control,
+                outbox,
+                ..known
+            });
+        }
         let (evaluation, evaluation_labels) = welcome.evaluation.map(|data| (data.images, data.labels)).unzip();
         Ok(Self {
             job,
@@ -102,14 +123,9 @@ impl Computer {
             seeds: Arc::new(welcome.seeds),
             evaluation,
             evaluation_labels: evaluation_labels.flatten(),
-            ring,
-            secret,
-            threads,
+            site,
             control,
-            outbox: Outbox {
-                sender,
-                last: Instant::now(),
-            },
+            outbox,
             under_way: None,
             loaded: None,
             scorer: None,
@@ -224,7 +240,7 @@ impl Computer {
                 pool: self.pool(),
                 lambdas: self.job.grid.clone(),
                 acquisition: self.job.spec.acquisition.score,
-                threads: self.threads,
+                threads: self.site.threads,
                 scan: mode,
             };
             let scorer = Scorer::new(&self.spec, &weights, &config)?;

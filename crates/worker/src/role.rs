@@ -1,130 +1,212 @@
 //! The worker's role: an async link to the coordinator, and a thread of its own that computes. No
 //! tensor is touched in async code, and the link answers while the thread is busy.
+//!
+//! The link may be lost and made again: what the computing thread holds (images, weights, a training
+//! under way) stays, and a coordinator of the same job that comes back finds it as it left it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::mpsc as blocking;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use stillhouse_collective::RingListener;
 use stillhouse_protocol::message::{Command, PROTOCOL_VERSION, Welcome};
 use stillhouse_protocol::{Fence, FromWorker, ToWorker, codec};
-use stillhouse_runtime::link::{self, FrameReceiver, FrameSender};
+use stillhouse_runtime::link::{self, Connection, FrameReceiver, FrameSender, LinkError, Purpose};
+use stillhouse_runtime::signals::Shutdown;
 use stillhouse_runtime::{Secret, signals};
+use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
 use crate::cli::WorkerArgs;
-use crate::computer::Computer;
+use crate::computer::{Computer, Site};
 use crate::control::Control;
 
 /// A coordinator counts a worker as lost after several of these.
-const HEARTBEAT: Duration = Duration::from_secs(5);
+const HEARTBEAT: Duration = Duration::from_secs(3);
 /// Messages to the coordinator that wait for the link: a report and some progress.
 const OUTBOX: usize = 32;
+/// Pauses between attempts to reach a coordinator: short at first, and never so long that a worker
+/// stands idle once the coordinator is back.
+const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(1)];
+
+/// How a link ended.
+enum Ended {
+    /// The coordinator said leave, or a signal did.
+    InPeace,
+    /// It may be made again.
+    Lost(anyhow::Error),
+}
 
 /// Computes for a coordinator until it says leave.
 ///
 /// # Errors
-/// When the link cannot be made or is lost.
+/// When the coordinator refuses this worker; with `--once` also when the link cannot be made or is lost.
 pub(crate) fn run(args: &WorkerArgs) -> anyhow::Result<()> {
     let secret = Secret::from_env().context("the job's secret (STILLHOUSE_TOKEN or STILLHOUSE_TOKEN_FILE)")?;
-    let threads = args.threads.map_or_else(cores, |threads| threads as usize);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()
         .context("cannot start the link's runtime")?;
-    let connection = runtime
-        .block_on(link::connect(args.coordinator, &secret, codec::MAX_MESSAGE_BYTES))
-        .with_context(|| format!("cannot reach the coordinator at {}", args.coordinator))?;
-    let host = local_address(args.coordinator)?;
-    let ring = RingListener::bind((host, 0)).context("cannot listen for the other ranks")?;
-    let (sender, mut receiver) = connection.split();
-    let welcome = runtime.block_on(greet(&sender, &mut receiver, ring.local_addr()?, threads))?;
-    let (outbox, outgoing) = mpsc::channel(OUTBOX);
-    let (orders, incoming) = blocking::channel();
-    let control = Control::default();
-    let link = runtime.spawn(exchange(sender, receiver, orders, outgoing, control.clone()));
-    let mut computer = Computer::new(welcome, ring, secret, threads, control, outbox)?;
-    computer.introduce();
-    while let Ok((fence, command)) = incoming.recv() {
-        computer.obey(fence, command);
+    let shutdown = {
+        let _inside = runtime.enter();
+        signals::install().context("cannot listen for signals")?
+    };
+    let Some(mut connection) = runtime.block_on(reach(args, &secret, &shutdown))? else {
+        return Ok(());
+    };
+    let host = args.ring_address.map_or_else(|| local_address(&connection), Ok)?;
+    let site = Site {
+        ring: Arc::new(RingListener::bind((host, 0)).context("cannot listen for the other ranks")?),
+        threads: args.threads.map_or_else(cores, |threads| threads as usize),
+        secret,
+    };
+    let mut computer = None;
+    loop {
+        match serve(&runtime, connection, &site, &mut computer, &shutdown)? {
+            Ended::InPeace => return Ok(()),
+            Ended::Lost(error) if args.once => return Err(error),
+            Ended::Lost(error) => tracing::warn!(cause = format!("{error:#}"), "lost the coordinator"),
+        }
+        connection = match runtime.block_on(reach(args, &site.secret, &shutdown))? {
+            Some(connection) => connection,
+            None => return Ok(()),
+        };
     }
-    runtime.block_on(link).context("the link stopped")?
 }
 
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-/// The address under which this host reaches the coordinator: other ranks reach it there too.
-fn local_address(coordinator: SocketAddr) -> anyhow::Result<IpAddr> {
-    // Connecting a datagram socket sends nothing; it asks the system for a route.
-    let any: SocketAddr = if coordinator.is_ipv4() {
-        ([0; 4], 0).into()
-    } else {
-        ([0_u16; 8], 0).into()
-    };
-    let socket = std::net::UdpSocket::bind(any).context("cannot find out this host's address")?;
-    socket.connect(coordinator).context("no route to the coordinator")?;
-    Ok(socket.local_addr().context("no address")?.ip())
+/// Makes a link, sooner or later; `None` when a signal came first.
+async fn reach(args: &WorkerArgs, secret: &Secret, shutdown: &Shutdown) -> anyhow::Result<Option<Connection>> {
+    let coordinator = args.coordinator.as_str();
+    let [mut pause, longest] = PAUSES;
+    let begun = Instant::now();
+    loop {
+        let connected = link::connect(coordinator, secret, Purpose::Worker, codec::MAX_MESSAGE_BYTES).await;
+        let error = match connected {
+            Ok(connection) => return Ok(Some(connection)),
+            Err(error) => error,
+        };
+        let is_final = args.once || matches!(error, LinkError::Refused { .. });
+        let error = anyhow::Error::new(error).context(format!("cannot reach the coordinator at {coordinator}"));
+        if is_final {
+            return Err(error);
+        }
+        if begun.elapsed() < pause {
+            tracing::info!(cause = format!("{error:#}"), "waiting for the coordinator");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = shutdown.drain.cancelled() => return Ok(None),
+        }
+        pause = (pause * 2).min(longest);
+    }
 }
 
+/// The address under which this host reaches the coordinator: other ranks reach it there too.
+fn local_address(connection: &Connection) -> anyhow::Result<IpAddr> {
+    Ok(connection.local().context("the link has no address")?.ip())
+}
+
+/// One link, from hello to its end.
+fn serve(
+    runtime: &Runtime,
+    connection: Connection,
+    site: &Site,
+    kept: &mut Option<Computer>,
+    shutdown: &Shutdown,
+) -> anyhow::Result<Ended> {
+    let (sender, mut receiver) = connection.split();
+    let welcome = match runtime.block_on(greet(&sender, &mut receiver, site)) {
+        Ok(Ok(welcome)) => welcome,
+        Ok(Err(reason)) => bail!("the coordinator refused this worker: {reason}"),
+        Err(error) => return Ok(Ended::Lost(error)),
+    };
+    let (outbox, outgoing) = mpsc::channel(OUTBOX);
+    let (orders, incoming) = blocking::channel();
+    let control = Control::default();
+    let link = runtime.spawn(exchange(
+        sender,
+        receiver,
+        orders,
+        outgoing,
+        control.clone(),
+        shutdown.clone(),
+    ));
+    let computer = Computer::welcomed(kept.take(), welcome, site.clone(), control, outbox)?;
+    let computer = kept.insert(computer);
+    computer.introduce();
+    while let Ok((fence, command)) = incoming.recv() {
+        computer.obey(fence, command);
+    }
+    match runtime.block_on(link).context("the link stopped")? {
+        Ok(()) => Ok(Ended::InPeace),
+        Err(error) => Ok(Ended::Lost(error)),
+    }
+}
+
+/// Says hello; the answer is a welcome, or why there is none.
 async fn greet(
     sender: &FrameSender,
     receiver: &mut FrameReceiver,
-    ring: SocketAddr,
-    threads: usize,
-) -> anyhow::Result<Welcome> {
+    site: &Site,
+) -> anyhow::Result<Result<Welcome, String>> {
     let hello = FromWorker::Hello {
         version: PROTOCOL_VERSION,
         process: std::process::id(),
-        ring,
-        threads: u32::try_from(threads).unwrap_or(u32::MAX),
+        ring: site.ring.local_addr()?,
+        threads: u32::try_from(site.threads).unwrap_or(u32::MAX),
     };
     sender.send(codec::encode(&hello)?).await?;
     let frame = receiver.recv().await?.context("the coordinator closed the link")?;
     match codec::decode::<ToWorker>(&frame)? {
-        ToWorker::Welcome(welcome) => Ok(*welcome),
+        ToWorker::Welcome(welcome) => Ok(Ok(*welcome)),
+        ToWorker::Refused { reason } => Ok(Err(reason)),
         ToWorker::Command { .. } | ToWorker::Leave => bail!("expected a welcome first"),
     }
 }
 
 /// Moves messages both ways until the coordinator says leave or is gone. Ending drops `orders`,
-/// which ends the computing thread.
+/// which ends the computing thread's part.
 async fn exchange(
     sender: FrameSender,
     mut receiver: FrameReceiver,
     orders: blocking::Sender<(Fence, Command)>,
     mut outgoing: mpsc::Receiver<FromWorker>,
     control: Control,
+    shutdown: Shutdown,
 ) -> anyhow::Result<()> {
-    let shutdown = signals::install().context("cannot listen for signals")?;
     let mut heartbeat = tokio::time::interval(HEARTBEAT);
     let outcome = loop {
         tokio::select! {
             frame = receiver.recv() => match frame {
-                Ok(Some(frame)) => match codec::decode::<ToWorker>(&frame)? {
-                    ToWorker::Command { fence, command } => {
+                Ok(Some(frame)) => match codec::decode::<ToWorker>(&frame) {
+                    Ok(ToWorker::Command { fence, command }) => {
                         control.arrived(fence);
                         if orders.send((fence, command)).is_err() {
                             break Ok(());
                         }
                     }
-                    ToWorker::Leave => break Ok(()),
-                    ToWorker::Welcome(_) => break Err(anyhow::anyhow!("a second welcome")),
+                    Ok(ToWorker::Leave) => break Ok(()),
+                    Ok(ToWorker::Welcome(_) | ToWorker::Refused { .. }) => break Err(anyhow::anyhow!("a second welcome")),
+                    Err(error) => break Err(error.into()),
                 },
                 Ok(None) => break Err(anyhow::anyhow!("the coordinator closed the link")),
                 Err(error) => break Err(error.into()),
             },
             Some(message) = outgoing.recv() => {
-                if let Err(error) = sender.send(codec::encode(&message)?).await {
-                    break Err(error.into());
+                if let Err(error) = tell(&sender, &message).await {
+                    break Err(error);
                 }
             }
             _ = heartbeat.tick() => {
-                if let Err(error) = sender.send(codec::encode(&FromWorker::Heartbeat)?).await {
-                    break Err(error.into());
+                if let Err(error) = tell(&sender, &FromWorker::Heartbeat).await {
+                    break Err(error);
                 }
             }
             () = shutdown.drain.cancelled() => break Ok(()),
@@ -133,4 +215,8 @@ async fn exchange(
     // Whatever is being computed is of no use any more.
     control.arrived(Fence(u64::MAX));
     outcome
+}
+
+async fn tell(sender: &FrameSender, message: &FromWorker) -> anyhow::Result<()> {
+    Ok(sender.send(codec::encode(message)?).await?)
 }

@@ -121,7 +121,7 @@ impl Computer {
                 teacher: &command.teacher_classes,
             }),
             config: &config,
-            threads: self.threads,
+            threads: self.site.threads,
         };
         let mut session = match self.under_way.take() {
             Some(kept) if kept.is_of(command) => kept.session,
@@ -187,12 +187,12 @@ impl Computer {
             rank,
             peers: &command.peers,
             group: GroupId(fence.0),
-            secret: self.secret.expose(),
+            secret: self.site.secret.expose(),
             deadline: PATIENCE,
         };
         let abort = AbortHandle::new();
         self.control.watch(fence, &abort);
-        Ok(Box::new(Ring::join(&self.ring, &membership, &abort)?))
+        Ok(Box::new(Ring::join(&self.site.ring, &membership, &abort)?))
     }
 
     /// Canonical pixels of samples, one after another.

@@ -15,6 +15,7 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
+mod cluster;
 mod elastic;
 mod gateways;
 mod house;

@@ -4,6 +4,7 @@ use std::{io, net::SocketAddr, time::Duration};
 
 use tokio::{
     net::{TcpListener, TcpStream, ToSocketAddrs},
+    sync::mpsc,
     task::JoinSet,
     time::sleep,
 };
@@ -76,6 +77,22 @@ impl Listener {
                 },
             }
         }
+    }
+
+    /// Hands the links on as they come, at most `waiting` before they are taken, until nobody takes
+    /// them any more.
+    #[must_use]
+    pub fn into_links(mut self, waiting: usize) -> mpsc::Receiver<Connection> {
+        let (sender, links) = mpsc::channel(waiting);
+        tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    connection = self.accept() => drop(sender.send(connection).await),
+                    () = sender.closed() => return,
+                }
+            }
+        });
+        links
     }
 
     fn examine(&mut self, mut stream: TcpStream, peer: SocketAddr) {

@@ -121,6 +121,7 @@ pub enum LinkError {
 #[derive(Debug)]
 pub struct Connection {
     peer: SocketAddr,
+    local: Option<SocketAddr>,
     purpose: Purpose,
     sender: FrameSender,
     receiver: FrameReceiver,
@@ -128,9 +129,11 @@ pub struct Connection {
 
 impl Connection {
     fn new(stream: TcpStream, peer: SocketAddr, purpose: Purpose, max_frame_bytes: usize) -> Connection {
+        let local = stream.local_addr().ok();
         let (reader, writer) = stream.into_split();
         Connection {
             peer,
+            local,
             purpose,
             sender: FrameSender::new(writer, peer, max_frame_bytes),
             receiver: FrameReceiver::new(reader, peer, max_frame_bytes),
@@ -141,6 +144,12 @@ impl Connection {
     #[must_use]
     pub fn peer(&self) -> SocketAddr {
         self.peer
+    }
+
+    /// Returns the address of this end, while the system knows one.
+    #[must_use]
+    pub fn local(&self) -> Option<SocketAddr> {
+        self.local
     }
 
     /// Returns what the link is for, as its connector said.

@@ -1,4 +1,4 @@
-//! `stillhouse run`: a whole job on this machine.
+//! `stillhouse run` and `stillhouse coordinator`: a job with workers of this machine, or of others.
 
 use std::path::{Path, PathBuf};
 
@@ -6,7 +6,7 @@ use stillhouse_core::plan::Arm;
 use stillhouse_ledger::Reader;
 use stillhouse_runtime::signals;
 
-use crate::cli::RunArgs;
+use crate::cli::{CoordinatorArgs, JobRunArgs, RunArgs};
 use crate::coordinate::{Options, results, run as run_job};
 use crate::failure::{Failure, Kind};
 use crate::inputs::Inputs;
@@ -15,13 +15,60 @@ use crate::report::summary::{State, Summary};
 use crate::report::{ProgressBars, terminal};
 use crate::reuse;
 
-/// Runs a job, or goes on with it; returns the closing table.
+/// Runs a job with workers of this machine, or goes on with it; returns the closing table.
 ///
 /// # Errors
 /// Whatever stops it.
 pub fn run(args: &RunArgs, bars: &ProgressBars) -> Result<String, Failure> {
+    let inputs = load(&args.common)?;
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+    let wanted = inputs.job.spec.workers;
+    let workers = args.workers.unwrap_or_else(|| cores.clamp(wanted.min, wanted.max));
+    let machine = Machine {
+        workers,
+        threads: (cores / workers).max(1),
+        worker_program: worker_program(args)?,
+    };
+    go(inputs, &args.common, args.listen.clone(), machine, bars)
+}
+
+/// Coordinates a job with workers that are started elsewhere, or goes on with it; returns the
+/// closing table.
+///
+/// # Errors
+/// Whatever stops it.
+pub fn coordinator(args: &CoordinatorArgs, bars: &ProgressBars) -> Result<String, Failure> {
+    let inputs = load(&args.common)?;
+    go(
+        inputs,
+        &args.common,
+        Some(args.listen.clone()),
+        Machine::default(),
+        bars,
+    )
+}
+
+/// Worker processes of this machine.
+#[derive(Default)]
+struct Machine {
+    workers: u32,
+    threads: u32,
+    worker_program: PathBuf,
+}
+
+fn load(args: &JobRunArgs) -> Result<Inputs, Failure> {
     let mut inputs = Inputs::load(&args.job)?;
     inputs.reuse.extend(reuse::resolve(&args.reuse, Path::new(""))?);
+    Ok(inputs)
+}
+
+fn go(
+    mut inputs: Inputs,
+    args: &JobRunArgs,
+    listen: Option<String>,
+    machine: Machine,
+    bars: &ProgressBars,
+) -> Result<String, Failure> {
     let dir = args
         .dir
         .clone()
@@ -37,14 +84,11 @@ pub fn run(args: &RunArgs, bars: &ProgressBars) -> Result<String, Failure> {
     if let Some(summary) = finished(&inputs, &dir) {
         return Ok(closing(&summary, &dir));
     }
-    let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
-    let wanted = inputs.job.spec.workers;
-    let workers = args.workers.unwrap_or_else(|| cores.clamp(wanted.min, wanted.max));
     let options = Options {
-        workers,
-        threads: (cores / workers).max(1),
-        worker_program: worker_program(args)?,
-        listen: args.listen.clone(),
+        workers: machine.workers,
+        threads: machine.threads,
+        worker_program: machine.worker_program,
+        listen,
         has_gateway: !args.no_gateway,
         base: args.job.parent().map(Path::to_path_buf).unwrap_or_default(),
         bars: bars.clone(),

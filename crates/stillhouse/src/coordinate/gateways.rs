@@ -1,17 +1,12 @@
 //! Everything through which the teacher is asked: the queue, the desk, and gateways of this and other
 //! processes.
 
-use std::fs::Permissions;
-use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use stillhouse_ledger::Ledger;
 use stillhouse_queue::{MemoryQueue, Queue, QueueError, RedisConfig, RedisQueue};
-use stillhouse_runtime::link::Listener;
-use stillhouse_runtime::secret::{SecretError, TOKEN_FILE};
-use stillhouse_runtime::{Secret, atomic_file};
+use stillhouse_runtime::link::Connection;
 use stillhouse_teacher::Teacher;
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinHandle};
@@ -26,7 +21,6 @@ use crate::gateway::counter::Counter;
 use crate::gateway::role::queue_failure;
 use crate::gateway::{Gateway, GatewaySources};
 use crate::inputs::Inputs;
-use crate::job_dir::JobDir;
 use crate::queue_access::{prefix, redis_config};
 use crate::reuse::Library;
 
@@ -45,7 +39,8 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 pub(super) struct Parts<'a> {
     pub(super) inputs: Arc<Inputs>,
     pub(super) options: &'a Options,
-    pub(super) dir: &'a JobDir,
+    /// Links of gateways of other processes, when they may join.
+    pub(super) gateways: Option<mpsc::Receiver<Connection>>,
     pub(super) ledger: Ledger,
     pub(super) teacher: Arc<dyn Teacher>,
     pub(super) library: Library,
@@ -73,7 +68,8 @@ impl Asking {
     ///
     /// # Errors
     /// When the queue cannot be used, or nobody can listen for gateways.
-    pub(super) async fn open(parts: Parts<'_>) -> Result<Self, Failure> {
+    pub(super) async fn open(mut parts: Parts<'_>) -> Result<Self, Failure> {
+        let gateways = parts.gateways.take();
         let Parts {
             inputs,
             options,
@@ -86,16 +82,19 @@ impl Asking {
         let (spec, policy) = (&inputs.job.spec.teacher, inputs.job.spec.budget.on_ambiguous);
         let (events, told) = mpsc::channel(DESK_EVENTS);
         let desk = Desk::new(ledger.clone(), spec, policy, parts.classes as usize, events);
-        let serving = admit_gateways(options, parts.dir, &desk, || Welcome {
-            job: serde_json::to_string(&inputs.job).expect("a job has only text keys"),
-            digest: inputs.digest(),
-            queue_prefix: prefix.clone(),
-            fingerprint,
-            classes: parts.classes,
-            seeds: (*inputs.seeds).clone(),
-            evaluation: inputs.evaluation.as_deref().cloned(),
-        })
-        .await?;
+        // Links that nobody takes are sent away.
+        let serving = gateways.filter(|_| inputs.job.spec.queue.is_some()).map(|links| {
+            let welcome = Welcome {
+                job: serde_json::to_string(&inputs.job).expect("a job has only text keys"),
+                digest: inputs.digest(),
+                queue_prefix: prefix.clone(),
+                fingerprint,
+                classes: parts.classes,
+                seeds: (*inputs.seeds).clone(),
+                evaluation: inputs.evaluation.as_deref().cloned(),
+            };
+            admit_gateways(links, &desk, welcome)
+        });
         let stop = CancellationToken::new();
         let gateway = match options.has_gateway {
             true => Some(tokio::spawn(attend(
@@ -215,7 +214,7 @@ fn asking_failure(reason: AskingStopped) -> Failure {
 /// The queue that the job names; a new life of it begins with this `epoch` of the ledger.
 async fn open_queue(inputs: &Inputs, prefix: &str, options: &Options, epoch: u64) -> Result<Arc<dyn Queue>, Failure> {
     match redis_config(&inputs.job, prefix, None, &options.base) {
-        None if options.listen.is_some() => Err(Failure::message(
+        None if !options.has_gateway => Err(Failure::message(
             Kind::Usage,
             "gateways of other processes need a queue that they can read",
         )
@@ -239,51 +238,12 @@ async fn open_redis(config: RedisConfig, epoch: u64) -> Result<Arc<dyn Queue>, F
     }
 }
 
-/// Lets gateways join at the address that the options name, if they do.
-async fn admit_gateways(
-    options: &Options,
-    dir: &JobDir,
-    desk: &Desk,
-    welcome: impl FnOnce() -> Welcome,
-) -> Result<Option<JoinHandle<()>>, Failure> {
-    let Some(address) = &options.listen else {
-        return Ok(None);
-    };
-    let secret = token(dir)?;
-    let listener = Listener::bind(address.as_str(), secret, serve::MAX_QUESTION_BYTES).await;
-    let listener = listener.map_err(|error| {
-        Failure::new(Kind::Usage, error).context(format!("cannot listen for gateways at {address}"))
-    })?;
-    let at = listener
-        .local_addr()
-        .map_err(|error| Failure::new(Kind::Internal, error))?;
-    tracing::info!(address = %at, "gateways may join");
-    let serving = serve::serve(listener, desk.clone(), welcome());
-    Ok(Some(tokio::spawn(async move {
+/// Serves gateways of other processes, where there is a queue that they can read.
+fn admit_gateways(links: mpsc::Receiver<Connection>, desk: &Desk, welcome: Welcome) -> JoinHandle<()> {
+    let serving = serve::serve(links, desk.clone(), welcome);
+    tokio::spawn(async move {
         if let Err(error) = serving.await {
             tracing::error!(%error, "gateways cannot be welcomed");
         }
-    })))
-}
-
-/// The job's token: of the environment, or the one in the job directory, which is drawn once so that
-/// gateways find their way back to a coordinator that was started again.
-fn token(dir: &JobDir) -> Result<Secret, Failure> {
-    let refused = |error: SecretError| Failure::new(Kind::Usage, error);
-    match Secret::from_env() {
-        Err(SecretError::Missing) => {}
-        given => return given.map_err(refused),
-    }
-    let path = dir.path().join("token");
-    if !path.exists() {
-        let secret = Secret::generate().map_err(|error| Failure::new(Kind::Internal, error))?;
-        let written = atomic_file::write_with(&path, |file| {
-            // Before it holds anything: its owner alone may read it.
-            file.set_permissions(Permissions::from_mode(0o600))?;
-            file.write_all(secret.to_hex().as_bytes())
-        });
-        written.map_err(|error| Failure::new(Kind::Storage, error))?;
-    }
-    tracing::info!("gateways need {TOKEN_FILE}={}", path.display());
-    Secret::from_file(path).map_err(refused)
+    })
 }

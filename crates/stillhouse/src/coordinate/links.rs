@@ -7,15 +7,14 @@ use std::time::Duration;
 
 use stillhouse_protocol::message::{EvaluationData, PROTOCOL_VERSION, Welcome};
 use stillhouse_protocol::{FromWorker, ToWorker, WorkerId, codec};
-use stillhouse_runtime::Secret;
-use stillhouse_runtime::link::{Connection, FrameReceiver, LinkError, Listener};
+use stillhouse_runtime::link::{Connection, FrameReceiver, FrameSender};
 use tokio::sync::mpsc;
 
 use crate::inputs::Inputs;
 
 /// A worker beats every few seconds; one silent for so long is stopped, cut off or overloaded
-/// beyond use.
-const SILENCE: Duration = Duration::from_secs(30);
+/// beyond use. One that is killed is missed at once, by its closed connection.
+const SILENCE: Duration = Duration::from_secs(15);
 /// A connection says hello at once or is no worker.
 const HELLO: Duration = Duration::from_secs(10);
 /// Commands queued for one worker. It gets one at a time, with at most one load before it and one
@@ -67,11 +66,11 @@ pub struct Links {
 }
 
 impl Links {
-    /// Starts accepting workers on `listener`.
+    /// Starts welcoming workers whose links come from `workers`.
     #[must_use]
-    pub fn listen(listener: Listener, welcome: Welcomer) -> Self {
+    pub fn serve(workers: mpsc::Receiver<Connection>, welcome: Welcomer) -> Self {
         let (sender, events) = mpsc::channel(MESSAGES);
-        tokio::spawn(accept(listener, Arc::new(welcome), sender));
+        tokio::spawn(accept(workers, Arc::new(welcome), sender));
         Self {
             senders: HashMap::new(),
             events,
@@ -159,19 +158,26 @@ impl Welcomer {
 
 type Events = mpsc::Sender<(LinkEvent, Option<mpsc::Sender<Vec<u8>>>)>;
 
-async fn accept(mut listener: Listener, welcome: Arc<Welcomer>, events: Events) {
+async fn accept(mut workers: mpsc::Receiver<Connection>, welcome: Arc<Welcomer>, events: Events) {
     for id in 0.. {
-        let connection = listener.accept().await;
+        let Some(connection) = workers.recv().await else {
+            // The events must not end before the coordinator does.
+            return events.closed().await;
+        };
         tokio::spawn(serve(WorkerId(id), connection, welcome.clone(), events.clone()));
     }
 }
 
 /// One link, from hello to loss.
 async fn serve(worker: WorkerId, connection: Connection, welcome: Arc<Welcomer>, events: Events) {
+    let peer = connection.peer();
     let (sender, mut receiver) = connection.split();
     let (ring, process, threads) = match hello(&mut receiver).await {
         Ok(hello) => hello,
-        Err(cause) => return tracing::warn!(cause, "a connection was refused"),
+        Err(reason) => {
+            tracing::warn!(%peer, reason, "a worker was refused");
+            return refuse(&sender, reason).await;
+        }
     };
     let (commands, mut queued) = mpsc::channel::<Vec<u8>>(COMMANDS);
     let greeting = codec::encode(&welcome.message(worker));
@@ -209,6 +215,15 @@ async fn serve(worker: WorkerId, connection: Connection, welcome: Arc<Welcomer>,
     };
     // The coordinator may be gone already.
     let _ = events.send((LinkEvent::Lost { worker, cause }, None)).await;
+}
+
+/// Tells a worker why it is of no use here, so that it does not try again.
+async fn refuse(sender: &FrameSender, reason: String) {
+    if let Ok(refusal) = codec::encode(&ToWorker::Refused { reason }) {
+        // It may be gone already.
+        let _ = sender.send(refusal).await;
+        let _ = sender.flush().await;
+    }
 }
 
 async fn hello(receiver: &mut FrameReceiver) -> Result<(SocketAddr, u32, u32), String> {
@@ -279,12 +294,4 @@ async fn read(worker: WorkerId, receiver: &mut FrameReceiver, events: &Events) -
             Err(error) => return error.to_string(),
         }
     }
-}
-
-/// Makes the listener for workers on loopback, on a free port.
-///
-/// # Errors
-/// When there is none.
-pub async fn loopback(secret: Secret) -> Result<Listener, LinkError> {
-    Listener::bind(SocketAddr::from(([127, 0, 0, 1], 0)), secret, codec::MAX_MESSAGE_BYTES).await
 }

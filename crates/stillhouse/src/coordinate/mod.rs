@@ -3,6 +3,7 @@
 //!
 //! | module | what it is |
 //! |---|---|
+//! | `door` | the address of the job: workers and gateways come in |
 //! | [`shell`] | the loop around the state machine: event, handle, persist, perform |
 //! | [`links`] | the coordinator's ends of the links to workers |
 //! | [`asking`] | a query batch through ledger, queue and gateways |
@@ -14,6 +15,7 @@
 //! | [`results`] | what a finished job leaves in its directory |
 
 pub mod asking;
+mod door;
 pub(crate) mod gateways;
 pub mod links;
 pub mod meter;
@@ -28,8 +30,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 use stillhouse_protocol::Coordinator;
-use stillhouse_runtime::Secret;
-use stillhouse_runtime::supervise::{Event as ChildEvent, Supervisor};
+use stillhouse_runtime::supervise::Event as ChildEvent;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -42,20 +43,21 @@ use crate::job_dir::{EventLog, JobDir};
 use crate::report::ProgressBars;
 use crate::report::summary::{State, Summary};
 use crate::reuse::{Library, Wanted};
+use door::Door;
 use gateways::Asking;
 use links::{Links, Welcomer};
 use shell::{Parts, Shell};
 
-/// How a job is run on this machine.
+/// How a job is coordinated on this machine.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Worker processes.
+    /// Worker processes of this machine that the coordinator keeps; others may join where it listens.
     pub workers: u32,
     /// Threads of each.
     pub threads: u32,
     /// The worker program.
     pub worker_program: PathBuf,
-    /// Where gateways of other processes may join.
+    /// Where workers and gateways of other processes may join.
     pub listen: Option<String>,
     /// Whether this process asks the teacher too.
     pub has_gateway: bool,
@@ -99,10 +101,12 @@ pub async fn run(
         "job started"
     );
 
+    let door = Door::open(options.listen.as_deref(), &dir).await?;
+    let (near, secret) = (door.nearby(), door.secret.clone());
     let mut asking = Asking::open(gateways::Parts {
         inputs: inputs.clone(),
         options: &options,
-        dir: &dir,
+        gateways: options.listen.is_some().then_some(door.gateways),
         ledger: ledger.clone(),
         teacher,
         library,
@@ -110,10 +114,11 @@ pub async fn run(
         started_ms,
     })
     .await?;
-    let (links, supervisor, children) = start_workers(&inputs, &options, &dir, classes).await?;
+    let links = Links::serve(door.workers, Welcomer::new(inputs.clone(), classes));
+    let (supervisor, children) = workers::spawn_workers(&options, &dir, near, &secret);
 
     let epoch = u32::try_from(ledger.epoch()).unwrap_or(u32::MAX);
-    let coordinator = Coordinator::new(start::settings(&inputs, classes, options.workers), history, epoch);
+    let coordinator = Coordinator::new(start::settings(&inputs, classes, &options), history, epoch);
     let events = EventLog::open(&dir)?;
     let fingerprint = info.fingerprint;
     let bars = options.bars.clone();
@@ -136,23 +141,6 @@ pub async fn run(
     shell.dismiss();
     supervisor.shutdown().await;
     conclude(shell, outcome).await
-}
-
-/// Starts worker processes, and listens for them.
-async fn start_workers(
-    inputs: &Arc<Inputs>,
-    options: &Options,
-    dir: &JobDir,
-    classes: u32,
-) -> Result<(Links, Supervisor, mpsc::Receiver<ChildEvent>), Failure> {
-    let secret = Secret::generate().map_err(|e| Failure::new(Kind::Internal, e))?;
-    let listener = links::loopback(secret.clone())
-        .await
-        .map_err(|e| Failure::new(Kind::Internal, e).context("cannot listen on loopback"))?;
-    let address = listener.local_addr().map_err(|e| Failure::new(Kind::Internal, e))?;
-    let links = Links::listen(listener, Welcomer::new(inputs.clone(), classes));
-    let (supervisor, children) = workers::spawn_workers(options, dir, address, &secret);
-    Ok((links, supervisor, children))
 }
 
 /// Drives the job until it is done or something ends it.

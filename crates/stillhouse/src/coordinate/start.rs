@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use stillhouse_core::job::{OnAmbiguous, Restart, Scan};
+use stillhouse_core::job::{OnAmbiguous, Restart, Scan, WorkersSpec};
 use stillhouse_ledger::{Genesis, Ledger, LedgerError};
 use stillhouse_protocol::history::StoppingRule;
 use stillhouse_protocol::{History, Settings, Transition};
 use stillhouse_teacher::{ConnectError, Teacher, TeacherInfo};
 use tokio_util::sync::CancellationToken;
 
+use super::Options;
 use super::shell::unix_ms;
 use crate::books::ledger_failure;
 use crate::failure::{Failure, Kind};
@@ -117,8 +118,14 @@ pub(super) async fn read_journal(ledger: &Ledger) -> Result<(History, u64), Fail
     Ok((History::new(transitions), started))
 }
 
-pub(super) fn settings(inputs: &Inputs, classes: u32, workers: u32) -> Settings {
+pub(super) fn settings(inputs: &Inputs, classes: u32, options: &Options) -> Settings {
     let Inputs { job, plan, .. } = inputs;
+    let WorkersSpec { min, max, .. } = job.spec.workers;
+    // Of those that this machine has, or of whoever joins.
+    let most = match options.listen {
+        Some(_) => max.max(options.workers),
+        None => options.workers,
+    };
     Settings {
         plan: plan.clone(),
         arms: job.arms().to_vec(),
@@ -129,8 +136,8 @@ pub(super) fn settings(inputs: &Inputs, classes: u32, workers: u32) -> Settings 
         warm: job.spec.training.restart == Restart::Warm,
         seed: job.spec.training.seed,
         classes: classes as usize,
-        min_workers: job.spec.workers.min.min(workers) as usize,
-        max_workers: workers as usize,
+        min_workers: min.min(most) as usize,
+        max_workers: most as usize,
         shards: job.spec.shards() as usize,
         evaluation: inputs.evaluation_asked.clone(),
         stopping: job.spec.stopping.map(|rule| StoppingRule {

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use stillhouse_protocol::codec;
-use stillhouse_runtime::link::{Connection, FrameReceiver, FrameSender, Listener};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use stillhouse_runtime::link::{Connection, FrameReceiver, FrameSender};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use super::message::{Answer, DESK_VERSION, FromGateway, GatewayId, Question, ToGateway, Welcome};
@@ -36,12 +36,16 @@ struct Service {
     foreign: Mutex<u32>,
 }
 
-/// Serves gateways that come to `listener` until the desk is closed and everything that they have
+/// Serves gateways whose links come from `gateways` until the desk is closed and everything that they have
 /// under way is settled or abandoned.
 ///
 /// # Errors
 /// When the welcome is too long to send.
-pub async fn serve(mut listener: Listener, desk: Desk, welcome: Welcome) -> Result<(), codec::CodecError> {
+pub async fn serve(
+    mut gateways: mpsc::Receiver<Connection>,
+    desk: Desk,
+    welcome: Welcome,
+) -> Result<(), codec::CodecError> {
     let service = Arc::new(Service {
         desk,
         welcome: codec::encode(&ToGateway::Welcome(Box::new(welcome)))?,
@@ -51,7 +55,7 @@ pub async fn serve(mut listener: Listener, desk: Desk, welcome: Welcome) -> Resu
     let mut links = JoinSet::new();
     for number in 0.. {
         tokio::select! {
-            connection = listener.accept() => drop(links.spawn(service.clone().link(number, connection))),
+            Some(connection) = gateways.recv() => drop(links.spawn(service.clone().link(number, connection))),
             () = service.desk.closed() => break,
         }
         // Links that ended leave nothing to look at.

@@ -9,7 +9,7 @@ use stillhouse_core::{Key, Sample, SoftLabel};
 use stillhouse_ledger::{Permit, RequestId};
 use stillhouse_protocol::codec;
 use stillhouse_runtime::Secret;
-use stillhouse_runtime::link::{self, LinkError, Listener};
+use stillhouse_runtime::link::{self, LinkError, Listener, Purpose};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -39,7 +39,7 @@ impl Open {
         let (sender, events) = mpsc::channel(1_024);
         let desk = Desk::new(bench.ledger.clone(), &bench.spec, OnAmbiguous::Hold, CLASSES, sender);
         let secret = Secret::generate().unwrap();
-        let listener = Listener::bind("127.0.0.1:0", secret.clone(), MAX_QUESTION_BYTES);
+        let listener = Listener::bind("127.0.0.1:0", secret.clone(), |_| MAX_QUESTION_BYTES);
         let listener = listener.await.unwrap();
         let address = listener.local_addr().unwrap();
         let welcome = Welcome {
@@ -51,7 +51,7 @@ impl Open {
             seeds: (*bench.sources.seeds).clone(),
             evaluation: None,
         };
-        let served = serve(listener, desk.clone(), welcome);
+        let served = serve(listener.into_links(4), desk.clone(), welcome);
         let serving = tokio::spawn(async move { served.await.unwrap() });
         Self {
             desk,
@@ -231,7 +231,7 @@ async fn strangers_and_babblers_are_refused_and_harm_nobody() {
 
     let babble = [vec![255; 40], codec::encode(&FromGateway::Goodbye).unwrap()];
     for message in babble {
-        let connection = link::connect(open.address, &open.secret, MAX_QUESTION_BYTES)
+        let connection = link::connect(open.address, &open.secret, Purpose::Gateway, MAX_QUESTION_BYTES)
             .await
             .unwrap();
         let (sender, mut receiver) = connection.split();

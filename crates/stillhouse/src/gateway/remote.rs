@@ -9,7 +9,7 @@ use std::time::Duration;
 use stillhouse_ledger::{Permit, RequestId};
 use stillhouse_protocol::codec;
 use stillhouse_runtime::Secret;
-use stillhouse_runtime::link::{self, Connection, FrameReceiver, FrameSender, LinkError};
+use stillhouse_runtime::link::{self, Connection, FrameReceiver, FrameSender, LinkError, Purpose};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -301,7 +301,7 @@ async fn greet(
     secret: &Secret,
     gateway: GatewayId,
 ) -> Result<(FrameSender, FrameReceiver, Welcome), DeskError> {
-    let connection: Connection = link::connect(coordinator, secret, codec::MAX_MESSAGE_BYTES).await?;
+    let connection: Connection = link::connect(coordinator, secret, Purpose::Gateway, codec::MAX_MESSAGE_BYTES).await?;
     let (sender, mut receiver) = connection.split();
     let protocol = |cause: String| DeskError::Protocol { cause };
     let hello = FromGateway::Hello {

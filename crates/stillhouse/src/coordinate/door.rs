@@ -1,0 +1,123 @@
+//! The one address of a job: who comes proves to know its token and says what for.
+
+use std::fs::Permissions;
+use std::io::Write;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
+
+use stillhouse_protocol::codec;
+use stillhouse_runtime::link::{Connection, Listener, Purpose};
+use stillhouse_runtime::secret::{SecretError, TOKEN_FILE};
+use stillhouse_runtime::{Secret, atomic_file};
+use tokio::sync::mpsc;
+
+use crate::desk::serve::MAX_QUESTION_BYTES;
+use crate::failure::{Failure, Kind};
+use crate::job_dir::JobDir;
+
+/// Links that wait to be welcomed.
+const WAITING: usize = 64;
+
+/// Where workers and gateways come in.
+pub(super) struct Door {
+    /// Where this job listens.
+    pub(super) address: SocketAddr,
+    /// What they must know.
+    pub(super) secret: Secret,
+    /// Links of workers.
+    pub(super) workers: mpsc::Receiver<Connection>,
+    /// Links of gateways.
+    pub(super) gateways: mpsc::Receiver<Connection>,
+}
+
+impl Door {
+    /// Listens at `listen`, or else on loopback for this job's own processes.
+    ///
+    /// # Errors
+    /// When the token is of no use, or nobody can listen there.
+    pub(super) async fn open(listen: Option<&str>, dir: &JobDir) -> Result<Self, Failure> {
+        let secret = match listen {
+            Some(_) => token(dir)?,
+            None => Secret::generate().map_err(|error| Failure::new(Kind::Internal, error))?,
+        };
+        let at = listen.unwrap_or("127.0.0.1:0");
+        let listener = Listener::bind(at, secret.clone(), bound).await;
+        let listener =
+            listener.map_err(|error| Failure::new(Kind::Usage, error).context(format!("cannot listen at {at}")))?;
+        let address = listener
+            .local_addr()
+            .map_err(|error| Failure::new(Kind::Internal, error))?;
+        if listen.is_some() {
+            tracing::info!(%address, "workers and gateways may join");
+        }
+        let (worker_sender, workers) = mpsc::channel(WAITING);
+        let (gateway_sender, gateways) = mpsc::channel(WAITING);
+        tokio::spawn(admit(listener, worker_sender, gateway_sender));
+        Ok(Self {
+            address,
+            secret,
+            workers,
+            gateways,
+        })
+    }
+
+    /// The address for processes of this host.
+    pub(super) fn nearby(&self) -> SocketAddr {
+        let mut address = self.address;
+        if address.ip().is_unspecified() {
+            address.set_ip(match address {
+                SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+                SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+            });
+        }
+        address
+    }
+}
+
+/// Longest frame of a link.
+fn bound(purpose: Purpose) -> usize {
+    match purpose {
+        Purpose::Worker => codec::MAX_MESSAGE_BYTES,
+        Purpose::Gateway => MAX_QUESTION_BYTES,
+    }
+}
+
+/// Shows everybody to those who serve them, until neither workers nor gateways are served.
+async fn admit(mut listener: Listener, workers: mpsc::Sender<Connection>, gateways: mpsc::Sender<Connection>) {
+    loop {
+        let connection = tokio::select! {
+            connection = listener.accept() => connection,
+            () = workers.closed() => return,
+        };
+        let (peer, purpose) = (connection.peer(), connection.purpose());
+        let to = match purpose {
+            Purpose::Worker => &workers,
+            Purpose::Gateway => &gateways,
+        };
+        if to.send(connection).await.is_err() {
+            tracing::warn!(%peer, ?purpose, "sent away: this job has no use for it now");
+        }
+    }
+}
+
+/// The job's token: of the environment, or the one in the job directory, which is drawn once so that
+/// workers and gateways find their way back to a coordinator that was started again.
+fn token(dir: &JobDir) -> Result<Secret, Failure> {
+    let refused = |error: SecretError| Failure::new(Kind::Usage, error);
+    match Secret::from_env() {
+        Err(SecretError::Missing) => {}
+        given => return given.map_err(refused),
+    }
+    let path = dir.path().join("token");
+    if !path.exists() {
+        let secret = Secret::generate().map_err(|error| Failure::new(Kind::Internal, error))?;
+        let written = atomic_file::write_with(&path, |file| {
+            // Before it holds anything: its owner alone may read it.
+            file.set_permissions(Permissions::from_mode(0o600))?;
+            file.write_all(secret.to_hex().as_bytes())
+        });
+        written.map_err(|error| Failure::new(Kind::Storage, error))?;
+    }
+    tracing::info!("workers and gateways need {TOKEN_FILE}={}", path.display());
+    Secret::from_file(path).map_err(refused)
+}

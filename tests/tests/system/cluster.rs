@@ -1,0 +1,152 @@
+//! A coordinator and workers that are started on their own, in any order, and outlive each other.
+
+use std::net::SocketAddr;
+use std::process::Command;
+
+use stillhouse_core::job::JobSpec;
+use stillhouse_tests::jobs;
+use stillhouse_tests::mortal::Mortal;
+use stillhouse_tests::outcomes::Outcome;
+use stillhouse_tests::ports::free_address;
+use stillhouse_tests::processes::{Running, program, stillhouse, wait_for};
+
+use crate::world::{World, alone, undisturbed};
+
+const TOKEN: &str = "5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c";
+const OTHER_TOKEN: &str = "6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d";
+
+/// A job whose processes are started one by one.
+struct Cluster {
+    // End before the folder goes.
+    workers: Vec<Mortal>,
+    world: World,
+    job: JobSpec,
+    address: SocketAddr,
+}
+
+impl Cluster {
+    fn new(workers: u32) -> Self {
+        let (world, address) = (World::new(), free_address());
+        let mut job = jobs::three_rounds(&world.url());
+        job.spec.workers.min = workers;
+        let log = |number: u32| world.path().join(format!("worker-{number}.log"));
+        let workers = (0..workers)
+            .map(|number| Mortal::new(worker(address, TOKEN), &log(number)))
+            .collect();
+        Self {
+            workers,
+            world,
+            job,
+            address,
+        }
+    }
+
+    fn start(&self) -> (Running, Outcome) {
+        let dir = self.world.path().join("job");
+        let file = jobs::write(self.world.path(), &self.job);
+        let mut command = stillhouse();
+        command
+            .arg("coordinator")
+            .arg(file)
+            .arg("--dir")
+            .arg(&dir)
+            .arg("--quiet");
+        command
+            .args(["--listen", &self.address.to_string()])
+            .env("STILLHOUSE_TOKEN", TOKEN);
+        (Running::start(command), Outcome::of(&dir))
+    }
+
+    /// The workers end with the job, in peace.
+    fn expect_farewell(&mut self) {
+        for worker in &mut self.workers {
+            let status = wait_for("a worker to end with the job", || worker.ended());
+            assert!(status.success(), "{status}");
+        }
+    }
+}
+
+fn worker(coordinator: SocketAddr, token: &str) -> Command {
+    let mut command = Command::new(program("stillhouse-worker"));
+    command.args(["worker", "--threads", "1", "--coordinator", &coordinator.to_string()]);
+    command
+        .env("STILLHOUSE_TOKEN", token)
+        .env_remove("STILLHOUSE_TOKEN_FILE");
+    command
+}
+
+#[test]
+fn workers_that_were_there_first_do_the_job_of_a_coordinator_that_comes_later() {
+    let _alone = alone();
+    let mut cluster = Cluster::new(2);
+    cluster.workers.iter_mut().for_each(Mortal::start);
+    let (running, outcome) = cluster.start();
+    let _ = running.wait().succeeded();
+    assert_eq!(outcome.essence(), undisturbed().essence);
+    outcome.settle(&cluster.world.bill());
+    cluster.expect_farewell();
+}
+
+#[test]
+fn nothing_is_asked_before_as_many_workers_are_there_as_the_job_wants() {
+    let _alone = alone();
+    let mut cluster = Cluster::new(2);
+    let (mut running, outcome) = cluster.start();
+    cluster.workers[0].start();
+    assert!(running.lives_until(|| outcome.events_called("worker-joined") == 1));
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert_eq!(cluster.world.bill().len(), 0, "one worker is not two");
+    cluster.workers[1].start();
+    let _ = running.wait().succeeded();
+    assert_eq!(outcome.essence(), undisturbed().essence);
+    cluster.expect_farewell();
+}
+
+#[test]
+fn workers_outlive_their_coordinator_and_go_on_with_the_next_one() {
+    let _alone = alone();
+    let mut cluster = Cluster::new(2);
+    cluster.workers.iter_mut().for_each(Mortal::start);
+    let moments = [
+        ("asked", "active-000"),
+        ("trained", "active-000"),
+        ("asked", "control-001"),
+        ("trained", "active-001"),
+    ];
+    for (event, student) in moments {
+        let (mut running, outcome) = cluster.start();
+        assert!(
+            running.lives_until(|| outcome.has_event(event, student)),
+            "it ended before {event} {student}"
+        );
+        running.kill_everything();
+        assert!(
+            cluster.workers.iter_mut().all(|worker| worker.ended().is_none()),
+            "a worker left"
+        );
+    }
+    let (running, outcome) = cluster.start();
+    let _ = running.wait().succeeded();
+    assert_eq!(outcome.essence(), undisturbed().essence);
+    outcome.settle(&cluster.world.bill());
+    cluster.expect_farewell();
+}
+
+#[test]
+fn a_worker_with_another_token_is_refused_with_a_sentence_and_learns_nothing() {
+    let _alone = alone();
+    let mut cluster = Cluster::new(1);
+    let (running, outcome) = cluster.start();
+    let refused = wait_for("the coordinator to listen", || {
+        let output = worker(cluster.address, OTHER_TOKEN).arg("--once").output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        (!said.contains("refused (os error")).then_some((output.status, said))
+    });
+    let (status, said) = refused;
+    assert_eq!(status.code(), Some(8), "{said}");
+    assert!(said.contains("it does not know the job's secret"), "{said}");
+    cluster.workers[0].start();
+    let _ = running.wait().succeeded();
+    assert_eq!(outcome.events_called("worker-joined"), 1);
+    cluster.expect_farewell();
+}
