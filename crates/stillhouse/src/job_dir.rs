@@ -7,7 +7,8 @@
 //! | `seeds.safetensors` | the seed images | at every start |
 //! | `evaluation.safetensors` | the evaluation images that the teacher is asked about | at every start |
 //! | `ledger/` | permits, labels, history: the only truth | always before anything depends on it |
-//! | `token` | the secret by which gateways join | once, by `run --listen` |
+//! | `token` | the secret by which workers and gateways join | once, by `coordinator` or `run --listen` |
+//! | `checkpoints/` | the training under way | every few seconds of a training |
 //! | `reuse/` | labels of other jobs | by `stillhouse ledger import` |
 //! | `students/ARM-ROUND.safetensors` | every trained student | before its round counts |
 //! | `summary.json`, `report.html` | see `docs/summary.md` | after every step |
