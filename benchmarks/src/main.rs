@@ -8,6 +8,7 @@
 //! | [`scoring`] | candidates scored a second, beside PyTorch |
 //! | [`training`] | training steps a second, beside PyTorch |
 //! | [`startup`] | process start to first score, beside PyTorch |
+//! | [`elastic`] | what it costs that a worker or the coordinator is killed |
 //! | [`pool`] | memory over a pool of a billion pairs |
 //! | [`queue`] | the way of a query beside other queues on Redis; recovery |
 //! | [`teacher_client`] | images a second through the binary HTTP client |
@@ -17,6 +18,7 @@
 //! | [`statistics`], [`table`], [`machine`] | what is made of the figures |
 
 mod cli;
+mod elastic;
 mod machine;
 mod mnist;
 mod page;
@@ -44,6 +46,7 @@ fn main() -> anyhow::Result<()> {
         Command::Scoring(args) => scoring::run(&places, &args),
         Command::Training => training::run(&places),
         Command::Startup => startup::run(&places),
+        Command::Elastic(args) => elastic::run(&places, &args),
         Command::Pool1e9(args) => pool::run(&places, &args),
         Command::Queue(args) => queue::run(&places, &args),
         Command::OwnQueue(args) => queue::run_own(&args),
@@ -57,6 +60,7 @@ fn all(places: &Places, data: DataArgs) -> anyhow::Result<()> {
     pool::run(places, &data)?;
     startup::run(places)?;
     training::run(places)?;
+    elastic::run(places, &data)?;
     scoring::run(places, &data)?;
     teacher_client::run(places)?;
     queue::run(places, &QueueArgs::published())?;

@@ -60,6 +60,7 @@ mod tests {
             "scoring",
             "training",
             "startup",
+            "elastic",
             "pool-1e9",
             "queue",
             "queue-recovery",

@@ -145,7 +145,8 @@ mod tests {
     #[test]
     fn more_memory_used_is_more_memory_reported() {
         let small = run(&mut shell("true")).unwrap().peak_bytes;
-        let large = run(&mut shell("head -c 60000000 /dev/zero | tail -c 60000000 | wc -c"))
+        // More than this process has, which a child is born with.
+        let large = run(&mut shell("head -c 600000000 /dev/zero | tail -c 600000000 | wc -c"))
             .unwrap()
             .peak_bytes;
         assert!(large > small + 40_000_000, "{small} and {large}");

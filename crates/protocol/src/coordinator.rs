@@ -30,6 +30,22 @@ struct Worker {
     busy: Option<(Fence, Task)>,
 }
 
+/// What a worker does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Occupation {
+    /// Nothing: it waits, or is a spare.
+    Idle,
+    /// It scores candidates.
+    Scoring,
+    /// It trains, as this rank.
+    Training {
+        /// Its rank.
+        rank: u32,
+    },
+    /// It writes a student as TorchScript.
+    Exporting,
+}
+
 #[derive(Clone, Debug)]
 enum Task {
     Select(Work),
@@ -90,6 +106,30 @@ impl Coordinator {
     #[must_use]
     pub fn workers(&self) -> usize {
         self.workers.len()
+    }
+
+    /// Whose round is under way; `None` between rounds, and when all is done.
+    #[must_use]
+    pub fn student(&self) -> Option<Student> {
+        match &self.stage {
+            Stage::Asking(student) => Some(*student),
+            Stage::Selecting(selecting) => Some(selecting.problem().student),
+            Stage::Training(wave) => Some(wave.student),
+            Stage::Between | Stage::Exporting { .. } | Stage::Over => None,
+        }
+    }
+
+    /// What each connected worker does.
+    pub fn crew(&self) -> impl Iterator<Item = (WorkerId, Occupation)> {
+        self.workers.iter().map(|(id, worker)| {
+            let occupation = match &worker.busy {
+                None => Occupation::Idle,
+                Some((_, Task::Select(_))) => Occupation::Scoring,
+                Some((_, Task::Train { rank })) => Occupation::Training { rank: *rank },
+                Some((_, Task::Export(_))) => Occupation::Exporting,
+            };
+            (*id, occupation)
+        })
     }
 
     /// Takes in an event at `now`, the time since some fixed moment.
@@ -237,12 +277,18 @@ impl Coordinator {
     }
 
     fn hand_out(&mut self, effects: &mut Effects) {
+        let busy = self.workers.values().filter(|worker| worker.busy.is_some()).count();
+        let most = if self.planted(Fault::UseSpares) {
+            usize::MAX
+        } else {
+            self.settings.max_workers
+        };
         let idle: Vec<WorkerId> = self
             .workers
             .iter()
             .filter(|(_, worker)| worker.busy.is_none())
             .map(|(id, _)| *id)
-            .take(self.settings.max_workers)
+            .take(most.saturating_sub(busy))
             .collect();
         for id in idle {
             let Some((task, student, command)) = self.next_task() else {
@@ -413,4 +459,6 @@ pub(crate) enum Fault {
     BeginAlone,
     /// A world may have more ranks than shards.
     CrowdWorld,
+    /// Workers beyond the most that are wanted score too.
+    UseSpares,
 }

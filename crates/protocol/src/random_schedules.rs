@@ -13,7 +13,7 @@ use stillhouse_core::sampler::{Purpose, Stream};
 use stillhouse_core::score::{Acquisition, ScoreBits};
 use stillhouse_core::selection::{Band, Entry, Histogram, select};
 
-use crate::coordinator::{Action, Coordinator, Durable, Effects, Event, Fault, Settings};
+use crate::coordinator::{Action, Coordinator, Durable, Effects, Event, Fault, Occupation, Settings};
 use crate::history::{AskOutcome, History, Measurement, Step, Student, Transition};
 use crate::message::{Command, Fence, Report, WorkerId};
 
@@ -43,7 +43,7 @@ fn settings() -> Settings {
         seed: 5,
         classes: CLASSES,
         min_workers: 2,
-        max_workers: 4,
+        max_workers: 3,
         shards: 2,
         evaluation: Vec::new(),
         stopping: None,
@@ -173,6 +173,7 @@ impl World {
             self.invariant_enough_workers_began()?;
         }
         actions.into_iter().try_for_each(|action| self.perform(action))?;
+        self.invariant_no_more_workers_than_wanted()?;
         self.invariant_a_world_is_no_larger_than_its_shards()
     }
 
@@ -276,6 +277,14 @@ impl World {
             return Err(format!("the job began with {} workers", self.most_alive));
         }
         Ok(())
+    }
+
+    fn invariant_no_more_workers_than_wanted(&self) -> Result<(), String> {
+        let busy = self.coordinator.crew().filter(|(_, does)| *does != Occupation::Idle);
+        match busy.count() {
+            busy if busy > settings().max_workers => Err(format!("{busy} workers are busy")),
+            _ => Ok(()),
+        }
     }
 
     fn invariant_a_world_is_no_larger_than_its_shards(&self) -> Result<(), String> {
@@ -444,6 +453,7 @@ fn every_planted_fault_is_noticed() {
         Fault::KeepLostRank,
         Fault::BeginAlone,
         Fault::CrowdWorld,
+        Fault::UseSpares,
     ] {
         let mut runner = TestRunner::deterministic();
         let schedules = prop::collection::vec(happening(), 0..250);

@@ -30,8 +30,10 @@ pub enum Command {
     Coordinator(CoordinatorArgs),
     /// Ask the teacher for a job that runs elsewhere, until it is over.
     Gateway(GatewayArgs),
-    /// Show how far the job in a directory is.
-    Status(DirArgs),
+    /// Show how far a job is.
+    Status(LookArgs),
+    /// Look on while a job runs; a line a second when standard output is no terminal.
+    Watch(LookArgs),
     /// Write report.html of the job in a directory again.
     Report(DirArgs),
     /// Look into the ledger of a job that is not running: what was spent, and what it bought.
@@ -141,6 +143,17 @@ pub struct InitArgs {
 pub struct JobArgs {
     /// The job file.
     pub job: PathBuf,
+}
+
+/// A job to look at.
+#[derive(Debug, Args)]
+pub struct LookArgs {
+    /// The job directory.
+    #[arg(required_unless_present = "coordinator")]
+    pub dir: Option<PathBuf>,
+    /// A coordinator, of whose job STILLHOUSE_TOKEN or STILLHOUSE_TOKEN_FILE has the token.
+    #[arg(long, value_name = "HOST:PORT", conflicts_with = "dir")]
+    pub coordinator: Option<String>,
 }
 
 /// A job directory.

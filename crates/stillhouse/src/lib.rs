@@ -34,3 +34,4 @@ pub mod labels_file;
 pub mod queue_access;
 pub mod report;
 pub mod reuse;
+pub mod watch;

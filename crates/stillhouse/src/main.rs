@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use stillhouse::cli::{BudgetCommand, Cli, Command};
-use stillhouse::commands::{budget, gateway, init, ledger, run, show, validate};
+use stillhouse::commands::{budget, gateway, init, ledger, look, run, show, validate};
 use stillhouse::failure::{Failure, Kind};
 use stillhouse::report::ProgressBars;
 use stillhouse_runtime::logging::{self, Format};
@@ -57,7 +57,8 @@ fn perform(command: &Command, bars: &ProgressBars) -> Result<String, Failure> {
         Command::Run(args) => run::run(args, bars),
         Command::Coordinator(args) => run::coordinator(args, bars),
         Command::Gateway(args) => gateway::gateway(args),
-        Command::Status(args) => show::status(&args.dir),
+        Command::Status(args) => look::status(args),
+        Command::Watch(args) => look::watch(args),
         Command::Report(args) => show::report(&args.dir),
         Command::Ledger(command) => ledger::perform(command),
         Command::Budget(BudgetCommand::Add(args)) => budget::add(&args.dir, args.queries),

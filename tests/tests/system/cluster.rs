@@ -150,3 +150,56 @@ fn a_worker_with_another_token_is_refused_with_a_sentence_and_learns_nothing() {
     assert_eq!(outcome.events_called("worker-joined"), 1);
     cluster.expect_farewell();
 }
+
+/// What `stillhouse ARGS` prints, and whether it ended well.
+fn say(args: &[&str], token: Option<&str>) -> (bool, String) {
+    let mut command = stillhouse();
+    command.args(args);
+    if let Some(token) = token {
+        command.env("STILLHOUSE_TOKEN", token);
+    }
+    let output = command.output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8(text).unwrap())
+}
+
+#[test]
+fn a_job_can_be_looked_at_from_its_directory_and_from_elsewhere_by_those_who_know_the_token() {
+    let _alone = alone();
+    let mut cluster = Cluster::new(2);
+    cluster.job.spec.training.epochs = 60;
+    cluster.workers.iter_mut().for_each(Mortal::start);
+    let (mut running, outcome) = cluster.start();
+    assert!(running.lives_until(|| outcome.events_called("training") >= 1));
+    let (dir, address) = (outcome.file(""), cluster.address.to_string());
+    let dir = dir.to_str().unwrap();
+    let (well, seen) = say(&["status", "--coordinator", &address], Some(TOKEN));
+    assert!(
+        well && seen.contains("running for") && seen.contains("training"),
+        "{seen}"
+    );
+    assert!(seen.contains("rank 0") && seen.contains("rank 1"), "{seen}");
+    let (well, seen) = say(&["watch", "--coordinator", &address], Some(OTHER_TOKEN));
+    assert!(!well && seen.contains("does not know the job's secret"), "{seen}");
+    // To its end, over a coordinator that is killed and started again.
+    let watcher = {
+        let address = address.clone();
+        std::thread::spawn(move || say(&["watch", "--coordinator", &address], Some(TOKEN)))
+    };
+    assert!(running.lives_until(|| outcome.has_event("trained", "active-001")));
+    running.kill_everything();
+    let (running, _) = cluster.start();
+    let _ = running.wait().succeeded();
+    let (well, seen) = watcher.join().unwrap();
+    assert!(well && seen.contains("finished after"), "{seen}");
+    assert!(
+        seen.contains("round 2 active: training") || seen.contains("round 3 active: training"),
+        "{seen}"
+    );
+    let (well, seen) = say(&["watch", dir], None);
+    assert!(!well && seen.contains("no coordinator runs this job now"), "{seen}");
+    let (well, seen) = say(&["status", dir], None);
+    assert!(well && seen.contains("finished after"), "{seen}");
+    assert!(!outcome.file("coordinator.json").exists());
+    cluster.expect_farewell();
+}

@@ -51,6 +51,8 @@ pub enum Purpose {
     Worker,
     /// The connector asks the teacher.
     Gateway,
+    /// The connector looks on.
+    Watcher,
 }
 
 impl Purpose {
@@ -58,11 +60,12 @@ impl Purpose {
         match self {
             Self::Worker => b'W',
             Self::Gateway => b'G',
+            Self::Watcher => b'V',
         }
     }
 
     fn of_letter(letter: u8) -> Option<Self> {
-        [Self::Worker, Self::Gateway]
+        [Self::Worker, Self::Gateway, Self::Watcher]
             .into_iter()
             .find(|purpose| purpose.letter() == letter)
     }

@@ -4,6 +4,7 @@ pub mod budget;
 pub mod gateway;
 pub mod init;
 pub mod ledger;
+pub mod look;
 pub mod run;
 pub mod show;
 pub mod validate;

@@ -1,19 +1,9 @@
-//! `stillhouse status` and `stillhouse report`: what a job directory says.
+//! `stillhouse report`: what a job directory says, as a page.
 
 use std::path::Path;
 
 use crate::coordinate::results;
 use crate::failure::Failure;
-use crate::report::terminal;
-
-/// How far the job in `dir` is.
-///
-/// # Errors
-/// When there is no job.
-pub fn status(dir: &Path) -> Result<String, Failure> {
-    let summary = results::read_summary(dir)?;
-    Ok(terminal::status(&summary, None, terminal::Color::for_stdout()))
-}
 
 /// Writes `report.html` again, also of a job that still runs.
 ///

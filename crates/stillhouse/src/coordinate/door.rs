@@ -1,4 +1,5 @@
-//! The one address of a job: who comes proves to know its token and says what for.
+//! The one address of a job: who comes proves to know its token and says what for. The job directory says
+//! where it is while the job runs.
 
 use std::fs::Permissions;
 use std::io::Write;
@@ -14,6 +15,8 @@ use tokio::sync::mpsc;
 use crate::desk::serve::MAX_QUESTION_BYTES;
 use crate::failure::{Failure, Kind};
 use crate::job_dir::JobDir;
+use crate::watch::MAX_SIGHT_BYTES;
+use crate::watch::client::{WHEREABOUTS, Whereabouts};
 
 /// Links that wait to be welcomed.
 const WAITING: usize = 64;
@@ -28,6 +31,8 @@ pub(super) struct Door {
     pub(super) workers: mpsc::Receiver<Connection>,
     /// Links of gateways.
     pub(super) gateways: mpsc::Receiver<Connection>,
+    /// Links of watchers.
+    pub(super) watchers: mpsc::Receiver<Connection>,
 }
 
 impl Door {
@@ -36,10 +41,7 @@ impl Door {
     /// # Errors
     /// When the token is of no use, or nobody can listen there.
     pub(super) async fn open(listen: Option<&str>, dir: &JobDir) -> Result<Self, Failure> {
-        let secret = match listen {
-            Some(_) => token(dir)?,
-            None => Secret::generate().map_err(|error| Failure::new(Kind::Internal, error))?,
-        };
+        let secret = token(dir, listen.is_some())?;
         let at = listen.unwrap_or("127.0.0.1:0");
         let listener = Listener::bind(at, secret.clone(), bound).await;
         let listener =
@@ -52,13 +54,22 @@ impl Door {
         }
         let (worker_sender, workers) = mpsc::channel(WAITING);
         let (gateway_sender, gateways) = mpsc::channel(WAITING);
-        tokio::spawn(admit(listener, worker_sender, gateway_sender));
-        Ok(Self {
+        let (watcher_sender, watchers) = mpsc::channel(WAITING);
+        tokio::spawn(admit(listener, [worker_sender, gateway_sender, watcher_sender]));
+        let door = Self {
             address,
             secret,
             workers,
             gateways,
-        })
+            watchers,
+        };
+        let whereabouts = Whereabouts {
+            address: door.nearby(),
+            process: std::process::id(),
+        };
+        let text = serde_json::to_vec(&whereabouts).expect("an address and a number");
+        dir.write(WHEREABOUTS, &text)?;
+        Ok(door)
     }
 
     /// The address for processes of this host.
@@ -79,11 +90,12 @@ fn bound(purpose: Purpose) -> usize {
     match purpose {
         Purpose::Worker => codec::MAX_MESSAGE_BYTES,
         Purpose::Gateway => MAX_QUESTION_BYTES,
+        Purpose::Watcher => MAX_SIGHT_BYTES,
     }
 }
 
-/// Shows everybody to those who serve them, until neither workers nor gateways are served.
-async fn admit(mut listener: Listener, workers: mpsc::Sender<Connection>, gateways: mpsc::Sender<Connection>) {
+/// Shows everybody to those who serve them, until workers are served no more.
+async fn admit(mut listener: Listener, [workers, gateways, watchers]: [mpsc::Sender<Connection>; 3]) {
     loop {
         let connection = tokio::select! {
             connection = listener.accept() => connection,
@@ -93,6 +105,7 @@ async fn admit(mut listener: Listener, workers: mpsc::Sender<Connection>, gatewa
         let to = match purpose {
             Purpose::Worker => &workers,
             Purpose::Gateway => &gateways,
+            Purpose::Watcher => &watchers,
         };
         if to.send(connection).await.is_err() {
             tracing::warn!(%peer, ?purpose, "sent away: this job has no use for it now");
@@ -100,13 +113,14 @@ async fn admit(mut listener: Listener, workers: mpsc::Sender<Connection>, gatewa
     }
 }
 
-/// The job's token: of the environment, or the one in the job directory, which is drawn once so that
-/// workers and gateways find their way back to a coordinator that was started again.
-fn token(dir: &JobDir) -> Result<Secret, Failure> {
+/// The job's token: of the environment when others are to join, or the one in the job directory, which
+/// is drawn once so that they find their way back to a coordinator that was started again.
+fn token(dir: &JobDir, is_for_others: bool) -> Result<Secret, Failure> {
     let refused = |error: SecretError| Failure::new(Kind::Usage, error);
     match Secret::from_env() {
-        Err(SecretError::Missing) => {}
-        given => return given.map_err(refused),
+        Ok(given) if is_for_others => return Ok(given),
+        Err(error) if is_for_others && !matches!(error, SecretError::Missing) => return Err(refused(error)),
+        _ => {}
     }
     let path = dir.path().join("token");
     if !path.exists() {
@@ -118,6 +132,8 @@ fn token(dir: &JobDir) -> Result<Secret, Failure> {
         });
         written.map_err(|error| Failure::new(Kind::Storage, error))?;
     }
-    tracing::info!("workers and gateways need {TOKEN_FILE}={}", path.display());
+    if is_for_others {
+        tracing::info!("workers and gateways need {TOKEN_FILE}={}", path.display());
+    }
     Secret::from_file(path).map_err(refused)
 }

@@ -15,6 +15,8 @@ use crate::inputs::Inputs;
 /// A worker beats every few seconds; one silent for so long is stopped, cut off or overloaded
 /// beyond use. One that is killed is missed at once, by its closed connection.
 const SILENCE: Duration = Duration::from_secs(15);
+/// How long the welcome, which carries the images, may take to arrive and be answered.
+const WELCOME: Duration = Duration::from_secs(120);
 /// A connection says hello at once or is no worker.
 const HELLO: Duration = Duration::from_secs(10);
 /// Commands queued for one worker. It gets one at a time, with at most one load before it and one
@@ -253,9 +255,9 @@ async fn hello(receiver: &mut FrameReceiver) -> Result<(SocketAddr, u32, u32), S
 /// Waits until the worker has built the student, or says why it cannot.
 async fn ready(receiver: &mut FrameReceiver) -> Result<Option<String>, String> {
     loop {
-        let frame = tokio::time::timeout(SILENCE, receiver.recv()).await;
+        let frame = tokio::time::timeout(WELCOME, receiver.recv()).await;
         let frame = frame
-            .map_err(|_| format!("it was silent for {} s", SILENCE.as_secs()))?
+            .map_err(|_| format!("it was silent for {} s", WELCOME.as_secs()))?
             .map_err(|error| error.to_string())?;
         let frame = frame.ok_or("the link closed before it was ready")?;
         match codec::decode::<FromWorker>(&frame).map_err(|error| error.to_string())? {

@@ -43,6 +43,8 @@ use crate::job_dir::{EventLog, JobDir};
 use crate::report::ProgressBars;
 use crate::report::summary::{State, Summary};
 use crate::reuse::{Library, Wanted};
+use crate::watch::client::WHEREABOUTS;
+use crate::watch::serve::Window;
 use door::Door;
 use gateways::Asking;
 use links::{Links, Welcomer};
@@ -114,6 +116,7 @@ pub async fn run(
         started_ms,
     })
     .await?;
+    let window = Window::open(door.watchers);
     let links = Links::serve(door.workers, Welcomer::new(inputs.clone(), classes));
     let (supervisor, children) = workers::spawn_workers(&options, &dir, near, &secret);
 
@@ -131,6 +134,7 @@ pub async fn run(
         coordinator,
         links,
         bars,
+        window,
         checkpoints,
         started_ms,
         fingerprint,
@@ -166,10 +170,12 @@ async fn watch(
 
 /// Writes the results of a job that is done, or why it is not.
 async fn conclude(mut shell: Shell, outcome: Result<(), Failure>) -> Result<Summary, Failure> {
+    shell.leave(WHEREABOUTS);
     match outcome {
         Ok(()) => {
             shell.note("finished", json!({}));
             let summary = shell.publish(State::Finished).await?;
+            shell.close_window().await;
             let classes = summary.student.classes as usize;
             let (dir, ledger, inputs, _) = shell.into_parts();
             results::write_labels(&inputs, &dir, &ledger, classes).await?;
@@ -183,6 +189,7 @@ async fn conclude(mut shell: Shell, outcome: Result<(), Failure>) -> Result<Summ
             if let Err(second) = shell.publish(State::Stopped { reason }).await {
                 tracing::debug!(%second, "cannot write the summary of a stopped job");
             }
+            shell.close_window().await;
             Err(failure)
         }
     }

@@ -1,5 +1,6 @@
 //! The loop around the coordinator's state machine: event, handle, persist, perform.
 
+mod sight;
 mod training;
 
 use std::collections::HashMap;
@@ -27,7 +28,8 @@ use crate::inputs::Inputs;
 use crate::job_dir::{EventLog, JobDir};
 use crate::report::ProgressBars;
 use crate::report::summary::{State, Summary};
-use crate::report::terminal;
+use crate::report::terminal::{self, Stage};
+use crate::watch::serve::Window;
 
 /// What the asking task says.
 #[derive(Debug)]
@@ -76,9 +78,14 @@ pub struct Shell {
     started_ms: u64,
     fingerprint: Fingerprint,
     classes: u32,
+    window: Window,
+    /// When watchers were last shown what goes on.
+    shown: Option<Instant>,
     checkpoints: Option<Checkpoints>,
     /// The training under way.
     training: Option<TrainingId>,
+    /// The world of ranks that was last heard to train.
+    trains: Option<Fence>,
     /// Why nothing is asked at the moment.
     paused: Option<String>,
     finished: bool,
@@ -102,6 +109,8 @@ pub struct Parts {
     pub links: Links,
     /// Who shows.
     pub bars: ProgressBars,
+    /// Who looks on.
+    pub window: Window,
     /// Where trainings under way are kept.
     pub checkpoints: Option<Checkpoints>,
     /// First start of the job.
@@ -138,8 +147,11 @@ impl Shell {
             started_ms: parts.started_ms,
             fingerprint: parts.fingerprint,
             classes: parts.classes,
+            window: parts.window,
+            shown: None,
             checkpoints: parts.checkpoints,
             training: None,
+            trains: None,
             paused: None,
             finished: false,
         }
@@ -166,14 +178,17 @@ impl Shell {
         Ok(self.finished)
     }
 
-    /// Lets the workers go.
+    /// Lets the workers go, when the job is over; else they wait for it to be taken up again.
     pub fn dismiss(&mut self) {
-        self.links.dismiss();
+        if self.finished {
+            self.links.dismiss();
+        }
         self.bars.clear();
     }
 
     /// Writes something down for people.
     pub fn note(&mut self, event: &str, fields: serde_json::Value) {
+        self.show_event(event, &fields);
         self.events.write(unix_ms(), event, fields);
     }
 
@@ -216,6 +231,7 @@ impl Shell {
                     "worker-joined",
                     json!({ "worker": worker.0, "process": process, "threads": threads }),
                 );
+                self.show_arrival(worker, ring, process, threads);
                 self.handle(Event::Joined { worker, ring }).await
             }
             LinkEvent::Unfit { obstacle } => {
@@ -227,6 +243,7 @@ impl Shell {
                 tracing::warn!(worker = worker.0, cause, "worker lost");
                 self.note("worker-lost", json!({ "worker": worker.0, "cause": cause }));
                 self.meter.lose(worker);
+                self.show_loss(worker);
                 self.handle(Event::Lost { worker }).await
             }
             LinkEvent::Message { worker, message } => self.heard(worker, message).await,
@@ -236,9 +253,15 @@ impl Shell {
     async fn heard(&mut self, worker: WorkerId, message: FromWorker) -> Result<(), Failure> {
         match message {
             FromWorker::Progress { fence, done, total, .. } => {
-                self.meter.progress(fence, done, total).show(&self.bars);
+                let reading = self.meter.progress(fence, done, total);
+                reading.show(&self.bars);
+                self.show_reading(reading);
                 if !self.coordinator.is_training(fence) {
                     return Ok(());
+                }
+                if self.trains != Some(fence) {
+                    self.trains = Some(fence);
+                    self.note("training", json!({ "worker": worker.0, "step": done, "steps": total }));
                 }
                 self.handle(Event::Progressed { worker, fence, done }).await
             }
@@ -256,7 +279,9 @@ impl Shell {
                         json!({ "worker": worker.0, "retry": retry, "cause": cause }),
                     );
                 }
-                self.meter.done(fence).show(&self.bars);
+                let reading = self.meter.done(fence);
+                reading.show(&self.bars);
+                self.show_reading(reading);
                 self.handle(Event::Reported { worker, fence, report }).await
             }
             FromWorker::Hello { .. } | FromWorker::Ready { .. } | FromWorker::Heartbeat => Ok(()),
@@ -267,6 +292,7 @@ impl Shell {
         match event {
             AskEvent::Progress { done, total } => {
                 self.bars.querying(done, total);
+                self.show_stage(Stage::Querying, done, total);
                 Ok(())
             }
             AskEvent::Done { student, outcome } => {
@@ -446,7 +472,20 @@ impl Shell {
         }
         .summary();
         self.dir.write("summary.json", summary.to_json().as_bytes())?;
+        self.window.summary(&summary);
         Ok(summary)
+    }
+
+    /// Lets watchers go, with the last summary.
+    pub async fn close_window(&self) {
+        self.window.close().await;
+    }
+
+    /// Takes a file out of the job directory that only a running job has.
+    pub fn leave(&self, name: &str) {
+        if let Err(error) = std::fs::remove_file(self.dir.path().join(name)) {
+            tracing::debug!(%error, name, "cannot be removed");
+        }
     }
 
     /// What a finished or stopped job leaves behind.

@@ -21,7 +21,7 @@ pub mod terminal;
 pub mod verdict;
 
 #[cfg(test)]
-mod example;
+pub(crate) mod example;
 
 pub use html::{Report, render};
 pub use picture::{ContactSheet, Tile, png};

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use console::{Style, measure_text_width};
+use serde::{Deserialize, Serialize};
 use stillhouse_core::plan::Arm;
 
 use super::number::{count, counted, money, percent, points, price, score, seconds};
@@ -55,7 +56,8 @@ impl Color {
 }
 
 /// What a job is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Stage {
     /// Scoring the pool; counted in candidates.
     Scoring,
@@ -78,7 +80,8 @@ impl Stage {
 }
 
 /// What a running job does at this moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Live {
     /// Whose round it is.
     pub arm: Arm,

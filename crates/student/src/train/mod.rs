@@ -192,7 +192,7 @@ impl Session {
                 samples,
                 shape,
             };
-            run.to_the_end(observer)
+            run.train_on(observer)
         })
     }
 }
@@ -211,7 +211,7 @@ struct Run<'a, 'scope> {
 }
 
 impl Run<'_, '_> {
-    fn to_the_end(mut self, observer: Observer<'_>) -> Result<f32, StudentError> {
+    fn train_on(mut self, observer: Observer<'_>) -> Result<f32, StudentError> {
         let config = self.training.config;
         let count = self.steps.count() as u64;
         let steps = u64::from(config.epochs) * count;

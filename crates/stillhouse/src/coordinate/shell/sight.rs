@@ -1,0 +1,96 @@
+//! The shell's part in being looked at.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use stillhouse_protocol::{Occupation, WorkerId};
+
+use super::Shell;
+use crate::coordinate::meter::Reading;
+use crate::report::terminal::{Live, Stage};
+use crate::watch::WorkerSight;
+
+/// Least time between two changes that watchers are shown: there may be a thousand workers.
+const PAUSE: Duration = Duration::from_millis(200);
+/// Events that a watcher is shown when it comes.
+const EVENTS: usize = 50;
+
+impl Shell {
+    pub(super) fn show_event(&self, event: &str, fields: &Value) {
+        let fields = fields.as_object().into_iter().flatten();
+        let text = fields.fold(event.to_owned(), |text, (name, value)| {
+            format!("{text}  {name} {value}")
+        });
+        self.window.change(|now| {
+            now.events.push(text);
+            let old = now.events.len().saturating_sub(EVENTS);
+            now.events.drain(..old);
+        });
+    }
+
+    pub(super) fn show_arrival(&mut self, worker: WorkerId, ring: SocketAddr, process: u32, threads: u32) {
+        self.window.change(|now| {
+            now.workers.push(WorkerSight {
+                worker: worker.0,
+                address: ring.to_string(),
+                process,
+                threads,
+                does: "joining".to_owned(),
+            });
+        });
+        self.shown = None;
+    }
+
+    pub(super) fn show_loss(&mut self, worker: WorkerId) {
+        self.window.change(|now| {
+            now.workers.retain(|known| known.worker != worker.0);
+            now.lost += 1;
+        });
+        self.shown = None;
+    }
+
+    pub(super) fn show_reading(&mut self, reading: Reading) {
+        match reading {
+            Reading::Nothing => {}
+            Reading::Scoring(done, total) => self.show_stage(Stage::Scoring, done, total),
+            Reading::Training(done, total) => self.show_stage(Stage::Training, done, total),
+        }
+    }
+
+    pub(super) fn show_stage(&mut self, stage: Stage, done: u64, total: u64) {
+        let now = Instant::now();
+        if self.shown.is_some_and(|shown| now - shown < PAUSE) {
+            return;
+        }
+        self.shown = Some(now);
+        let (student, workers) = (self.coordinator.student(), self.coordinator.workers() as u32);
+        let crew: Vec<(u64, String)> = (self.coordinator.crew())
+            .map(|(worker, occupation)| (worker.0, words(occupation)))
+            .collect();
+        self.window.change(|now| {
+            now.live = student.map(|student| Live {
+                arm: student.arm,
+                round: student.round,
+                stage,
+                done,
+                total,
+                workers,
+            });
+            for (worker, does) in crew {
+                if let Some(known) = now.workers.iter_mut().find(|known| known.worker == worker) {
+                    known.does = does;
+                }
+            }
+        });
+    }
+}
+
+fn words(occupation: Occupation) -> String {
+    match occupation {
+        Occupation::Idle => "idle".to_owned(),
+        Occupation::Scoring => "scoring".to_owned(),
+        Occupation::Training { rank } => format!("training, rank {rank}"),
+        Occupation::Exporting => "exporting".to_owned(),
+    }
+}

@@ -1,0 +1,151 @@
+//! The watcher's side of the link, and where a job of this machine is found.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use stillhouse_runtime::Secret;
+use stillhouse_runtime::link::{self, FrameReceiver, FrameSender, LinkError, Purpose};
+
+use super::{MAX_SIGHT_BYTES, Now, Sight};
+use crate::failure::{Failure, Kind};
+use crate::report::summary::Summary;
+
+/// How long a coordinator may take to tell the first time.
+const FIRST: Duration = Duration::from_secs(5);
+
+/// `coordinator.json`: how a running job is found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Whereabouts {
+    /// Where the coordinator listens, as this host reaches it.
+    pub address: SocketAddr,
+    /// Its process id.
+    pub process: u32,
+}
+
+/// Name of that file in the job directory.
+pub const WHEREABOUTS: &str = "coordinator.json";
+
+/// A coordinator to look at.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// `HOST:PORT`.
+    pub address: String,
+    /// The job's token.
+    pub secret: Secret,
+}
+
+impl Target {
+    /// The coordinator that runs the job in `dir` on this machine; `None` when none does.
+    #[must_use]
+    pub fn of_dir(dir: &Path) -> Option<Self> {
+        let text = std::fs::read(dir.join(WHEREABOUTS)).ok()?;
+        let whereabouts: Whereabouts = serde_json::from_slice(&text).ok()?;
+        let secret = Secret::from_file(dir.join("token"))
+            .or_else(|_| Secret::from_env())
+            .ok()?;
+        Some(Self {
+            address: whereabouts.address.to_string(),
+            secret,
+        })
+    }
+
+    /// The coordinator at `address`, with the token of the environment.
+    ///
+    /// # Errors
+    /// When there is no token.
+    pub fn at(address: &str) -> Result<Self, Failure> {
+        let secret = Secret::from_env().map_err(|error| {
+            Failure::new(Kind::Usage, error).hint("the token of a job is in the file `token` of its directory")
+        })?;
+        Ok(Self {
+            address: address.to_owned(),
+            secret,
+        })
+    }
+}
+
+/// A link to a coordinator, and what was seen over it so far.
+pub struct Watcher {
+    receiver: FrameReceiver,
+    /// Dropping it ends the link.
+    _sender: FrameSender,
+    /// The newest summary.
+    pub summary: Option<Summary>,
+    /// What goes on.
+    pub now: Now,
+    /// Whether that was told yet.
+    is_told: bool,
+}
+
+impl Watcher {
+    /// Makes the link and waits for the first look.
+    ///
+    /// # Errors
+    /// When nobody is there, the token is another, or nothing is told in time.
+    pub async fn connect(target: &Target) -> Result<Self, Failure> {
+        let link = link::connect(
+            target.address.as_str(),
+            &target.secret,
+            Purpose::Watcher,
+            MAX_SIGHT_BYTES,
+        )
+        .await;
+        let connection = link.map_err(|error| unreachable_at(&target.address, error))?;
+        let (sender, receiver) = connection.split();
+        let mut watcher = Self {
+            receiver,
+            _sender: sender,
+            summary: None,
+            now: Now::default(),
+            is_told: false,
+        };
+        let first = async {
+            while watcher.summary.is_none() || !watcher.is_told {
+                if !watcher.look().await? {
+                    return Err(Failure::message(Kind::Internal, "the coordinator left"));
+                }
+            }
+            Ok(())
+        };
+        match tokio::time::timeout(FIRST, first).await {
+            Ok(told) => told.map(|()| watcher),
+            Err(_) => Err(Failure::message(
+                Kind::Internal,
+                format!(
+                    "the coordinator at {} told nothing in {} s",
+                    target.address,
+                    FIRST.as_secs()
+                ),
+            )),
+        }
+    }
+
+    /// Waits for a change; `false` when the coordinator left. Cancel safe.
+    ///
+    /// # Errors
+    /// When what it says makes no sense.
+    pub async fn look(&mut self) -> Result<bool, Failure> {
+        let Ok(Some(frame)) = self.receiver.recv().await else {
+            return Ok(false);
+        };
+        let sight = serde_json::from_slice(&frame)
+            .map_err(|error| Failure::new(Kind::Internal, error).context("the coordinator is of another version"))?;
+        match sight {
+            Sight::Summary(summary) => self.summary = Some(*summary),
+            Sight::Now(now) => {
+                self.now = now;
+                self.is_told = true;
+            }
+        }
+        Ok(true)
+    }
+}
+
+fn unreachable_at(address: &str, error: LinkError) -> Failure {
+    let is_refused = matches!(error, LinkError::Refused { .. });
+    let failure = Failure::new(Kind::Usage, error).context(format!("cannot watch the coordinator at {address}"));
+    failure.maybe_hint(is_refused.then(|| "the token of a job is in the file `token` of its directory".to_owned()))
+}
