@@ -7,7 +7,8 @@
 //! | `seeds.safetensors` | the seed images | at every start |
 //! | `evaluation.safetensors` | the evaluation images that the teacher is asked about | at every start |
 //! | `ledger/` | permits, labels, history: the only truth | always before anything depends on it |
-//! | `token` | the secret by which workers and gateways join | once, by `coordinator` or `run --listen` |
+//! | `token` | the secret by which workers, gateways and watchers join | once |
+//! | `coordinator.json` | where the coordinator listens | while it runs |
 //! | `checkpoints/` | the training under way | every few seconds of a training |
 //! | `reuse/` | labels of other jobs | by `stillhouse ledger import` |
 //! | `students/ARM-ROUND.safetensors` | every trained student | before its round counts |

@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use console::Term;
+use console::{Term, truncate_str};
 
 use crate::cli::LookArgs;
 use crate::coordinate::results;
@@ -175,7 +175,9 @@ impl Screen {
     /// Writes everything in one go, each line over what was there.
     fn draw(&self, text: &str) {
         let Self::Terminal(term) = self else { return };
-        let body: String = text.lines().map(|line| format!("{line}\u{1b}[K\r\n")).collect();
+        let (_, columns) = term.size();
+        let fit = |line| truncate_str(line, usize::from(columns), "\u{2026}");
+        let body: String = text.lines().map(|line| format!("{}\u{1b}[K\r\n", fit(line))).collect();
         let _drawn = term.write_str(&format!("\u{1b}[H{body}\u{1b}[J"));
     }
 }
