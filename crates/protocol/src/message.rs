@@ -139,6 +139,9 @@ pub struct TrainCommand {
     pub student: Student,
     /// Counts fresh starts after one that did not learn; part of the seed.
     pub attempt: u32,
+    /// Digest of everything that makes this training this training, hexadecimal: what was trained under
+    /// another one is of no use here.
+    pub identity: String,
     /// This worker's rank.
     pub rank: u32,
     /// Where every rank listens, in order of rank; its length is the world size.

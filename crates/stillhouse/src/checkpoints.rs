@@ -72,6 +72,13 @@ impl TrainingId {
             material: hasher.finalize().to_hex().to_string(),
         }
     }
+
+    /// One word for all of it.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        let text = serde_json::to_vec(self).expect("strings and a number");
+        blake3::hash(&text).to_hex().to_string()
+    }
 }
 
 /// How far everything else was when a checkpoint was made.
@@ -315,6 +322,7 @@ mod tests {
         let command = TrainCommand {
             student: Student::new(Arm::Active, round),
             attempt: 0,
+            identity: String::new(),
             rank: 0,
             peers: Vec::new(),
             initial: None,
@@ -344,6 +352,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (ours, other) = (training(1, 0.25), training(1, 0.5));
         assert_ne!(ours, other, "other labels make another training");
+        assert_ne!(ours.digest(), other.digest());
         let kept = open(dir.path());
         assert_eq!(kept.newest(&ours).await.unwrap(), None);
         for step in [10, 20, 30] {

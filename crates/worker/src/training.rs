@@ -10,7 +10,7 @@ use stillhouse_core::Sample;
 use stillhouse_core::job::{Augmentation as AugmentationSpec, Spec};
 use stillhouse_core::sampler::{Purpose, Stream};
 use stillhouse_protocol::message::TrainCommand;
-use stillhouse_protocol::{Fence, FromWorker, Measurement, Report, Student};
+use stillhouse_protocol::{Fence, FromWorker, Measurement, Report};
 use stillhouse_student::train::{
     Augmentation, Evaluation, EvaluationSet, Init, Progress, Session, TrainConfig, Training, TransferSet,
 };
@@ -58,15 +58,9 @@ pub(crate) fn train_config(job: &Spec, samples: usize, attempt: u32, round: u32,
 
 /// A training that this worker takes part in, kept from one world of ranks to the next.
 pub(crate) struct UnderWay {
-    student: Student,
-    attempt: u32,
+    /// See [`TrainCommand::identity`].
+    identity: String,
     session: Session,
-}
-
-impl UnderWay {
-    fn is_of(&self, command: &TrainCommand) -> bool {
-        (self.student, self.attempt) == (command.student, command.attempt)
-    }
 }
 
 /// A session for `command`, from its checkpoint if that is any good.
@@ -124,13 +118,12 @@ impl Computer {
             threads: self.site.threads,
         };
         let mut session = match self.under_way.take() {
-            Some(kept) if kept.is_of(command) => kept.session,
+            Some(kept) if kept.identity == command.identity => kept.session,
             _ => begin(&training, command)?,
         };
         let ended = self.go_on(fence, command, &training, &mut session);
         let kept = self.under_way.insert(UnderWay {
-            student: command.student,
-            attempt: command.attempt,
+            identity: command.identity.clone(),
             session,
         });
         let loss = ended?;

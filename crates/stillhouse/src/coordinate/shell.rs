@@ -1,9 +1,10 @@
 //! The loop around the coordinator's state machine: event, handle, persist, perform.
 
+mod announce;
 mod sight;
 mod training;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -28,7 +29,7 @@ use crate::inputs::Inputs;
 use crate::job_dir::{EventLog, JobDir};
 use crate::report::ProgressBars;
 use crate::report::summary::{State, Summary};
-use crate::report::terminal::{self, Stage};
+use crate::report::terminal::Stage;
 use crate::watch::serve::Window;
 
 /// What the asking task says.
@@ -84,6 +85,8 @@ pub struct Shell {
     checkpoints: Option<Checkpoints>,
     /// The training under way.
     training: Option<TrainingId>,
+    /// Workers that have taken part in it, and are there.
+    trainers: BTreeSet<WorkerId>,
     /// The world of ranks that was last heard to train.
     trains: Option<Fence>,
     /// Why nothing is asked at the moment.
@@ -151,6 +154,7 @@ impl Shell {
             shown: None,
             checkpoints: parts.checkpoints,
             training: None,
+            trainers: BTreeSet::new(),
             trains: None,
             paused: None,
             finished: false,
@@ -243,6 +247,7 @@ impl Shell {
                 tracing::warn!(worker = worker.0, cause, "worker lost");
                 self.note("worker-lost", json!({ "worker": worker.0, "cause": cause }));
                 self.meter.lose(worker);
+                self.trainers.remove(&worker);
                 self.show_loss(worker);
                 self.handle(Event::Lost { worker }).await
             }
@@ -339,41 +344,6 @@ impl Shell {
         }
     }
 
-    fn announce(&mut self, transition: &Transition) {
-        self.meter.reset();
-        match transition {
-            Transition::Selected { student, selection } => {
-                let digest = stillhouse_core::selection::batch_digest(&selection.batch);
-                let cut = selection.scan.as_ref().map(|scan| scan.cut);
-                self.note("selected", json!({ "student": student.to_string(), "size": selection.batch.len(), "digest": digest, "cut": cut }));
-            }
-            Transition::Asked { student, outcome } => {
-                self.note(
-                    "asked",
-                    json!({ "student": student.to_string(), "labelled": outcome.labelled, "held": outcome.held }),
-                );
-            }
-            Transition::Trained { student, outcome } => {
-                self.forget_checkpoints();
-                let last = outcome.measurements.last();
-                let accuracy = last.and_then(stillhouse_protocol::Measurement::accuracy);
-                let agreement = last.and_then(stillhouse_protocol::Measurement::agreement);
-                self.note("trained", json!({ "student": student.to_string(), "loss": outcome.loss, "accuracy": accuracy, "agreement": agreement, "weights": outcome.weights }));
-            }
-            Transition::Stopped { reason } => self.note("stopped", json!({ "reason": reason.to_string() })),
-        }
-    }
-
-    /// Prints the line of a round that ended.
-    fn tell(&self, summary: &Summary, student: Student) {
-        let arm = summary.arms().find(|(arm, _)| *arm == student.arm);
-        let round = arm.and_then(|(_, arm)| arm.rounds.iter().find(|round| round.round == student.round));
-        if let Some(round) = round {
-            self.bars
-                .line(&terminal::round_line(student.arm, round, terminal::Color::for_stdout()));
-        }
-    }
-
     async fn perform(&mut self, action: Action, training: &mut Option<TrainCommand>) -> Result<(), Failure> {
         match action {
             Action::Ask { student, samples } => self.ask(student, samples),
@@ -411,6 +381,7 @@ impl Shell {
                 if rank == 0 {
                     self.meter.train(worker, fence);
                 }
+                self.trainers.insert(worker);
                 self.send(worker, fence, Command::Train(Box::new(command)));
             }
             Action::Finish => self.finished = true,

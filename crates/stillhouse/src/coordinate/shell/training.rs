@@ -22,6 +22,7 @@ impl Shell {
         let mut command = TrainCommand {
             student,
             attempt,
+            identity: String::new(),
             rank: 0,
             peers: Vec::new(),
             initial: initial.map(|initial| self.dir.weights(initial)).transpose()?,
@@ -54,7 +55,14 @@ impl Shell {
             .filter_map(|(index, label)| Some((*index, label?.class() as u16)))
             .collect();
         let training = TrainingId::of(&self.inputs.digest(), self.inputs.job.spec.shards(), &command);
-        command.resume = self.find_checkpoint(&training, student).await;
+        command.identity = training.digest();
+        if self.training.as_ref() != Some(&training) {
+            self.trainers.clear();
+        }
+        // Who has taken part has something newer.
+        if self.trainers.is_empty() {
+            command.resume = self.find_checkpoint(&training, student).await;
+        }
         self.training = Some(training);
         Ok(command)
     }
@@ -97,6 +105,7 @@ impl Shell {
     /// Forgets the checkpoints of a training that is done.
     pub(super) fn forget_checkpoints(&mut self) {
         self.training = None;
+        self.trainers.clear();
         if let Some(checkpoints) = self.checkpoints.clone() {
             tokio::spawn(async move {
                 if let Err(error) = checkpoints.clear().await {

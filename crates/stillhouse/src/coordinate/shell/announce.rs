@@ -1,0 +1,46 @@
+//! What the shell says of steps that are done: to the event log, and to whoever sits before it.
+
+use serde_json::json;
+use stillhouse_protocol::{Student, Transition};
+
+use super::Shell;
+use crate::report::summary::Summary;
+use crate::report::terminal;
+
+impl Shell {
+    /// Notes a step of the history.
+    pub(super) fn announce(&mut self, transition: &Transition) {
+        self.meter.reset();
+        match transition {
+            Transition::Selected { student, selection } => {
+                let digest = stillhouse_core::selection::batch_digest(&selection.batch);
+                let cut = selection.scan.as_ref().map(|scan| scan.cut);
+                self.note("selected", json!({ "student": student.to_string(), "size": selection.batch.len(), "digest": digest, "cut": cut }));
+            }
+            Transition::Asked { student, outcome } => {
+                self.note(
+                    "asked",
+                    json!({ "student": student.to_string(), "labelled": outcome.labelled, "held": outcome.held }),
+                );
+            }
+            Transition::Trained { student, outcome } => {
+                self.forget_checkpoints();
+                let last = outcome.measurements.last();
+                let accuracy = last.and_then(stillhouse_protocol::Measurement::accuracy);
+                let agreement = last.and_then(stillhouse_protocol::Measurement::agreement);
+                self.note("trained", json!({ "student": student.to_string(), "loss": outcome.loss, "accuracy": accuracy, "agreement": agreement, "weights": outcome.weights }));
+            }
+            Transition::Stopped { reason } => self.note("stopped", json!({ "reason": reason.to_string() })),
+        }
+    }
+
+    /// Prints the line of a round that ended.
+    pub(super) fn tell(&self, summary: &Summary, student: Student) {
+        let arm = summary.arms().find(|(arm, _)| *arm == student.arm);
+        let round = arm.and_then(|(_, arm)| arm.rounds.iter().find(|round| round.round == student.round));
+        if let Some(round) = round {
+            self.bars
+                .line(&terminal::round_line(student.arm, round, terminal::Color::for_stdout()));
+        }
+    }
+}
