@@ -9,6 +9,9 @@
 //! | [`refused`] | bad input gets one clear error, and nothing is spent |
 //! | [`teachers`] | so do bad teachers, or they cost one query |
 //! | [`gateways`] | gateways on their own and a queue that vanishes change neither queries nor student |
+//! | [`elastic`] | workers killed at random change nothing; a training goes on from its checkpoint |
+//! | [`cluster`] | coordinator and workers as processes of their own, in any order; watchers |
+//! | [`hosts`] | the same over a network whose cables are pulled |
 //! | [`ledger`] | the books are right, agree with the bill, and no label is bought twice over a sweep |
 //! | [`torchscript`] | students leave and enter as TorchScript |
 //! | [`page`] | the report is a page that a browser shows |
@@ -18,6 +21,7 @@
 mod cluster;
 mod elastic;
 mod gateways;
+mod hosts;
 mod house;
 mod killed;
 mod ledger;
