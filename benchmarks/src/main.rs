@@ -8,6 +8,7 @@
 //! | [`scoring`] | candidates scored a second, beside PyTorch |
 //! | [`training`] | training steps a second, beside PyTorch |
 //! | [`startup`] | process start to first score, beside PyTorch |
+//! | [`determinism`] | what it costs that students have the same bits for any number of workers |
 //! | [`elastic`] | what it costs that a worker or the coordinator is killed |
 //! | [`pool`] | memory over a pool of a billion pairs |
 //! | [`queue`] | the way of a query beside other queues on Redis; recovery |
@@ -18,6 +19,7 @@
 //! | [`statistics`], [`table`], [`machine`] | what is made of the figures |
 
 mod cli;
+mod determinism;
 mod elastic;
 mod machine;
 mod mnist;
@@ -46,6 +48,7 @@ fn main() -> anyhow::Result<()> {
         Command::Scoring(args) => scoring::run(&places, &args),
         Command::Training => training::run(&places),
         Command::Startup => startup::run(&places),
+        Command::Determinism => determinism::run(&places),
         Command::Elastic(args) => elastic::run(&places, &args),
         Command::Pool1e9(args) => pool::run(&places, &args),
         Command::Queue(args) => queue::run(&places, &args),
@@ -60,6 +63,7 @@ fn all(places: &Places, data: DataArgs) -> anyhow::Result<()> {
     pool::run(places, &data)?;
     startup::run(places)?;
     training::run(places)?;
+    determinism::run(places)?;
     elastic::run(places, &data)?;
     scoring::run(places, &data)?;
     teacher_client::run(places)?;

@@ -60,6 +60,7 @@ mod tests {
             "scoring",
             "training",
             "startup",
+            "determinism",
             "elastic",
             "pool-1e9",
             "queue",

@@ -1,12 +1,13 @@
 //! Measurements, printed as one JSON object; `stillhouse-bench` runs them beside their peers.
 
+use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use serde_json::json;
-use stillhouse_collective::Local;
+use stillhouse_collective::{Collective, GroupId, Local, Ring, RingListener};
 use stillhouse_core::image::{ImageSet, ImageShape};
 use stillhouse_core::job::{Architecture, Determinism, ImageFormat, Optimizer, Schedule};
 use stillhouse_core::pool::{LambdaGrid, PairId, Pairing, Pool};
@@ -14,13 +15,15 @@ use stillhouse_core::sampler::{Purpose, Stream};
 use stillhouse_core::score::Acquisition;
 use stillhouse_core::selection::{GUARD_FACTOR, select};
 use stillhouse_student::scoring::{ScanMode, Scorer, ScorerConfig};
-use stillhouse_student::train::{Augmentation, Init, TrainConfig, Training, TransferSet, train as train_network};
+use stillhouse_student::train::{Augmentation, Init, Session, TrainConfig, Training, TransferSet};
 use stillhouse_student::{Network, NetworkSpec};
 use tch::Device;
 
 use crate::cli::{BenchScoreArgs, BenchTrainArgs};
 
 const CLASSES: usize = 10;
+/// Longest wait of a rank for another.
+const RING_DEADLINE: Duration = Duration::from_secs(60);
 /// Pairs compared before a guarded scan, as the coordinator does.
 const CALIBRATION_PAIRS: u64 = 2_048;
 
@@ -158,7 +161,11 @@ pub(crate) fn train(args: &BenchTrainArgs) -> anyhow::Result<()> {
         seed: 0,
         round: 0,
         evaluate_every: 0,
-        determinism: Determinism::Strict,
+        determinism: if args.fast {
+            Determinism::Fast
+        } else {
+            Determinism::Strict
+        },
     };
     let training = Training {
         spec: &NetworkSpec::Zoo {
@@ -176,11 +183,7 @@ pub(crate) fn train(args: &BenchTrainArgs) -> anyhow::Result<()> {
         config: &config,
         threads: args.threads as usize,
     };
-    let mut marks = Vec::new();
-    train_network(&training, &mut Local, &mut |_, _| {
-        marks.push(Instant::now());
-        ControlFlow::Continue(())
-    })?;
+    let Timed { marks, state_ms } = timed(&training, args.ranks as usize)?;
     // The first epoch warms caches and threads up.
     let mut times: Vec<f64> = marks
         .windows(2)
@@ -191,10 +194,61 @@ pub(crate) fn train(args: &BenchTrainArgs) -> anyhow::Result<()> {
     let median = times.get(times.len() / 2).copied().context("too few steps")?;
     let result = json!({
         "architecture": args.architecture.name(), "threads": args.threads, "batch": batch, "shards": args.shards,
-        "step_ms": 1e3 * median, "images_per_second": batch as f64 / median,
+        "step_ms": 1e3 * median, "images_per_second": batch as f64 / median, "ranks": args.ranks, "fast": args.fast,
+        "state_ms": state_ms,
     });
     println!("{result}");
     Ok(())
+}
+
+/// What rank 0 measured.
+struct Timed {
+    /// The end of each step.
+    marks: Vec<Instant>,
+    /// To write the training's state down, as a checkpoint does.
+    state_ms: f64,
+}
+
+/// Trains on so many ranks of one process, over real connections.
+fn timed(training: &Training<'_>, ranks: usize) -> anyhow::Result<Timed> {
+    let rank = |collective: &mut dyn Collective| -> anyhow::Result<Timed> {
+        let (mut marks, mut session) = (Vec::new(), Session::begin(training)?);
+        session.train(training, collective, &mut |_, _| {
+            marks.push(Instant::now());
+            ControlFlow::Continue(())
+        })?;
+        let begun = Instant::now();
+        session.state()?;
+        let state_ms = 1e3 * begun.elapsed().as_secs_f64();
+        Ok(Timed { marks, state_ms })
+    };
+    if ranks == 1 {
+        return rank(&mut Local);
+    }
+    let listeners: Vec<RingListener> = (0..ranks)
+        .map(|_| RingListener::bind("127.0.0.1:0"))
+        .collect::<Result<_, _>>()?;
+    let peers: Vec<SocketAddr> = listeners
+        .iter()
+        .map(RingListener::local_addr)
+        .collect::<Result<_, _>>()?;
+    std::thread::scope(|scope| {
+        let joined: Vec<_> = (listeners.iter().enumerate())
+            .map(|(at, listener)| {
+                let (peers, rank) = (&peers, &rank);
+                scope.spawn(move || {
+                    let mut ring = Ring::connect(listener, at, peers, GroupId(1), &[1; 32], RING_DEADLINE)?;
+                    rank(&mut ring)
+                })
+            })
+            .collect();
+        let mut results = joined
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|_| bail!("a rank panicked")));
+        let first = results.next().context("no rank")?;
+        results.try_for_each(|other| other.map(drop))?;
+        first
+    })
 }
 
 /// One batch of first scores, for the time from process start.

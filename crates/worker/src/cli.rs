@@ -216,6 +216,12 @@ pub(crate) struct BenchTrainArgs {
     /// Steps to measure.
     #[arg(long, default_value_t = 200)]
     pub(crate) steps: u32,
+    /// Ranks on a ring over loopback, each with these threads.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=16))]
+    pub(crate) ranks: u32,
+    /// Add gradients in the quickest order, not in one that is the same for any number of ranks.
+    #[arg(long)]
+    pub(crate) fast: bool,
 }
 
 fn parse_architecture(text: &str) -> Result<Architecture, String> {
