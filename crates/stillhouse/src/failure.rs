@@ -103,6 +103,12 @@ impl Failure {
         self.findings.as_deref()
     }
 
+    /// What happened, on one line and without what to do about it.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        format!("{:#}", self.error)
+    }
+
     /// What went wrong.
     #[must_use]
     pub fn kind(&self) -> Kind {

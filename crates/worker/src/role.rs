@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::mpsc as blocking;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use stillhouse_collective::RingListener;
@@ -85,7 +85,7 @@ fn cores() -> usize {
 async fn reach(args: &WorkerArgs, secret: &Secret, shutdown: &Shutdown) -> anyhow::Result<Option<Connection>> {
     let coordinator = args.coordinator.as_str();
     let [mut pause, longest] = PAUSES;
-    let begun = Instant::now();
+    let mut is_told = false;
     loop {
         let connected = link::connect(coordinator, secret, Purpose::Worker, codec::MAX_MESSAGE_BYTES).await;
         let error = match connected {
@@ -97,8 +97,9 @@ async fn reach(args: &WorkerArgs, secret: &Secret, shutdown: &Shutdown) -> anyho
         if is_final {
             return Err(error);
         }
-        if begun.elapsed() < pause {
+        if !is_told {
             tracing::info!(cause = format!("{error:#}"), "waiting for the coordinator");
+            is_told = true;
         }
         tokio::select! {
             () = tokio::time::sleep(pause) => {}

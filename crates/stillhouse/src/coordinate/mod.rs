@@ -183,7 +183,7 @@ async fn conclude(mut shell: Shell, outcome: Result<(), Failure>) -> Result<Summ
             Ok(summary)
         }
         Err(failure) => {
-            let reason = format!("{failure}");
+            let reason = failure.reason();
             shell.note("stopped", json!({ "reason": reason }));
             // The failure itself is what the user must hear of.
             if let Err(second) = shell.publish(State::Stopped { reason }).await {
