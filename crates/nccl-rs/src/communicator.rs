@@ -14,7 +14,8 @@ const IN_PROGRESS: c_int = 7;
 /// How often a wait looks again: well below what an all-reduce of a small model takes.
 const POLL: Duration = Duration::from_micros(50);
 
-/// What becomes of a communicator. The lock is held for single calls, none of which blocks.
+/// What becomes of a communicator. The lock is held for single calls, of which only a shrink waits:
+/// for the card to drop what it works on.
 enum State {
     Live(RawCommunicator),
     Aborted,
@@ -205,9 +206,10 @@ impl Communicator {
         mut done: impl FnMut() -> Result<bool, String>,
     ) -> Result<(), NcclError> {
         self.poll(operation, |communicator| {
-            // The error first: an aborted operation leaves the stream as one that succeeded does.
+            // The stream first: an abort leaves it as success does, but is known before.
+            let done = done();
             let under_way = communicator.look(operation)?;
-            let done = done().map_err(|reason| NcclError::Stream {
+            let done = done.map_err(|reason| NcclError::Stream {
                 place: communicator.place,
                 operation,
                 reason,
@@ -389,3 +391,7 @@ fn argument(place: Place, operation: &'static str, reason: String) -> NcclError 
         reason,
     }
 }
+
+#[cfg(test)]
+#[path = "communicator_tests.rs"]
+mod tests;
