@@ -219,7 +219,7 @@ impl Communicator {
     }
 
     /// Makes a communicator of all ranks but `excluded`, who take no part; ranks move up to fill the
-    /// gaps. The old one remains, and is of no use after [`Unfinished::Abort`]: drop it.
+    /// gaps. All that remain must call this with the same ranks. The old one stays, and is of no use after [`Unfinished::Abort`]: drop it.
     ///
     /// # Errors
     /// A library before 2.27, ranks that make no sense, and what the library reports.

@@ -209,7 +209,8 @@ pub(crate) struct RawCommunicator {
     not_sync: PhantomData<Cell<()>>,
 }
 
-/// A communicator that NCCL may still be making.
+/// A communicator that NCCL may still be making. Given up, it is left to NCCL: there is no safe moment
+/// to free it.
 pub(crate) struct Promised {
     slot: &'static AtomicPtr<c_void>,
     api: &'static NcclApi,

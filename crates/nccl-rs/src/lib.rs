@@ -24,11 +24,20 @@
 //! ```
 //!
 //! # What has been run
-//! Against NCCL 2.32.3 on a machine without a card: opening, version, unique ids, error texts, the
-//! layout of the configuration, and the refusal to join without a card. **Not run so far**, for want
-//! of a card: joining with success, every collective operation, waiting, abort, shrink, finishing.
-//! Tests of these are in `tests/gpu.rs`; they say `skipped:` without a card. Several ranks on one card
-//! need `NCCL_MULTI_RANK_GPU_ENABLE=1`.
+//! Against NCCL 2.32.3 and CUDA runtime 13.0 on a machine without a card: opening, version, unique ids,
+//! error texts, the layout of the configuration, and the refusal to join without a card. Deadlines,
+//! asynchronous errors, abort, shrink and finishing: against a library that plays NCCL's part
+//! (`tests/fake_nccl.c`).
+//!
+//! **Not run so far**, for want of a card: joining with success, every collective operation, waiting,
+//! abort, shrink and finishing with NCCL itself, and memory and streams of the [`cuda`] module. Their
+//! tests are in `tests/gpu.rs` and say `skipped:` without a card; several ranks on one card need
+//! `NCCL_MULTI_RANK_GPU_ENABLE=1`. Not tested at all: several cards, several hosts, memory and streams of
+//! a tensor library.
+//!
+//! `scripts/nccl.sh` installs both libraries for the tests, which otherwise open what `STILLHOUSE_NCCL`
+//! and `STILLHOUSE_CUDART` name; with `STILLHOUSE_EXPECT_NCCL` set they fail rather than be skipped for
+//! want of a library.
 
 mod communicator;
 pub mod cuda;
