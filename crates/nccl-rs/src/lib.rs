@@ -1,0 +1,51 @@
+//! NCCL, opened at run time: communicators whose waits have deadlines, that can be aborted from
+//! another thread and shrunk when a rank is lost.
+//!
+//! Nothing is linked: a program with this crate builds and starts where there is no NCCL, and
+//! [`Nccl::open`] says so there. Memory and streams are the caller's ([`DevicePointer`], [`Stream`]),
+//! so that tensors of any framework are used where they lie.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use nccl_rs::{Communicator, Nccl, Place};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let nccl = Nccl::open()?;
+//! let id = nccl.unique_id()?; // one rank's, sent to the others
+//! let place = Place { rank: 0, world_size: 2 };
+//! let communicator = Communicator::join(nccl, place, &id, Duration::from_secs(60))?;
+//! let cuda = nccl_rs::cuda::Cuda::open()?;
+//! let (sums, stream) = (cuda.floats(1000)?, cuda.stream()?);
+//! communicator.all_reduce(sums.pointer(), sums.pointer(), stream.stream())?;
+//! communicator.wait("all-reduce", || stream.is_done().map_err(|error| error.to_string()))?;
+//! communicator.finish()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What has been run
+//! Against NCCL 2.32.3 and CUDA runtime 13.0 on a machine without a card: opening, version, unique ids,
+//! error texts, the layout of the configuration, and the refusal to join without a card. Deadlines,
+//! asynchronous errors, abort, shrink and finishing: against a library that plays NCCL's part
+//! (`tests/fake_nccl.c`).
+//!
+//! **Not run so far**, for want of a card: joining with success, every collective operation, waiting,
+//! abort, shrink and finishing with NCCL itself, and memory and streams of the [`cuda`] module. Their
+//! tests are in `tests/gpu.rs` and say `skipped:` without a card; several ranks on one card need
+//! `NCCL_MULTI_RANK_GPU_ENABLE=1`. Not tested at all: several cards, several hosts, memory and streams of
+//! a tensor library.
+//!
+//! `scripts/nccl.sh` installs both libraries for the tests, which otherwise open what `STILLHOUSE_NCCL`
+//! and `STILLHOUSE_CUDART` name; with `STILLHOUSE_EXPECT_NCCL` set they fail rather than be skipped for
+//! want of a library.
+
+mod communicator;
+pub mod cuda;
+mod error;
+mod ffi;
+mod library;
+
+pub use communicator::{AbortHandle, Communicator, Unfinished};
+pub use error::{Cause, NcclError, OpenError, Place};
+pub use ffi::{DevicePointer, Stream};
+pub use library::{Nccl, PATH_VARIABLE, UniqueId, Version};
