@@ -26,6 +26,8 @@ pub(crate) enum Command {
     Scoring(DataArgs),
     /// Training steps a second, beside PyTorch eager (about 10 minutes).
     Training,
+    /// An all-reduce of two and four processes, beside PyTorch's Gloo (about 5 minutes).
+    AllReduce,
     /// A training step of two ranks, strict beside fast (about a minute).
     Determinism,
     /// Seconds until a training goes on after a worker or the coordinator was killed (about 3 minutes).

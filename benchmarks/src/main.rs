@@ -8,6 +8,7 @@
 //! | [`scoring`] | candidates scored a second, beside PyTorch |
 //! | [`training`] | training steps a second, beside PyTorch |
 //! | [`startup`] | process start to first score, beside PyTorch |
+//! | [`all_reduce`] | sums over a ring of processes, beside PyTorch's Gloo |
 //! | [`determinism`] | what it costs that students have the same bits for any number of workers |
 //! | [`elastic`] | what it costs that a worker or the coordinator is killed |
 //! | [`pool`] | memory over a pool of a billion pairs |
@@ -18,6 +19,7 @@
 //! | [`process`], [`python`] | how programs and PyTorch peers are run |
 //! | [`statistics`], [`table`], [`machine`] | what is made of the figures |
 
+mod all_reduce;
 mod cli;
 mod determinism;
 mod elastic;
@@ -48,6 +50,7 @@ fn main() -> anyhow::Result<()> {
         Command::Scoring(args) => scoring::run(&places, &args),
         Command::Training => training::run(&places),
         Command::Startup => startup::run(&places),
+        Command::AllReduce => all_reduce::run(&places),
         Command::Determinism => determinism::run(&places),
         Command::Elastic(args) => elastic::run(&places, &args),
         Command::Pool1e9(args) => pool::run(&places, &args),
@@ -64,6 +67,7 @@ fn all(places: &Places, data: DataArgs) -> anyhow::Result<()> {
     startup::run(places)?;
     training::run(places)?;
     determinism::run(places)?;
+    all_reduce::run(places)?;
     elastic::run(places, &data)?;
     scoring::run(places, &data)?;
     teacher_client::run(places)?;

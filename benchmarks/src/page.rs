@@ -60,6 +60,7 @@ mod tests {
             "scoring",
             "training",
             "startup",
+            "all-reduce",
             "determinism",
             "elastic",
             "pool-1e9",

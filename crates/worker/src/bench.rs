@@ -19,7 +19,7 @@ use stillhouse_student::train::{Augmentation, Init, Session, TrainConfig, Traini
 use stillhouse_student::{Network, NetworkSpec};
 use tch::Device;
 
-use crate::cli::{BenchScoreArgs, BenchTrainArgs};
+use crate::cli::{BenchAllReduceArgs, BenchScoreArgs, BenchTrainArgs};
 
 const CLASSES: usize = 10;
 /// Longest wait of a rank for another.
@@ -249,6 +249,31 @@ fn timed(training: &Training<'_>, ranks: usize) -> anyhow::Result<Timed> {
         results.try_for_each(|other| other.map(drop))?;
         first
     })
+}
+
+/// Sums floats with the other ranks, each a process; rank 0 prints the median.
+pub(crate) fn all_reduce(args: &BenchAllReduceArgs) -> anyhow::Result<()> {
+    let rank = args.rank as usize;
+    let address = args.peers.get(rank).context("the rank has no address")?;
+    let listener = RingListener::bind(address)?;
+    let mut ring = Ring::connect(&listener, rank, &args.peers, GroupId(1), &[1; 32], RING_DEADLINE)?;
+    let mut data = vec![0.0; args.floats as usize];
+    let mut times = Vec::new();
+    // The first two open the connections' windows.
+    for _ in 0..args.repetitions + 2 {
+        data.fill(args.rank as f32 + 1.0);
+        ring.barrier()?;
+        let begun = Instant::now();
+        ring.all_reduce(&mut data)?;
+        times.push(1e3 * begun.elapsed().as_secs_f64());
+    }
+    let mut times = times.split_off(2);
+    times.sort_by(f64::total_cmp);
+    if rank == 0 {
+        let (ms, sum) = (times[times.len() / 2], data[data.len() / 2]);
+        println!("{}", json!({ "ms": ms, "sum": sum }));
+    }
+    Ok(())
 }
 
 /// One batch of first scores, for the time from process start.

@@ -159,6 +159,8 @@ pub(crate) enum BenchCommand {
     Score(BenchScoreArgs),
     /// Training steps a second.
     Train(BenchTrainArgs),
+    /// Sums over a ring of processes; this is one of them.
+    AllReduce(BenchAllReduceArgs),
     /// Start to first score, as a process: build a network, score one batch, stop.
     FirstScore,
 }
@@ -222,6 +224,23 @@ pub(crate) struct BenchTrainArgs {
     /// Add gradients in the quickest order, not in one that is the same for any number of ranks.
     #[arg(long)]
     pub(crate) fast: bool,
+}
+
+/// Arguments of `bench all-reduce`.
+#[derive(Debug, Args)]
+pub(crate) struct BenchAllReduceArgs {
+    /// Where every rank listens, in order.
+    #[arg(long, value_delimiter = ',', required = true)]
+    pub(crate) peers: Vec<SocketAddr>,
+    /// This rank.
+    #[arg(long)]
+    pub(crate) rank: u32,
+    /// Floats to add.
+    #[arg(long)]
+    pub(crate) floats: u32,
+    /// How often.
+    #[arg(long)]
+    pub(crate) repetitions: u32,
 }
 
 fn parse_architecture(text: &str) -> Result<Architecture, String> {

@@ -46,6 +46,9 @@ fn main() -> ExitCode {
             command: BenchCommand::Train(args),
         } => bench::train(&args),
         Command::Bench {
+            command: BenchCommand::AllReduce(args),
+        } => bench::all_reduce(&args),
+        Command::Bench {
             command: BenchCommand::FirstScore,
         } => bench::first_score(),
     };
