@@ -80,8 +80,8 @@ pub struct Shell {
     fingerprint: Fingerprint,
     classes: u32,
     window: Window,
-    /// When watchers were last shown what goes on.
-    shown: Option<Instant>,
+    /// When watchers were last shown what goes on, and which stage of whose round it was.
+    shown: Option<(Instant, Option<Student>, Stage)>,
     checkpoints: Option<Checkpoints>,
     /// The training under way.
     training: Option<TrainingId>,

@@ -4,14 +4,14 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use stillhouse_protocol::{Occupation, WorkerId};
+use stillhouse_protocol::{Occupation, Student, WorkerId};
 
 use super::Shell;
 use crate::coordinate::meter::Reading;
 use crate::report::terminal::{Live, Stage};
 use crate::watch::WorkerSight;
 
-/// Least time between two changes that watchers are shown: there may be a thousand workers.
+/// Least time between two changes within a stage that watchers are shown: there may be a thousand workers.
 const PAUSE: Duration = Duration::from_millis(200);
 /// Events that a watcher is shown when it comes.
 const EVENTS: usize = 50;
@@ -59,12 +59,14 @@ impl Shell {
     }
 
     pub(super) fn show_stage(&mut self, stage: Stage, done: u64, total: u64) {
-        let now = Instant::now();
-        if self.shown.is_some_and(|shown| now - shown < PAUSE) {
+        let (now, student) = (Instant::now(), self.coordinator.student());
+        let is_news =
+            |(when, of, was): (Instant, Option<Student>, Stage)| (of, was) != (student, stage) || now - when >= PAUSE;
+        if !self.shown.is_none_or(is_news) {
             return;
         }
-        self.shown = Some(now);
-        let (student, workers) = (self.coordinator.student(), self.coordinator.workers() as u32);
+        self.shown = Some((now, student, stage));
+        let workers = self.coordinator.workers() as u32;
         let crew: Vec<(u64, String)> = (self.coordinator.crew())
             .map(|(worker, occupation)| (worker.0, words(occupation)))
             .collect();
