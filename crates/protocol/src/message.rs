@@ -193,12 +193,8 @@ pub enum FromWorker {
     },
     /// What a training under way stands at, from rank 0 every so often.
     Checkpoint {
-        /// Which command.
+        /// Which command, and so which training.
         fence: Fence,
-        /// Which student.
-        student: Student,
-        /// Fresh starts before this one.
-        attempt: u32,
         /// Steps applied.
         step: u64,
         /// The training's state, a safetensors file.

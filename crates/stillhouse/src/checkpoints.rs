@@ -300,7 +300,8 @@ fn unusable(place: &str, error: impl std::error::Error + Send + Sync + 'static) 
 
 /// `AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT` and so on, as the AWS tools name them.
 fn aws_settings() -> HashMap<String, String> {
-    std::env::vars()
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .filter(|(name, _)| name.starts_with("AWS_"))
         .map(|(name, value)| (name.to_lowercase(), value))
         .collect()

@@ -174,9 +174,6 @@ pub struct JobRunArgs {
     /// Labels of these at no cost: job directories, folders of them, or exported files.
     #[arg(long, value_name = "SOURCE")]
     pub reuse: Vec<PathBuf>,
-    /// Ask the teacher through gateways of other processes alone; needs spec.queue.
-    #[arg(long, requires = "listen")]
-    pub no_gateway: bool,
     /// No progress bars.
     #[arg(long)]
     pub quiet: bool,
@@ -202,6 +199,9 @@ pub struct RunArgs {
     /// STILLHOUSE_TOKEN, or else drawn and written to the file `token` in the job directory.
     #[arg(long, value_name = "HOST:PORT")]
     pub listen: Option<String>,
+    /// Ask the teacher through gateways of other processes alone; needs spec.queue.
+    #[arg(long, requires = "listen")]
+    pub no_gateway: bool,
 }
 
 /// Arguments of `coordinator`. The token that workers and gateways need is STILLHOUSE_TOKEN, or
@@ -214,6 +214,9 @@ pub struct CoordinatorArgs {
     /// Where workers and gateways join.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7700")]
     pub listen: String,
+    /// Ask the teacher through gateways of other processes alone; needs spec.queue.
+    #[arg(long)]
+    pub no_gateway: bool,
 }
 
 /// Arguments of `gateway`. The job's token is in STILLHOUSE_TOKEN, or in a file that
@@ -236,5 +239,13 @@ mod tests {
     fn the_command_line_is_consistent() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn only_who_listens_can_do_without_a_gateway_and_a_coordinator_always_does() {
+        let parse = |line: &str| Cli::try_parse_from(line.split(' ')).is_ok();
+        assert!(parse("stillhouse coordinator job.yaml --no-gateway"));
+        assert!(parse("stillhouse run job.yaml --no-gateway --listen 127.0.0.1:7700"));
+        assert!(!parse("stillhouse run job.yaml --no-gateway"));
     }
 }

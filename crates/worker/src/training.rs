@@ -158,8 +158,6 @@ impl Computer {
                 match session.state() {
                     Ok(state) => outbox.send(FromWorker::Checkpoint {
                         fence,
-                        student: command.student,
-                        attempt: command.attempt,
                         step: progress.step,
                         state,
                     }),

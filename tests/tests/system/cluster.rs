@@ -10,7 +10,7 @@ use stillhouse_tests::outcomes::Outcome;
 use stillhouse_tests::ports::free_address;
 use stillhouse_tests::processes::{Running, program, stillhouse, wait_for};
 
-use crate::world::{World, alone, undisturbed};
+use crate::world::{MOMENTS, World, alone, undisturbed};
 
 const TOKEN: &str = "5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c";
 const OTHER_TOKEN: &str = "6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d";
@@ -57,6 +57,14 @@ impl Cluster {
         (Running::start(command), Outcome::of(&dir))
     }
 
+    /// The job ends as if nothing had happened, and lets its workers go.
+    fn expect_undisturbed(&mut self, running: Running, outcome: &Outcome) {
+        let _ = running.wait().succeeded();
+        assert_eq!(outcome.essence(), undisturbed().essence);
+        outcome.settle(&self.world.bill());
+        self.expect_farewell();
+    }
+
     /// The workers end with the job, in peace.
     fn expect_farewell(&mut self) {
         for worker in &mut self.workers {
@@ -81,10 +89,7 @@ fn workers_that_were_there_first_do_the_job_of_a_coordinator_that_comes_later() 
     let mut cluster = Cluster::new(2);
     cluster.workers.iter_mut().for_each(Mortal::start);
     let (running, outcome) = cluster.start();
-    let _ = running.wait().succeeded();
-    assert_eq!(outcome.essence(), undisturbed().essence);
-    outcome.settle(&cluster.world.bill());
-    cluster.expect_farewell();
+    cluster.expect_undisturbed(running, &outcome);
 }
 
 #[test]
@@ -97,9 +102,7 @@ fn nothing_is_asked_before_as_many_workers_are_there_as_the_job_wants() {
     std::thread::sleep(std::time::Duration::from_millis(300));
     assert_eq!(cluster.world.bill().len(), 0, "one worker is not two");
     cluster.workers[1].start();
-    let _ = running.wait().succeeded();
-    assert_eq!(outcome.essence(), undisturbed().essence);
-    cluster.expect_farewell();
+    cluster.expect_undisturbed(running, &outcome);
 }
 
 #[test]
@@ -107,13 +110,7 @@ fn workers_outlive_their_coordinator_and_go_on_with_the_next_one() {
     let _alone = alone();
     let mut cluster = Cluster::new(2);
     cluster.workers.iter_mut().for_each(Mortal::start);
-    let moments = [
-        ("asked", "active-000"),
-        ("trained", "active-000"),
-        ("asked", "control-001"),
-        ("trained", "active-001"),
-    ];
-    for (event, student) in moments {
+    for (event, student) in MOMENTS {
         let (mut running, outcome) = cluster.start();
         assert!(
             running.lives_until(|| outcome.has_event(event, student)),
@@ -126,10 +123,7 @@ fn workers_outlive_their_coordinator_and_go_on_with_the_next_one() {
         );
     }
     let (running, outcome) = cluster.start();
-    let _ = running.wait().succeeded();
-    assert_eq!(outcome.essence(), undisturbed().essence);
-    outcome.settle(&cluster.world.bill());
-    cluster.expect_farewell();
+    cluster.expect_undisturbed(running, &outcome);
 }
 
 #[test]

@@ -134,9 +134,6 @@ fn workers_on_hosts_of_their_own_do_the_same_job_also_when_one_is_cut_off_and_co
     assert!(running.lives_until(|| outcome.events_called("worker-lost") == 1));
     network.plug(1, true);
     let _ = running.wait().succeeded();
-    let events = outcome.events();
-    let joined = events.iter().filter(|event| event["event"] == "worker-joined");
-    assert!(joined.count() >= usize::from(HOSTS));
     assert_eq!(outcome.essence(), reference.essence);
     outcome.settle(&world.bill());
     for worker in &mut workers {

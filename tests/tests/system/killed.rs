@@ -9,7 +9,7 @@ use stillhouse_tests::outcomes::Outcome;
 use stillhouse_tests::processes::{Running, TeacherProcess, is_alive, kill, run_job, wait_for};
 use tempfile::TempDir;
 
-use crate::world::{TEACHER, World, alone, undisturbed};
+use crate::world::{MOMENTS, TEACHER, World, alone, undisturbed};
 
 /// Times that a job is killed before it may finish.
 const KILLS: u64 = 8;
@@ -99,13 +99,7 @@ fn a_job_killed_while_it_trains_and_while_it_scans_ends_as_if_nothing_had_happen
     let _alone = alone();
     let world = World::new();
     let job = jobs::three_rounds(&world.url());
-    let moments = [
-        ("asked", "active-000"),
-        ("trained", "active-000"),
-        ("asked", "control-001"),
-        ("trained", "active-001"),
-    ];
-    for (event, student) in moments {
+    for (event, student) in MOMENTS {
         let (mut running, outcome) = world.start(&job, "job", 2);
         assert!(
             running.lives_until(|| outcome.has_event(event, student)),

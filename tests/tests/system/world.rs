@@ -61,6 +61,14 @@ impl World {
     }
 }
 
+/// Moments of [`jobs::three_rounds`] at which it is training, scanning, training the control, scanning again.
+pub(crate) const MOMENTS: [(&str, &str); 4] = [
+    ("asked", "active-000"),
+    ("trained", "active-000"),
+    ("asked", "control-001"),
+    ("trained", "active-001"),
+];
+
 /// [`jobs::three_rounds`] as two workers do it when nobody disturbs them.
 pub(crate) struct Undisturbed {
     /// Keeps the folder.

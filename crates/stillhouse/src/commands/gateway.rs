@@ -3,6 +3,7 @@
 use stillhouse_runtime::signals;
 
 use crate::cli::GatewayArgs;
+use crate::commands::runtime;
 use crate::failure::{Failure, Kind};
 use crate::gateway::role;
 
@@ -11,9 +12,7 @@ use crate::gateway::role;
 /// # Errors
 /// When coordinator, queue or teacher refuse.
 pub fn gateway(args: &GatewayArgs) -> Result<String, Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Failure::new(Kind::Internal, error).context("cannot start"))?;
-    runtime.block_on(async {
+    runtime()?.block_on(async {
         let shutdown = signals::install()
             .map_err(|error| Failure::new(Kind::Internal, error).context("cannot listen for signals"))?;
         tokio::select! {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use console::{Term, truncate_str};
 
 use crate::cli::LookArgs;
+use crate::commands::runtime;
 use crate::coordinate::results;
 use crate::failure::{Failure, Kind};
 use crate::report::summary::{State, Summary};
@@ -120,14 +121,6 @@ fn target(args: &LookArgs) -> Result<Option<Target>, Failure> {
             "name a job directory or --coordinator HOST:PORT",
         )),
     }
-}
-
-fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build();
-    runtime.map_err(|error| Failure::new(Kind::Internal, error).context("cannot start"))
 }
 
 /// Where it is shown: a screen of its own on a terminal, else lines. Dropping it gives the terminal

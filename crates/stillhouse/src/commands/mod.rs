@@ -8,3 +8,11 @@ pub mod look;
 pub mod run;
 pub mod show;
 pub mod validate;
+
+use crate::failure::{Failure, Kind};
+
+/// What asynchronous commands run on.
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.map_err(|error| Failure::new(Kind::Internal, error).context("cannot start"))
+}

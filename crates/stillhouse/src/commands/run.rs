@@ -7,6 +7,7 @@ use stillhouse_ledger::Reader;
 use stillhouse_runtime::signals;
 
 use crate::cli::{CoordinatorArgs, JobRunArgs, RunArgs};
+use crate::commands::runtime;
 use crate::coordinate::{Options, results, run as run_job};
 use crate::failure::{Failure, Kind};
 use crate::inputs::Inputs;
@@ -24,12 +25,14 @@ pub fn run(args: &RunArgs, bars: &ProgressBars) -> Result<String, Failure> {
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
     let wanted = inputs.job.spec.workers;
     let workers = args.workers.unwrap_or_else(|| cores.clamp(wanted.min, wanted.max));
-    let machine = Machine {
+    let site = Site {
         workers,
         threads: (cores / workers).max(1),
         worker_program: worker_program(args)?,
+        listen: args.listen.clone(),
+        has_gateway: !args.no_gateway,
     };
-    go(inputs, &args.common, args.listen.clone(), machine, bars)
+    go(inputs, &args.common, site, bars)
 }
 
 /// Coordinates a job with workers that are started elsewhere, or goes on with it; returns the
@@ -39,21 +42,23 @@ pub fn run(args: &RunArgs, bars: &ProgressBars) -> Result<String, Failure> {
 /// Whatever stops it.
 pub fn coordinator(args: &CoordinatorArgs, bars: &ProgressBars) -> Result<String, Failure> {
     let inputs = load(&args.common)?;
-    go(
-        inputs,
-        &args.common,
-        Some(args.listen.clone()),
-        Machine::default(),
-        bars,
-    )
+    let site = Site {
+        workers: 0,
+        threads: 0,
+        worker_program: PathBuf::new(),
+        listen: Some(args.listen.clone()),
+        has_gateway: !args.no_gateway,
+    };
+    go(inputs, &args.common, site, bars)
 }
 
-/// Worker processes of this machine.
-#[derive(Default)]
-struct Machine {
+/// What this machine does of a job, see [`Options`].
+struct Site {
     workers: u32,
     threads: u32,
     worker_program: PathBuf,
+    listen: Option<String>,
+    has_gateway: bool,
 }
 
 fn load(args: &JobRunArgs) -> Result<Inputs, Failure> {
@@ -62,13 +67,7 @@ fn load(args: &JobRunArgs) -> Result<Inputs, Failure> {
     Ok(inputs)
 }
 
-fn go(
-    mut inputs: Inputs,
-    args: &JobRunArgs,
-    listen: Option<String>,
-    machine: Machine,
-    bars: &ProgressBars,
-) -> Result<String, Failure> {
+fn go(mut inputs: Inputs, args: &JobRunArgs, site: Site, bars: &ProgressBars) -> Result<String, Failure> {
     let dir = args
         .dir
         .clone()
@@ -85,17 +84,15 @@ fn go(
         return Ok(closing(&summary, &dir));
     }
     let options = Options {
-        workers: machine.workers,
-        threads: machine.threads,
-        worker_program: machine.worker_program,
-        listen,
-        has_gateway: !args.no_gateway,
+        workers: site.workers,
+        threads: site.threads,
+        worker_program: site.worker_program,
+        listen: site.listen,
+        has_gateway: site.has_gateway,
         base: args.job.parent().map(Path::to_path_buf).unwrap_or_default(),
         bars: bars.clone(),
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Failure::new(Kind::Internal, error).context("cannot start"))?;
-    let summary = runtime.block_on(async {
+    let summary = runtime()?.block_on(async {
         let shutdown = signals::install().map_err(|error| Failure::new(Kind::Internal, error).context("cannot listen for signals"))?;
         tokio::select! {
             outcome = run_job(inputs, &dir, options, shutdown.drain) => outcome,

@@ -270,7 +270,7 @@ impl Shell {
                 }
                 self.handle(Event::Progressed { worker, fence, done }).await
             }
-            FromWorker::Checkpoint { fence, step, state, .. } => {
+            FromWorker::Checkpoint { fence, step, state } => {
                 if self.coordinator.is_training(fence) {
                     self.keep_checkpoint(step, state);
                 }
