@@ -25,14 +25,16 @@ pub fn run(args: &RunArgs, bars: &ProgressBars) -> Result<String, Failure> {
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
     let wanted = inputs.job.spec.workers;
     let workers = args.workers.unwrap_or_else(|| cores.clamp(wanted.min, wanted.max));
-    let site = Site {
+    let options = Options {
         workers,
         threads: (cores / workers).max(1),
         worker_program: worker_program(args)?,
         listen: args.listen.clone(),
         has_gateway: !args.no_gateway,
+        base: base(&args.common),
+        bars: bars.clone(),
     };
-    go(inputs, &args.common, site, bars)
+    go(inputs, &args.common, options)
 }
 
 /// Coordinates a job with workers that are started elsewhere, or goes on with it; returns the
@@ -42,23 +44,21 @@ pub fn run(args: &RunArgs, bars: &ProgressBars) -> Result<String, Failure> {
 /// Whatever stops it.
 pub fn coordinator(args: &CoordinatorArgs, bars: &ProgressBars) -> Result<String, Failure> {
     let inputs = load(&args.common)?;
-    let site = Site {
+    let options = Options {
         workers: 0,
         threads: 0,
         worker_program: PathBuf::new(),
         listen: Some(args.listen.clone()),
         has_gateway: !args.no_gateway,
+        base: base(&args.common),
+        bars: bars.clone(),
     };
-    go(inputs, &args.common, site, bars)
+    go(inputs, &args.common, options)
 }
 
-/// What this machine does of a job, see [`Options`].
-struct Site {
-    workers: u32,
-    threads: u32,
-    worker_program: PathBuf,
-    listen: Option<String>,
-    has_gateway: bool,
+/// The folder of the job file.
+fn base(args: &JobRunArgs) -> PathBuf {
+    args.job.parent().map(Path::to_path_buf).unwrap_or_default()
 }
 
 fn load(args: &JobRunArgs) -> Result<Inputs, Failure> {
@@ -67,7 +67,7 @@ fn load(args: &JobRunArgs) -> Result<Inputs, Failure> {
     Ok(inputs)
 }
 
-fn go(mut inputs: Inputs, args: &JobRunArgs, site: Site, bars: &ProgressBars) -> Result<String, Failure> {
+fn go(mut inputs: Inputs, args: &JobRunArgs, options: Options) -> Result<String, Failure> {
     let dir = args
         .dir
         .clone()
@@ -83,15 +83,6 @@ fn go(mut inputs: Inputs, args: &JobRunArgs, site: Site, bars: &ProgressBars) ->
     if let Some(summary) = finished(&inputs, &dir) {
         return Ok(closing(&summary, &dir));
     }
-    let options = Options {
-        workers: site.workers,
-        threads: site.threads,
-        worker_program: site.worker_program,
-        listen: site.listen,
-        has_gateway: site.has_gateway,
-        base: args.job.parent().map(Path::to_path_buf).unwrap_or_default(),
-        bars: bars.clone(),
-    };
     let summary = runtime()?.block_on(async {
         let shutdown = signals::install().map_err(|error| Failure::new(Kind::Internal, error).context("cannot listen for signals"))?;
         tokio::select! {
