@@ -24,6 +24,8 @@ pub enum Purpose {
     Calibration,
     /// Which evaluation images the teacher labels.
     Evaluation,
+    /// What the samples of a batch are mixed with.
+    Mixing,
 }
 
 /// A stream of draws addressed by counter.

@@ -15,21 +15,26 @@ pub enum Acquisition {
     Margin,
     /// Negative entropy in nats: in `-ln(classes) ..= 0`.
     Entropy,
+    /// Negative mutual information between answer and branch, in nats: how much the branches of a
+    /// multi-branch student disagree, `mean H(p) - H(mean p)`: in `-ln(classes) ..= 0`.
+    Bald,
     /// No score: pairs and lambdas are drawn uniformly, see [`crate::sampler`].
     Random,
 }
 
 impl Acquisition {
     /// Score of one candidate from the student's `logits` (`[classes]`, natural base, temperature
-    /// 1); the lowest is the most wanted. NaN when a logit is NaN. `Random` scores everything 0.
+    /// 1; for `Bald` `[branches, classes]`); the lowest is the most wanted. NaN when a logit is NaN.
+    /// `Random` scores everything 0.
     ///
     /// Deterministic: one fixed order of operations, so equal logits give equal bits.
     #[must_use]
-    pub fn score(self, logits: &[f32]) -> f32 {
+    pub fn score(self, logits: &[f32], classes: usize) -> f32 {
         match self {
             Acquisition::LeastConfidence => least_confidence(logits),
             Acquisition::Margin => margin(logits),
             Acquisition::Entropy => negative_entropy(logits),
+            Acquisition::Bald => negative_disagreement(logits, classes),
             Acquisition::Random => 0.0,
         }
     }
@@ -40,7 +45,7 @@ impl Acquisition {
         match self {
             Acquisition::LeastConfidence => (1.0 / classes.max(1) as f32, 1.0),
             Acquisition::Margin | Acquisition::Random => (0.0, 1.0),
-            Acquisition::Entropy => (-(classes.max(1) as f32).ln(), 0.0),
+            Acquisition::Entropy | Acquisition::Bald => (-(classes.max(1) as f32).ln(), 0.0),
         }
     }
 }
@@ -80,6 +85,27 @@ fn negative_entropy(logits: &[f32]) -> f32 {
             log_p.exp() * log_p
         })
         .sum()
+}
+
+/// `mean over branches of H(p) - H(mean p)`; rounding may not make it positive.
+fn negative_disagreement(logits: &[f32], classes: usize) -> f32 {
+    let branches = logits.chunks_exact(classes);
+    let count = branches.len() as f32;
+    let mut mean = vec![0.0_f32; classes];
+    let mut entropies = 0.0;
+    for logits in branches {
+        let max = max_of(logits);
+        let log_sum = logits.iter().map(|l| (l - max).exp()).sum::<f32>().ln();
+        for (mean, logit) in mean.iter_mut().zip(logits) {
+            let log_p = logit - max - log_sum;
+            let p = log_p.exp();
+            *mean += p / count;
+            entropies -= p * log_p;
+        }
+    }
+    let of_mean: f32 = mean.iter().filter(|p| **p != 0.0).map(|p| -p * p.ln()).sum();
+    let score = entropies / count - of_mean;
+    if score > 0.0 { 0.0 } else { score }
 }
 
 /// A score as an integer of the same order: scores and ties compare exactly, on any machine.
@@ -128,9 +154,21 @@ mod tests {
             let entropy: f64 = p.iter().map(|p| p * p.ln()).sum();
             p.sort_by(|a, b| b.total_cmp(a));
             let close = |got: f32, want: f64| (f64::from(got) - want).abs() < 2e-6 * want.abs().max(1.0);
-            prop_assert!(close(Acquisition::LeastConfidence.score(&logits), p[0]));
-            prop_assert!(close(Acquisition::Margin.score(&logits), p[0] - p[1]));
-            prop_assert!(close(Acquisition::Entropy.score(&logits), entropy));
+            let classes = logits.len();
+            prop_assert!(close(Acquisition::LeastConfidence.score(&logits, classes), p[0]));
+            prop_assert!(close(Acquisition::Margin.score(&logits, classes), p[0] - p[1]));
+            prop_assert!(close(Acquisition::Entropy.score(&logits, classes), entropy));
+        }
+
+        #[test]
+        fn disagreement_agrees_with_its_definition(logits in prop::collection::vec(-20.0_f32..20.0, 15)) {
+            let entropy = |p: &[f64]| -> f64 { p.iter().filter(|p| **p > 0.0).map(|p| -p * p.ln()).sum() };
+            let branches: Vec<Vec<f64>> = logits.chunks(5).map(softmax).collect();
+            let mean: Vec<f64> = (0..5).map(|at| branches.iter().map(|p| p[at]).sum::<f64>() / 3.0).collect();
+            let want = branches.iter().map(|p| entropy(p)).sum::<f64>() / 3.0 - entropy(&mean);
+            let found = Acquisition::Bald.score(&logits, 5);
+            prop_assert!((f64::from(found) - want).abs() < 3e-6, "{found} and {want}");
+            prop_assert!(found <= 0.0);
         }
 
         #[test]
@@ -144,8 +182,13 @@ mod tests {
 
     #[test]
     fn a_diverged_student_has_no_score() {
-        for acquisition in [Acquisition::LeastConfidence, Acquisition::Entropy, Acquisition::Margin] {
-            let score = acquisition.score(&[f32::NAN, 1.0, 2.0]);
+        for acquisition in [
+            Acquisition::LeastConfidence,
+            Acquisition::Entropy,
+            Acquisition::Margin,
+            Acquisition::Bald,
+        ] {
+            let score = acquisition.score(&[f32::NAN, 1.0, 2.0], 3);
             assert_eq!(ScoreBits::new(score), None, "{acquisition:?}");
         }
     }

@@ -21,7 +21,7 @@ pub fn torchscript(network: &Network) -> Result<Vec<u8>, StudentError> {
 /// The network as a module with weights of its own.
 pub(crate) fn module(network: &Network) -> Result<Module, StudentError> {
     match network.spec() {
-        NetworkSpec::Zoo { .. } => traced(network),
+        NetworkSpec::Zoo { .. } | NetworkSpec::One { .. } => traced(network),
         NetworkSpec::TorchScript { module, .. } => refilled(network, module),
     }
 }

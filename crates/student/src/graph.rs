@@ -7,7 +7,7 @@ use stillhouse_core::sampler::Stream;
 use tch::{Device, Kind, TchError, Tensor};
 
 use crate::ffi::relu_halve;
-use crate::network::Mode;
+use crate::network::{BranchLogits, Mode};
 use crate::operators::{drop_out, halve, shortcut};
 
 /// Initial values of a tensor.
@@ -95,12 +95,24 @@ pub(crate) struct Graph {
     pub(crate) ops: Vec<Op>,
     pub(crate) parameters: Vec<(Slot, Initial)>,
     pub(crate) buffers: Vec<(Slot, Initial)>,
+    /// What follows `ops` in a multi-branch student.
+    pub(crate) branched: Option<Branched>,
+}
+
+/// The parts of a multi-branch student that come after its shared layers.
+#[derive(Clone, Debug)]
+pub(crate) struct Branched {
+    /// From the shared features to logits. Tensors of the first one directly follow those of the
+    /// shared layers, so that both are a plain network's.
+    pub(crate) branches: Vec<Vec<Op>>,
+    /// From the shared features to one number a branch, before the softmax.
+    pub(crate) gate: Vec<Op>,
 }
 
 impl Graph {
-    /// Whether there is batch normalisation: then there are running statistics.
+    /// Whether there is batch normalisation between the convolutions.
     pub(crate) fn is_normalized(&self) -> bool {
-        !self.buffers.is_empty()
+        self.ops.iter().any(|op| matches!(op, Op::BatchNorm { .. }))
     }
 }
 
@@ -143,6 +155,8 @@ pub(crate) struct Builder {
     graph: Graph,
     shape: [i64; 3],
     dropouts: u64,
+    /// What the names of tensors begin with.
+    prefix: String,
 }
 
 impl Builder {
@@ -153,10 +167,39 @@ impl Builder {
                 ops: Vec::new(),
                 parameters: Vec::new(),
                 buffers: Vec::new(),
+                branched: None,
             },
             shape: [side(shape.channels), side(shape.height), side(shape.width)],
             dropouts: 0,
+            prefix: String::new(),
         }
+    }
+
+    /// Ends a multi-branch student: `count` times `branch` on what was built so far, and a gate of
+    /// global average, linear layer, batch normalisation and ReLU (ONE, arXiv 1806.04606, section 3.1).
+    pub(crate) fn branch_off(
+        &mut self,
+        count: usize,
+        branch: impl Fn(&mut Self) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let (shared, begin) = (self.shape, self.graph.ops.len());
+        let mut branches = Vec::with_capacity(count);
+        for at in 1..=count {
+            self.shape = shared;
+            self.prefix = format!("branch{at}.");
+            branch(self)?;
+            branches.push(self.graph.ops.split_off(begin));
+        }
+        self.shape = shared;
+        self.prefix = "gate.".to_owned();
+        self.global_average();
+        self.flatten();
+        self.linear("fc", count as i64);
+        self.batch_norm("bn");
+        self.relu();
+        let gate = self.graph.ops.split_off(begin);
+        self.graph.branched = Some(Branched { branches, gate });
+        Ok(())
     }
 
     pub(crate) fn finish(self) -> Graph {
@@ -164,6 +207,7 @@ impl Builder {
     }
 
     fn parameter(&mut self, name: String, shape: Vec<i64>, initial: Initial) -> usize {
+        let name = format!("{}{name}", self.prefix);
         self.graph.parameters.push((Slot { name, shape }, initial));
         self.graph.parameters.len() - 1
     }
@@ -218,7 +262,7 @@ impl Builder {
         let mean = self.graph.buffers.len();
         for (suffix, value) in [("running_mean", 0.0), ("running_var", 1.0)] {
             let slot = Slot {
-                name: format!("{name}.{suffix}"),
+                name: format!("{}{name}.{suffix}", self.prefix),
                 shape: size.clone(),
             };
             self.graph.buffers.push((slot, Initial::Constant(value)));
@@ -314,6 +358,17 @@ impl Tensors<'_> {
             x = self.apply(op, x, mode)?;
         }
         Ok(x)
+    }
+
+    /// What every branch makes of the shared `features`, and the gated sum of it.
+    pub(crate) fn branches(self, branched: &Branched, features: &Tensor, mode: Mode) -> Result<BranchLogits, TchError> {
+        let branches = branched.branches.iter().map(|ops| self.run(ops, features, mode));
+        let branches = branches.collect::<Result<Vec<_>, _>>()?;
+        let gate = self.run(&branched.gate, features, mode)?.f_softmax(-1, Kind::Float)?;
+        // [n, branches, 1] times [n, branches, classes].
+        let weighed = Tensor::f_stack(&branches, 1)?.f_mul(&gate.f_unsqueeze(-1)?)?;
+        let ensemble = weighed.f_sum_dim_intlist([1_i64].as_slice(), false, Kind::Float)?;
+        Ok(BranchLogits { branches, ensemble })
     }
 
     fn apply(self, op: &Op, x: Tensor, mode: Mode) -> Result<Tensor, TchError> {

@@ -31,4 +31,4 @@ pub mod zoo;
 pub use error::StudentError;
 pub use ffi::{InferenceMode, compute_alone, open_cuda, tune_allocator};
 pub use frozen::Frozen;
-pub use network::{Mode, Network, NetworkSpec, unit_pixels};
+pub use network::{Head, Mode, Network, NetworkSpec, unit_pixels};

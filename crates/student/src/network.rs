@@ -8,9 +8,9 @@ use tch::{Device, Kind, TchError, Tensor};
 
 use crate::error::StudentError;
 use crate::ffi;
-use crate::graph::{Graph, Initial, Op, Slot, Tensors};
+use crate::graph::{Branched, Graph, Initial, Op, Slot, Tensors};
 use crate::script::{Script, ScriptTensors};
-pub use crate::spec::NetworkSpec;
+pub use crate::spec::{Head, NetworkSpec};
 use crate::zoo::{self, FirstLayer, LenetParts};
 
 /// What a forward pass is for.
@@ -71,19 +71,31 @@ impl Network {
     /// [`StudentError::Script`] when the module is not a student for these images and classes.
     pub fn build(spec: &NetworkSpec, init_seed: u64, device: Device) -> Result<Self, StudentError> {
         spec.check()?;
+        let fitting = |graph: Result<Graph, String>| {
+            graph.map_err(|reason| StudentError::Misfit {
+                network: spec.name(),
+                shape: spec.shape(),
+                reason,
+            })
+        };
         match spec {
             NetworkSpec::Zoo {
                 architecture,
                 shape,
                 classes,
             } => {
-                let graph =
-                    zoo::graph(*architecture, *shape, *classes as i64).map_err(|reason| StudentError::Misfit {
-                        network: spec.name(),
-                        shape: *shape,
-                        reason,
-                    })?;
-                Self::from_graph(spec, graph, init_seed, device)
+                let graph = zoo::graph(*architecture, *shape, *classes as i64);
+                Self::from_graph(spec, fitting(graph)?, init_seed, device)
+            }
+            NetworkSpec::One {
+                architecture,
+                shape,
+                classes,
+                branches,
+                ..
+            } => {
+                let graph = zoo::branched(*architecture, *shape, *classes as i64, *branches);
+                Self::from_graph(spec, fitting(graph)?, init_seed, device)
             }
             NetworkSpec::TorchScript { module, shape, classes } => {
                 let script = Script::load(module, device)?;
@@ -196,7 +208,9 @@ impl Network {
                 let tensors = script.tensors()?;
                 Self::scripted(&self.spec, script, tensors, Arc::clone(&self.layout), memory)
             }
-            (Body::Script(_), NetworkSpec::Zoo { .. }) => unreachable!("a script's spec is TorchScript"),
+            (Body::Script(_), NetworkSpec::Zoo { .. } | NetworkSpec::One { .. }) => {
+                unreachable!("a script's spec is TorchScript")
+            }
         }
     }
 
@@ -257,28 +271,114 @@ impl Network {
     pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor, StudentError> {
         match &self.body {
             Body::Zoo(graph) => {
-                let tensors = Tensors {
-                    parameters: &self.parameters,
-                    buffers: &self.buffers,
-                };
-                let last = matches!(mode, Mode::Train { .. }) && graph.is_normalized() && x.device() == Device::Cpu;
-                let x = if last { channels_last(x)? } else { x.shallow_clone() };
-                Ok(tensors.run(&graph.ops, &x, mode)?)
+                let features = self.features(graph, x, mode)?;
+                match (&graph.branched, &self.spec) {
+                    (Some(branched), NetworkSpec::One { head, .. }) => {
+                        Ok(self.answer(branched, *head, &features, mode)?)
+                    }
+                    _ => Ok(features),
+                }
             }
             Body::Script(script) => script.forward(x, mode),
         }
     }
 
-    /// The operators of a network of the zoo, and the tensors that they refer to.
-    pub(crate) fn operators(&self) -> Option<(&[Op], Tensors<'_>)> {
+    /// What comes before the branches: of a plain network the logits.
+    fn features(&self, graph: &Graph, x: &Tensor, mode: Mode) -> Result<Tensor, TchError> {
+        let last = matches!(mode, Mode::Train { .. }) && graph.is_normalized() && x.device() == Device::Cpu;
+        let x = if last { channels_last(x)? } else { x.shallow_clone() };
+        self.tensors().run(&graph.ops, &x, mode)
+    }
+
+    fn answer(&self, branched: &Branched, head: Head, features: &Tensor, mode: Mode) -> Result<Tensor, TchError> {
+        let tensors = self.tensors();
+        match head {
+            Head::Branch => tensors.run(&branched.branches[0], features, mode),
+            Head::Ensemble => Ok(tensors.branches(branched, features, mode)?.ensemble),
+            Head::Committee => {
+                let every = branched.branches.iter().map(|ops| tensors.run(ops, features, mode));
+                Tensor::f_cat(&every.collect::<Result<Vec<_>, _>>()?, 1)
+            }
+        }
+    }
+
+    /// What every branch of a multi-branch student answers, and their gated sum; `None` for other
+    /// networks. As [`Network::forward`].
+    pub(crate) fn forward_branches(&self, x: &Tensor, mode: Mode) -> Result<Option<BranchLogits>, StudentError> {
         let Body::Zoo(graph) = &self.body else {
-            return None;
+            return Ok(None);
         };
-        let tensors = Tensors {
+        let Some(branched) = &graph.branched else {
+            return Ok(None);
+        };
+        let features = self.features(graph, x, mode)?;
+        Ok(Some(self.tensors().branches(branched, &features, mode)?))
+    }
+
+    fn tensors(&self) -> Tensors<'_> {
+        Tensors {
             parameters: &self.parameters,
             buffers: &self.buffers,
+        }
+    }
+
+    /// What is used after training: of a multi-branch student whose head is one branch that branch
+    /// with the shared layers, a plain network of the zoo; else the network itself. It shares the
+    /// network's memory.
+    ///
+    /// # Errors
+    /// When libtorch fails.
+    pub fn deployed(&self) -> Result<Self, StudentError> {
+        let NetworkSpec::One {
+            architecture,
+            shape,
+            classes,
+            head: Head::Branch,
+            ..
+        } = self.spec
+        else {
+            return self.share();
         };
-        Some((&graph.ops, tensors))
+        let spec = NetworkSpec::Zoo {
+            architecture,
+            shape,
+            classes,
+        };
+        // The tensors of the shared layers and of the first branch come first, in a plain network's order.
+        let plain = Self::build(&spec, 0, Device::Cpu)?;
+        let first = |own: &Tensor, plain: &Tensor| own.f_narrow(0, 0, plain.numel() as i64);
+        let memory = Memory {
+            parameters: first(&self.memory.parameters, &plain.memory.parameters)?,
+            buffers: first(&self.memory.buffers, &plain.memory.buffers)?,
+        };
+        plain.on(memory)
+    }
+
+    /// The same multi-branch student, answering with every branch's logits ([`Head::Committee`]).
+    ///
+    /// # Errors
+    /// [`StudentError::Misfit`] when the network has no branches.
+    pub fn committee(&self) -> Result<Self, StudentError> {
+        let mut committee = self.share()?;
+        match &mut committee.spec {
+            NetworkSpec::One { head, .. } => *head = Head::Committee,
+            NetworkSpec::Zoo { .. } | NetworkSpec::TorchScript { .. } => {
+                return Err(StudentError::Misfit {
+                    network: self.spec.name(),
+                    shape: self.spec.shape(),
+                    reason: "it has no branches that could disagree".to_owned(),
+                });
+            }
+        }
+        Ok(committee)
+    }
+
+    /// The operators of a network of the zoo, and the tensors that they refer to.
+    pub(crate) fn operators(&self) -> Option<(&[Op], Tensors<'_>)> {
+        match &self.body {
+            Body::Zoo(graph) if graph.branched.is_none() => Some((&graph.ops, self.tensors())),
+            Body::Zoo(_) | Body::Script(_) => None,
+        }
     }
 
     /// The first convolution, if this is a network of the zoo. It shares the network's memory.
@@ -313,9 +413,18 @@ impl Network {
                 architecture: Architecture::Lenet5 | Architecture::Lenet5Half,
                 ..
             } => Some(LenetParts::new(&self.parameters)),
-            NetworkSpec::Zoo { .. } | NetworkSpec::TorchScript { .. } => None,
+            NetworkSpec::Zoo { .. } | NetworkSpec::One { .. } | NetworkSpec::TorchScript { .. } => None,
         }
     }
+}
+
+/// What the branches of a multi-branch student answer.
+#[derive(Debug)]
+pub(crate) struct BranchLogits {
+    /// Logits of each branch, `[n, classes]`.
+    pub(crate) branches: Vec<Tensor>,
+    /// Their sum, weighed by the gate, `[n, classes]`.
+    pub(crate) ensemble: Tensor,
 }
 
 /// The same images with the channels of a pixel side by side in memory: convolutions and batch

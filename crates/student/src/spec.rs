@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use stillhouse_core::ImageShape;
-use stillhouse_core::job::Architecture;
+use stillhouse_core::job::{Architecture, MAX_BRANCHES};
 
 use crate::error::StudentError;
 
@@ -24,6 +25,20 @@ pub enum NetworkSpec {
         /// Number of classes.
         classes: usize,
     },
+    /// A multi-branch student: ONE (arXiv 1806.04606). Its branches share the first layers of a
+    /// network of the zoo and have the last ones each for itself; a gate weighs their logits.
+    One {
+        /// The network that each branch is, together with the shared layers.
+        architecture: Architecture,
+        /// Shape of its images.
+        shape: ImageShape,
+        /// Number of classes.
+        classes: usize,
+        /// Number of branches, 2 to [`MAX_BRANCHES`].
+        branches: usize,
+        /// What it answers outside of training.
+        head: Head,
+    },
     /// A TorchScript module whose `forward` takes `[n, c, h, w]` and gives logits `[n, classes]`.
     /// The weights in it are its initial weights.
     TorchScript {
@@ -41,7 +56,7 @@ impl NetworkSpec {
     #[must_use]
     pub fn shape(&self) -> ImageShape {
         match self {
-            Self::Zoo { shape, .. } | Self::TorchScript { shape, .. } => *shape,
+            Self::Zoo { shape, .. } | Self::One { shape, .. } | Self::TorchScript { shape, .. } => *shape,
         }
     }
 
@@ -49,7 +64,7 @@ impl NetworkSpec {
     #[must_use]
     pub fn classes(&self) -> usize {
         match self {
-            Self::Zoo { classes, .. } | Self::TorchScript { classes, .. } => *classes,
+            Self::Zoo { classes, .. } | Self::One { classes, .. } | Self::TorchScript { classes, .. } => *classes,
         }
     }
 
@@ -57,7 +72,7 @@ impl NetworkSpec {
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
-            Self::Zoo { architecture, .. } => architecture.name(),
+            Self::Zoo { architecture, .. } | Self::One { architecture, .. } => architecture.name(),
             Self::TorchScript { .. } => "torchscript",
         }
     }
@@ -86,6 +101,24 @@ impl NetworkSpec {
                 self.classes()
             )));
         }
-        Ok(())
+        match self {
+            Self::One { branches, .. } if !(2..=MAX_BRANCHES).contains(branches) => Err(misfit(format!(
+                "expected 2 to {MAX_BRANCHES} branches, found {branches}"
+            ))),
+            _ => Ok(()),
+        }
     }
+}
+
+/// What a multi-branch student answers outside of training.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Head {
+    /// The logits of the first branch, `[n, classes]`: the cost of a plain network.
+    Branch,
+    /// The gated sum of all branches' logits, `[n, classes]`.
+    Ensemble,
+    /// The logits of every branch side by side, `[n, branches * classes]`: for acquisition functions
+    /// that ask how much the branches disagree.
+    Committee,
 }

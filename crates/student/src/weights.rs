@@ -12,7 +12,7 @@ use tch::{Device, Tensor};
 use crate::error::StudentError;
 use crate::ffi;
 use crate::graph::Slot;
-use crate::network::{Network, NetworkSpec};
+use crate::network::{Head, Network, NetworkSpec};
 
 /// Key of the metadata. One entry, since safetensors writes a hash map in random order.
 const METADATA_KEY: &str = "stillhouse";
@@ -25,6 +25,9 @@ struct Owner {
     network: String,
     image: String,
     classes: usize,
+    /// Of a multi-branch student only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    branches: Option<(usize, Head)>,
 }
 
 impl Owner {
@@ -33,6 +36,10 @@ impl Owner {
             network: spec.name().to_owned(),
             image: spec.shape().to_string(),
             classes: spec.classes(),
+            branches: match spec {
+                NetworkSpec::One { branches, head, .. } => Some((*branches, *head)),
+                NetworkSpec::Zoo { .. } | NetworkSpec::TorchScript { .. } => None,
+            },
         }
     }
 }
@@ -43,7 +50,11 @@ impl std::fmt::Display for Owner {
             f,
             "{} for {} images and {} classes",
             self.network, self.image, self.classes
-        )
+        )?;
+        match self.branches {
+            Some((branches, _)) => write!(f, " in {branches} branches"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -65,14 +76,26 @@ impl NetworkSpec {
         let [channels, height, width] = sides[..] else {
             return Err(unknown());
         };
-        Ok(Self::Zoo {
-            architecture: architecture.ok_or_else(unknown)?,
-            shape: ImageShape {
-                channels,
-                height,
-                width,
+        let architecture = architecture.ok_or_else(unknown)?;
+        let shape = ImageShape {
+            channels,
+            height,
+            width,
+        };
+        let classes = owner.classes;
+        Ok(match owner.branches {
+            None => Self::Zoo {
+                architecture,
+                shape,
+                classes,
             },
-            classes: owner.classes,
+            Some((branches, head)) => Self::One {
+                architecture,
+                shape,
+                classes,
+                branches,
+                head,
+            },
         })
     }
 }

@@ -9,13 +9,13 @@ use anyhow::{Context, bail};
 use serde_json::json;
 use stillhouse_collective::{Collective, GroupId, Local, Ring, RingListener};
 use stillhouse_core::image::{ImageSet, ImageShape};
-use stillhouse_core::job::{Architecture, Determinism, ImageFormat, Optimizer, Schedule};
+use stillhouse_core::job::{Architecture, Determinism, ImageFormat, Mixing, Optimizer, Schedule};
 use stillhouse_core::pool::{LambdaGrid, PairId, Pairing, Pool};
 use stillhouse_core::sampler::{Purpose, Stream};
 use stillhouse_core::score::Acquisition;
 use stillhouse_core::selection::{GUARD_FACTOR, select};
 use stillhouse_student::scoring::{ScanMode, Scorer, ScorerConfig};
-use stillhouse_student::train::{Augmentation, Init, Session, TrainConfig, Training, TransferSet};
+use stillhouse_student::train::{Augmentation, Init, OneLoss, Session, TrainConfig, Training, TransferSet};
 use stillhouse_student::{Network, NetworkSpec};
 use tch::Device;
 
@@ -161,6 +161,8 @@ pub(crate) fn train(args: &BenchTrainArgs) -> anyhow::Result<()> {
         seed: 0,
         round: 0,
         evaluate_every: 0,
+        one: OneLoss::default(),
+        mixing: Mixing::None,
         determinism: if args.fast {
             Determinism::Fast
         } else {

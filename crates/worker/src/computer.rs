@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use stillhouse_collective::RingListener;
 use stillhouse_core::image::ImageSet;
-use stillhouse_core::job::{Job, Scan};
+use stillhouse_core::job::{Job, OneDeploy, Scan};
 use stillhouse_core::pool::Pool;
 use stillhouse_core::sample::Sources;
 use stillhouse_protocol::message::{Command, Welcome};
 use stillhouse_protocol::{Fence, FromWorker, Report, Student};
 use stillhouse_runtime::Secret;
 use stillhouse_student::scoring::{ScanMode, Scorer, ScorerConfig};
-use stillhouse_student::{Network, NetworkSpec, export};
+use stillhouse_student::{Head, Network, NetworkSpec, export};
 use tch::Device;
 use tokio::sync::mpsc;
 
@@ -91,10 +91,22 @@ impl Computer {
         let job = welcome.job().context("the coordinator's job")?;
         let (shape, classes) = (welcome.seeds.shape(), welcome.classes as usize);
         let spec = match &job.student {
-            stillhouse_core::job::Student::Zoo(architecture) => NetworkSpec::Zoo {
-                architecture: *architecture,
-                shape,
-                classes,
+            stillhouse_core::job::Student::Zoo(architecture) => match &job.spec.student.one {
+                None => NetworkSpec::Zoo {
+                    architecture: *architecture,
+                    shape,
+                    classes,
+                },
+                Some(one) => NetworkSpec::One {
+                    architecture: *architecture,
+                    shape,
+                    classes,
+                    branches: one.branches as usize,
+                    head: match one.deploy {
+                        OneDeploy::Branch => Head::Branch,
+                        OneDeploy::Ensemble => Head::Ensemble,
+                    },
+                },
             },
             stillhouse_core::job::Student::TorchScript(_) => NetworkSpec::TorchScript {
                 module: Arc::from(welcome.module),

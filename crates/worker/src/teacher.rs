@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context, bail, ensure};
 use stillhouse_collective::Local;
 use stillhouse_core::image::ImageShape;
-use stillhouse_core::job::{Determinism, Optimizer, Response, Schedule, Size};
+use stillhouse_core::job::{Determinism, Mixing, Optimizer, Response, Schedule, Size};
 use stillhouse_runtime::{atomic_file, signals};
 use stillhouse_student::train::{
-    Augmentation, EvaluationSet, Init, TrainConfig, Training, TransferSet, train as train_network,
+    Augmentation, EvaluationSet, Init, OneLoss, TrainConfig, Training, TransferSet, train as train_network,
 };
 use stillhouse_student::{InferenceMode, Mode, Network, NetworkSpec, compute_alone};
 use stillhouse_teacher::server::{Books, Host, ModelServer, Pixels, Predict, serve_router};
@@ -107,6 +107,8 @@ fn config(args: &TeacherTrainArgs) -> TrainConfig {
         seed: args.seed,
         round: 0,
         evaluate_every: args.epochs.div_ceil(10),
+        one: OneLoss::default(),
+        mixing: Mixing::None,
         determinism: Determinism::Strict,
     }
 }

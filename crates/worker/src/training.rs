@@ -12,7 +12,7 @@ use stillhouse_core::sampler::{Purpose, Stream};
 use stillhouse_protocol::message::TrainCommand;
 use stillhouse_protocol::{Fence, FromWorker, Measurement, Report};
 use stillhouse_student::train::{
-    Augmentation, Evaluation, EvaluationSet, Init, Progress, Session, TrainConfig, Training, TransferSet,
+    Augmentation, Evaluation, EvaluationSet, Init, OneLoss, Progress, Session, TrainConfig, Training, TransferSet,
 };
 use tch::Device;
 
@@ -52,6 +52,11 @@ pub(crate) fn train_config(job: &Spec, samples: usize, attempt: u32, round: u32,
         },
         round: u64::from(round),
         evaluate_every,
+        one: job.student.one.map_or_else(OneLoss::default, |one| OneLoss {
+            temperature: one.temperature,
+            ramp: one.ramp,
+        }),
+        mixing: spec.mixing,
         determinism: spec.determinism,
     }
 }
@@ -134,7 +139,7 @@ impl Computer {
             loss,
             measurements: kept.session.evaluations().iter().map(measurement).collect(),
             steps: kept.session.step(),
-            parameters: kept.session.network().parameter_count() as u64,
+            parameters: kept.session.network().deployed()?.parameter_count() as u64,
         };
         Ok((report, weights))
     }

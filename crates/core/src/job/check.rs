@@ -7,13 +7,14 @@ use serde::{Deserialize, Serialize};
 use super::explain::nearest;
 use super::queue::QueueSpec;
 use super::spec::{
-    Architecture, CheckpointsSpec, Control, JobSpec, LambdaSpec, MixupSpec, OnAmbiguous, PoolSource, Spec, StudentSpec,
-    WorkersSpec,
+    Architecture, CheckpointsSpec, Control, JobSpec, LambdaSpec, MAX_BRANCHES, MixupSpec, OnAmbiguous, OneSpec,
+    PoolSource, Spec, StudentSpec, WorkersSpec,
 };
 use super::teacher;
 use super::training::MAX_EPOCHS;
 use crate::plan::Arm;
 use crate::pool::{LambdaGrid, Pairing, Pool};
+use crate::score::Acquisition;
 
 const API_VERSION: &str = "stillhouse.dev/v1alpha1";
 const KIND: &str = "DistillJob";
@@ -135,6 +136,7 @@ impl Job {
         let student = check_student(&spec.student)?;
         let (grid, pairing) = check_pool(&spec.pool)?;
         teacher::check(&spec)?;
+        check_acquisition(&spec)?;
         check_training(&spec)?;
         check_budget(&spec)?;
         spec.queue.as_ref().map_or(Ok(()), QueueSpec::check)?;
@@ -193,12 +195,48 @@ fn check_student(student: &StudentSpec) -> Result<Student, JobError> {
         "2 to 100000",
         student.classes.unwrap_or(0),
     )?;
+    student.one.as_ref().map_or(Ok(()), check_one)?;
     match (&student.architecture, &student.torchscript) {
+        (None, Some(_)) if student.one.is_some() => Err(value(
+            "spec.student.one",
+            "an architecture of the zoo",
+            "a TorchScript file",
+        )),
         (Some(architecture), None) => Ok(Student::Zoo(*architecture)),
         (None, Some(path)) => Ok(Student::TorchScript(path.clone())),
         (Some(_), Some(_)) => Err(value("spec.student", "one of architecture and torchscript", "both")),
         (None, None) => Err(value("spec.student", "one of architecture and torchscript", "neither")),
     }
+}
+
+fn check_one(one: &OneSpec) -> Result<(), JobError> {
+    require(
+        (2..=MAX_BRANCHES).contains(&(one.branches as usize)),
+        "spec.student.one.branches",
+        format!("2 to {MAX_BRANCHES}"),
+        one.branches,
+    )?;
+    require(
+        one.temperature > 0.0 && one.temperature <= 100.0,
+        "spec.student.one.temperature",
+        "above 0, at most 100",
+        one.temperature,
+    )?;
+    require(
+        (0.0..=1.0).contains(&one.ramp),
+        "spec.student.one.ramp",
+        "0 to 1",
+        one.ramp,
+    )
+}
+
+fn check_acquisition(spec: &Spec) -> Result<(), JobError> {
+    require(
+        spec.acquisition.score != Acquisition::Bald || spec.student.one.is_some(),
+        "spec.acquisition.score",
+        "spec.student.one beside bald, which asks how much its branches disagree",
+        "a student without branches",
+    )
 }
 
 fn check_pool(pool: &[PoolSource]) -> Result<(LambdaGrid, Pairing), JobError> {
@@ -484,6 +522,26 @@ spec:
                 "classes: 10",
                 "spec.student: expected one of",
             ),
+            (
+                "architecture: lenet5-half",
+                "architecture: lenet5, one: { branches: 1 }",
+                "spec.student.one.branches: expected 2 to 16, found 1",
+            ),
+            (
+                "architecture: lenet5-half",
+                "architecture: lenet5, one: { ramp: 1.5 }",
+                "spec.student.one.ramp: expected 0 to 1, found 1.5",
+            ),
+            (
+                "architecture: lenet5-half",
+                "torchscript: net.pt, one: {}",
+                "spec.student.one: expected an architecture of the zoo",
+            ),
+            (
+                "epochs: 40 }",
+                "epochs: 40 }\n  acquisition: { score: bald }",
+                "spec.acquisition.score: expected spec.student.one",
+            ),
         ] {
             let error = error_of(from, to).to_string();
             assert!(error.starts_with(want), "{error}");
@@ -496,5 +554,9 @@ spec:
         assert_eq!(digest(JOB), digest(&JOB.replace("24000", "30000")));
         assert_eq!(digest(JOB), digest(&JOB.replace("8080", "9090")));
         assert_ne!(digest(JOB), digest(&JOB.replace("lenet5-half", "lenet5")));
+        let branches = |one: &str| digest(&JOB.replace("lenet5-half", &format!("lenet5-half, one: {one}")));
+        assert_ne!(branches("{}"), digest(JOB));
+        assert_ne!(branches("{ branches: 4 }"), branches("{}"));
+        assert_ne!(digest(&JOB.replace("epochs: 40", "epochs: 40, mixing: uniform")), digest(JOB));
     }
 }

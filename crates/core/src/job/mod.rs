@@ -13,11 +13,11 @@ pub use check::{Job, JobError, Student};
 pub use queue::{QueueSpec, SecretSource};
 pub use spec::{
     AcquisitionSpec, Architecture, BudgetSpec, CheckpointsSpec, Control, Device, EvaluationSpec, ImageFormat,
-    ImagesSpec, JobSpec, LambdaSpec, Metadata, MixupSpec, OnAmbiguous, PoolSource, Scan, Size, Spec, StoppingSpec,
-    StudentSpec, WorkersSpec,
+    ImagesSpec, JobSpec, LambdaSpec, MAX_BRANCHES, Metadata, MixupSpec, OnAmbiguous, OneDeploy, OneSpec, PoolSource,
+    Scan, Size, Spec, StoppingSpec, StudentSpec, WorkersSpec,
 };
 pub use teacher::{
     AnswerSpec, AuthSpec, Axes, DEFAULT_PROMPT, EACH, Encoding, ImageForm, Piece, Protocol, Response, Slot,
     TeacherSpec, UnknownSlot, parse_template,
 };
-pub use training::{Augmentation, Determinism, Optimizer, Restart, Schedule, TrainingSpec, steps_an_epoch};
+pub use training::{Augmentation, Determinism, Mixing, Optimizer, Restart, Schedule, TrainingSpec, steps_an_epoch};

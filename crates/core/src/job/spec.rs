@@ -140,6 +140,48 @@ pub struct StudentSpec {
     /// Number of classes; the teacher's when absent.
     #[serde(default)]
     pub classes: Option<u32>,
+    /// Trains several branches over shared layers, which learn from their ensemble.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub one: Option<OneSpec>,
+}
+
+/// A multi-branch student: ONE (arXiv 1806.04606).
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct OneSpec {
+    /// Branches, each with the last stage of the architecture for itself.
+    pub branches: u32,
+    /// Temperature at which branches follow the ensemble.
+    pub temperature: f64,
+    /// Part of the epochs over which the weight of following rises to 1.
+    pub ramp: f64,
+    /// What the student is in the end.
+    pub deploy: OneDeploy,
+}
+
+/// Most branches of a student.
+pub const MAX_BRANCHES: usize = 16;
+
+impl Default for OneSpec {
+    /// The paper's: three branches, temperature 3, a ramp of 80 of 300 epochs, one branch deployed.
+    fn default() -> Self {
+        Self {
+            branches: 3,
+            temperature: 3.0,
+            ramp: 80.0 / 300.0,
+            deploy: OneDeploy::Branch,
+        }
+    }
+}
+
+/// What a multi-branch student is in the end: what is measured, scored with and exported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OneDeploy {
+    /// The first branch: a plain network of the architecture.
+    Branch,
+    /// All branches and the gate.
+    Ensemble,
 }
 
 /// Networks of the zoo, as ALGORITHMS of the papers give them.

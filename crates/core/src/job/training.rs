@@ -29,6 +29,9 @@ pub struct TrainingSpec {
     pub restart: Restart,
     /// Random changes of the training images (never of the queries).
     pub augmentation: Augmentation,
+    /// Mixes the samples of a batch with each other, labels and all (never the queries).
+    #[serde(skip_serializing_if = "Mixing::is_none")]
+    pub mixing: Mixing,
     /// Whether the student is bit-identical for any number of workers.
     pub determinism: Determinism,
     /// Virtual shards of a step: a power of two; see [`Spec::shards`] for its default.
@@ -52,6 +55,7 @@ impl Default for TrainingSpec {
             warmup_steps: 0,
             restart: Restart::Fresh,
             augmentation: Augmentation::None,
+            mixing: Mixing::None,
             determinism: Determinism::Strict,
             shards: None,
             seed: 0,
@@ -101,8 +105,12 @@ pub enum Schedule {
     /// Four blocks of 40, 30, 20 and 10 % of the epochs, a tenth of the rate each, momentum reset
     /// (Active Mixup's released code: 80/60/40/20 of 200).
     Blocks,
+    /// A tenth of the rate after half of the epochs, a hundredth after three quarters (ONE).
+    Steps,
     /// Half a cosine down to zero.
     Cosine,
+    /// Always the same rate (FS-BBT, with Adam).
+    Constant,
 }
 
 /// What happens to the student between rounds.
@@ -125,6 +133,26 @@ pub enum Augmentation {
     Jitter,
     /// Crop after padding by 4, and horizontal flip.
     CropFlip,
+}
+
+/// Mixing of a batch's samples with each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mixing {
+    /// None.
+    #[default]
+    None,
+    /// Each with another one of the batch, images and soft labels, at a uniform weight: Beta(1, 1)
+    /// of FS-BBT.
+    Uniform,
+}
+
+impl Mixing {
+    /// Whether nothing is mixed.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        *self == Self::None
+    }
 }
 
 /// How far training depends on who computes.

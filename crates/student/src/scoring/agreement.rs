@@ -45,7 +45,7 @@ pub(super) fn agrees<S: PairScorer>(
         .collect();
     let mut want = Vec::new();
     let shared = network.share().expect("shares");
-    let mut exact = Batched::new(shared, shape, Arc::clone(&lambdas), Acquisition::Entropy);
+    let mut exact = Batched::new(shared, network.spec(), Arc::clone(&lambdas), Acquisition::Entropy);
     exact.score(&pairs, &mut want).expect("scores");
     for arch in architectures() {
         let mut got = Vec::new();

@@ -16,7 +16,7 @@ use tch::{Kind, Tensor};
 use super::{Best, Pair, PairScorer, ScoringError};
 use crate::error::StudentError;
 use crate::ffi::floats;
-use crate::network::{Mode, Network, unit_pixels};
+use crate::network::{Mode, Network, NetworkSpec, unit_pixels};
 
 /// Pixels times channels of a batch: what keeps activations of small networks within the cache,
 /// and those of large ones within some hundred megabytes.
@@ -53,19 +53,22 @@ pub(super) struct Batched<F> {
     acquisition: Acquisition,
     lambdas: Arc<LambdaGrid>,
     size: [i64; 4],
+    classes: usize,
     /// One batch of canonical images.
     bytes: Vec<u8>,
 }
 
 impl<F: Forward> Batched<F> {
-    /// A scorer for images of `shape`.
-    pub(super) fn new(network: F, shape: ImageShape, lambdas: Arc<LambdaGrid>, acquisition: Acquisition) -> Self {
+    /// A scorer for what `spec` describes.
+    pub(super) fn new(network: F, spec: &NetworkSpec, lambdas: Arc<LambdaGrid>, acquisition: Acquisition) -> Self {
+        let shape = spec.shape();
         let size = batch_size(shape);
         Self {
             network,
             acquisition,
             lambdas,
             size,
+            classes: spec.classes(),
             bytes: vec![0; size[0] as usize * shape.len()],
         }
     }
@@ -101,7 +104,7 @@ impl<F: Forward> PairScorer for Batched<F> {
             let answers = floats(&logits).ok_or_else(|| StudentError::Torch("logits are not f32".to_owned()))?;
             for answer in answers.chunks_exact(answers.len() / self.size[0] as usize).take(rows) {
                 let lambda = self.lambdas.lambdas()[row % per_pair];
-                best[row / per_pair].take(self.acquisition, lambda, answer)?;
+                best[row / per_pair].take(self.acquisition, lambda, answer, self.classes)?;
                 row += 1;
             }
         }

@@ -66,9 +66,16 @@ impl Best {
     }
 
     /// Takes in the score at the next higher lambda: the lowest lambda of equals stays.
-    fn take(&mut self, acquisition: Acquisition, lambda: Lambda, logits: &[f32]) -> Result<(), ScoringError> {
+    fn take(
+        &mut self,
+        acquisition: Acquisition,
+        lambda: Lambda,
+        logits: &[f32],
+        classes: usize,
+    ) -> Result<(), ScoringError> {
         let pair = self.pair;
-        let score = ScoreBits::new(acquisition.score(logits)).ok_or(ScoringError::Diverged { pair: pair.0 })?;
+        let score =
+            ScoreBits::new(acquisition.score(logits, classes)).ok_or(ScoringError::Diverged { pair: pair.0 })?;
         if self.entry.is_none_or(|best| score < best.score) {
             self.entry = Some(Entry { score, pair, lambda });
         }

@@ -131,6 +131,10 @@ impl Scorer {
         }
         let mut network = Network::build(spec, 0, Device::Cpu)?;
         network.load_weights(weights)?;
+        let network = match acquisition {
+            Acquisition::Bald => network.committee()?,
+            _ => network.deployed()?,
+        };
         let lambdas = Arc::new(config.lambdas.clone());
         let threads = config.threads.max(1);
         let approximate = match config.scan {
@@ -138,14 +142,7 @@ impl Scorer {
             ScanMode::Guarded => approximate(&network, &lambdas, *acquisition, threads)?,
         };
         let exact: Result<Vec<_>, ScoringError> = (0..threads)
-            .map(|_| {
-                Ok(Batched::new(
-                    network.share()?,
-                    spec.shape(),
-                    Arc::clone(&lambdas),
-                    *acquisition,
-                ))
-            })
+            .map(|_| Ok(Batched::new(network.share()?, spec, Arc::clone(&lambdas), *acquisition)))
             .collect();
         Ok(Self {
             seeds: Arc::clone(seeds),
@@ -299,13 +296,13 @@ fn approximate(
             .map(|_| Approximate::Residual(Box::new(residual.share())))
             .collect());
     }
-    let shape = network.spec().shape();
+    let spec = network.spec();
     (0..threads)
         .map(|_| {
-            let folded = Folded::new(network, shape)?;
+            let folded = Folded::new(network, spec.shape())?;
             Ok(Approximate::Folded(Batched::new(
                 folded,
-                shape,
+                spec,
                 Arc::clone(lambdas),
                 acquisition,
             )))

@@ -7,15 +7,15 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use stillhouse_collective::Local;
-use stillhouse_core::job::{Architecture, Optimizer, Schedule};
+use stillhouse_core::job::{Architecture, Mixing, Optimizer, Schedule};
 use stillhouse_core::pool::Pairing;
 use stillhouse_core::selection::{Band, Entry, GUARD_FACTOR, Guard, check_guard, select};
 use stillhouse_core::{Acquisition, ImageSet, ImageShape, LambdaGrid, PairId, Pool};
 use tch::{Device, Tensor};
 
 use super::*;
-use crate::network::{Network, NetworkSpec};
-use crate::train::{Augmentation, Init, TrainConfig, Training, TransferSet, train};
+use crate::network::{Head, Network, NetworkSpec};
+use crate::train::{Augmentation, Init, OneLoss, TrainConfig, Training, TransferSet, train};
 
 /// The bytes behind the header of an IDX file of the example data, or of another data folder.
 fn idx(path: &str) -> Option<Vec<u8>> {
@@ -40,12 +40,22 @@ struct Trained {
 
 impl Trained {
     fn new(architecture: Architecture, data: &str, side: u32, epochs: u32) -> Option<Self> {
-        const IMAGES: usize = 1200;
         let shape = ImageShape {
             channels: 1,
             height: side,
             width: side,
         };
+        let spec = NetworkSpec::Zoo {
+            architecture,
+            shape,
+            classes: 10,
+        };
+        Self::of(spec, data, epochs)
+    }
+
+    fn of(spec: NetworkSpec, data: &str, epochs: u32) -> Option<Self> {
+        const IMAGES: usize = 1200;
+        let shape = spec.shape();
         let mut images = idx(&format!("{data}/train-images-idx3-ubyte.gz"))?;
         images.truncate(IMAGES * shape.len());
         let classes = idx(&format!("{data}/train-labels-idx1-ubyte.gz"))?;
@@ -58,11 +68,6 @@ impl Trained {
                 .collect::<Vec<_>>()
         };
         let labels: Vec<f32> = classes[..IMAGES].iter().flat_map(one_hot).collect();
-        let spec = NetworkSpec::Zoo {
-            architecture,
-            shape,
-            classes: 10,
-        };
         let training = Training {
             spec: &spec,
             init: Init::Fresh,
@@ -116,6 +121,8 @@ fn config(epochs: u32) -> TrainConfig {
         seed: 3,
         round: 0,
         evaluate_every: 0,
+        one: OneLoss::default(),
+        mixing: Mixing::None,
         determinism: stillhouse_core::job::Determinism::Strict,
     }
 }
@@ -180,6 +187,38 @@ fn a_guarded_scan_of_digits_selects_the_pairs_and_lambdas_of_the_exact_scan() {
     for acquisition in [Acquisition::LeastConfidence, Acquisition::Margin, Acquisition::Entropy] {
         assert_guarded_equals_exact(Trained::digits(), 150, 200, acquisition);
     }
+}
+
+#[test]
+fn branches_choose_exactly_whether_by_one_of_them_all_or_their_disagreement() {
+    for (head, acquisition) in [
+        (Head::Branch, Acquisition::LeastConfidence),
+        (Head::Ensemble, Acquisition::Margin),
+        (Head::Branch, Acquisition::Bald),
+    ] {
+        let spec = NetworkSpec::One {
+            architecture: Architecture::Lenet5,
+            shape: ImageShape {
+                channels: 1,
+                height: 8,
+                width: 8,
+            },
+            classes: 10,
+            branches: 3,
+            head,
+        };
+        let trained = Trained::of(spec, "digits", 8).expect("the example data is there");
+        assert_guarded_equals_exact(&trained, 60, 100, acquisition);
+    }
+}
+
+#[test]
+fn a_student_without_branches_cannot_disagree() {
+    let digits = Trained::digits();
+    let config = scorer_config(digits.images.clone(), ScanMode::Guarded, 1, Acquisition::Bald);
+    let error = Scorer::new(&digits.spec, &digits.weights, &config).expect_err("no branches");
+    let cause = std::error::Error::source(&error).expect("says why").to_string();
+    assert!(cause.contains("has no branches"), "{cause}");
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! How a student is trained: settings, their bounds, and the learning rate of each step.
 
 use serde::{Deserialize, Serialize};
-use stillhouse_core::job::{Determinism, Optimizer, Schedule};
+use stillhouse_core::job::{Determinism, Mixing, Optimizer, Schedule};
 
+use super::one::OneLoss;
 use crate::error::StudentError;
 
 /// Random changes of training images, drawn anew for each sample and epoch. No query is spent.
@@ -53,6 +54,10 @@ pub struct TrainConfig {
     pub round: u64,
     /// Epochs between two evaluations; the last epoch is always evaluated. 0: only the last.
     pub evaluate_every: u32,
+    /// How the branches of a multi-branch student learn from each other.
+    pub one: OneLoss,
+    /// What becomes of a batch before it is augmented.
+    pub mixing: Mixing,
     /// Whether sums have the same bits for any number of ranks, or may be the quickest.
     pub determinism: Determinism,
 }
@@ -114,7 +119,12 @@ impl TrainConfig {
                 jitter_shift.to_string(),
             ),
         ];
-        match checks.into_iter().find(|(fine, ..)| !fine) {
+        let one = (
+            self.one.temperature > 0.0 && self.one.temperature.is_finite() && (0.0..=1.0).contains(&self.one.ramp),
+            "a temperature above 0 and a ramp from 0 to 1 for branches",
+            format!("{} and {}", self.one.temperature, self.one.ramp),
+        );
+        match checks.into_iter().chain([one]).find(|(fine, ..)| !fine) {
             None => Ok(()),
             Some((_, expected, found)) => Err(StudentError::Training {
                 reason: format!("expected {expected}, found {found}"),
@@ -132,6 +142,8 @@ impl TrainConfig {
         };
         let fall = match self.schedule {
             Schedule::Blocks => 0.1_f64.powi(self.block_starts().filter(|start| *start <= epoch).count() as i32),
+            Schedule::Steps => 0.1_f64.powi(self.step_starts().filter(|start| *start <= epoch).count() as i32),
+            Schedule::Constant => 1.0,
             Schedule::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * step as f64 / steps as f64).cos()),
         };
         self.learning_rate * warm * fall
@@ -141,7 +153,7 @@ impl TrainConfig {
     pub(crate) fn resets(&self, epoch: u32) -> bool {
         match self.schedule {
             Schedule::Blocks => self.block_starts().any(|start| start == epoch),
-            Schedule::Cosine => false,
+            Schedule::Steps | Schedule::Cosine | Schedule::Constant => false,
         }
     }
 
@@ -153,6 +165,13 @@ impl TrainConfig {
             .map(|tenths| (u64::from(self.epochs) * tenths).div_ceil(10) as u32)
     }
 
+    /// Epochs at which the rate falls: after a half and three quarters.
+    fn step_starts(&self) -> impl Iterator<Item = u32> {
+        [2_u64, 3]
+            .into_iter()
+            .map(|quarters| (u64::from(self.epochs) * quarters).div_ceil(4) as u32)
+    }
+
     /// Whether the student is evaluated after `epoch`.
     pub(crate) fn evaluates(&self, epoch: u32) -> bool {
         let done = epoch + 1;
@@ -161,10 +180,10 @@ impl TrainConfig {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn config(epochs: u32, schedule: Schedule, warmup_steps: u64) -> TrainConfig {
+    pub(in crate::train) fn config(epochs: u32, schedule: Schedule, warmup_steps: u64) -> TrainConfig {
         TrainConfig {
             epochs,
             batch: 128,
@@ -179,6 +198,8 @@ mod tests {
             seed: 0,
             round: 0,
             evaluate_every: 0,
+            one: OneLoss::default(),
+            mixing: Mixing::None,
             determinism: Determinism::Strict,
         }
     }
@@ -191,6 +212,22 @@ mod tests {
         for (epoch, want) in [(0, 0.1), (79, 0.1), (80, 0.01), (140, 0.001), (199, 0.0001)] {
             assert!((config.rate(epoch, 0, 1) / want - 1.0).abs() < 1e-12, "epoch {epoch}");
         }
+    }
+
+    #[test]
+    fn steps_fall_at_a_half_and_three_quarters() {
+        let config = config(300, Schedule::Steps, 0);
+        for (epoch, want) in [
+            (0, 0.1),
+            (149, 0.1),
+            (150, 0.01),
+            (224, 0.01),
+            (225, 0.001),
+            (299, 0.001),
+        ] {
+            assert!((config.rate(epoch, 0, 1) / want - 1.0).abs() < 1e-12, "epoch {epoch}");
+        }
+        assert!((0..300).all(|epoch| !config.resets(epoch)));
     }
 
     #[test]

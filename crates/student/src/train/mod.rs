@@ -19,6 +19,8 @@ mod crew;
 mod data;
 mod evaluate;
 mod exchange;
+mod mixing;
+mod one;
 mod optimizer;
 mod session;
 mod shard;
@@ -42,6 +44,7 @@ use shard::{BucketLayout, Material, Shard, Step};
 pub use config::{Augmentation, TrainConfig};
 pub use data::TransferSet;
 pub use evaluate::{Evaluation, EvaluationSet, evaluate};
+pub use one::OneLoss;
 pub use session::Session;
 
 /// What training starts from.

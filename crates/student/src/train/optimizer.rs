@@ -83,8 +83,8 @@ impl OptimizerState {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::train::Augmentation;
-    use stillhouse_core::job::Schedule;
+    use crate::train::{Augmentation, OneLoss};
+    use stillhouse_core::job::{Mixing, Schedule};
     use tch::Device;
     use tch::nn::{self, OptimizerConfig};
 
@@ -103,6 +103,8 @@ mod tests {
             seed: 0,
             round: 0,
             evaluate_every: 0,
+            one: OneLoss::default(),
+            mixing: Mixing::None,
             determinism: stillhouse_core::job::Determinism::Strict,
         }
     }

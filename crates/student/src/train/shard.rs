@@ -4,6 +4,7 @@
 //! The bucket is one flat tensor, `[gradients | running statistics | loss]`.
 
 use stillhouse_core::ImageShape;
+use stillhouse_core::mix::mix_into;
 use stillhouse_core::sampler::{Purpose, Stream};
 use tch::{Kind, Tensor};
 
@@ -11,8 +12,10 @@ use super::augment;
 use super::batches::shard_range;
 use super::config::{Augmentation, TrainConfig};
 use super::data::TransferSet;
+use super::mixing::{self, Partner};
+use super::one::cross_entropy;
 use crate::error::StudentError;
-use crate::network::{Mode, Network, unit_pixels};
+use crate::network::{BranchLogits, Head, Mode, Network, NetworkSpec, unit_pixels};
 
 /// One step, the same for all shards and ranks.
 #[derive(Clone, Copy, Debug)]
@@ -115,25 +118,51 @@ impl Shard {
             return Ok(());
         }
         self.own_buffers.f_copy_(&self.shared_buffers)?;
-        let samples = &step.samples[range];
-        let x = self.images(material, step.epoch, samples)?;
-        let targets = self.targets(material, samples, step.samples.len())?;
+        let samples = &step.samples[range.clone()];
+        let batch = step.samples.len();
+        let partners = mixing::partners(material.config, step, range.clone());
+        let x = self.images(material, step.epoch, samples, partners.as_deref())?;
+        let targets = self.targets(material, samples, partners.as_deref(), batch)?;
         let TrainConfig { seed, round, .. } = *material.config;
         let dropout = Stream::new(seed, Purpose::Dropout, round)
             .fork(step.index)
             .fork(self.index as u64);
-        let logits = self.replica.forward(&x, Mode::Train { dropout })?;
-        let loss = logits
-            .f_log_softmax(-1, Kind::Float)?
-            .f_mul(&targets)?
-            .f_sum(Kind::Float)?;
-        loss.f_backward()?;
+        let mode = Mode::Train { dropout };
+        let loss = match self.replica.forward_branches(&x, mode)? {
+            Some(answers) => {
+                let TrainConfig { one, epochs, .. } = material.config;
+                let weight = one.weight(step.epoch, *epochs);
+                one.of(&answers, &targets, weight, batch)?.f_backward()?;
+                cross_entropy(self.deployed(&answers), &targets)?
+            }
+            None => {
+                let loss = cross_entropy(&self.replica.forward(&x, mode)?, &targets)?;
+                loss.f_backward()?;
+                loss
+            }
+        };
         self.own_loss.f_copy_(&loss.f_detach()?.f_view([1])?)?;
         Ok(())
     }
 
-    /// Augmented images, `[n, c, h, w]` in 0..=1.
-    fn images(&self, material: &Material<'_>, epoch: u32, samples: &[u32]) -> Result<Tensor, StudentError> {
+    /// The answer that a multi-branch student is used for, whose cross-entropy is what is reported.
+    fn deployed<'b>(&self, answers: &'b BranchLogits) -> &'b Tensor {
+        match self.replica.spec() {
+            NetworkSpec::One {
+                head: Head::Ensemble, ..
+            } => &answers.ensemble,
+            _ => &answers.branches[0],
+        }
+    }
+
+    /// Mixed and augmented images, `[n, c, h, w]` in 0..=1.
+    fn images(
+        &self,
+        material: &Material<'_>,
+        epoch: u32,
+        samples: &[u32],
+        partners: Option<&[Partner]>,
+    ) -> Result<Tensor, StudentError> {
         let Material {
             config,
             transfer,
@@ -142,8 +171,17 @@ impl Shard {
         } = material;
         let draws = Stream::new(config.seed, Purpose::Augmentation, config.round).fork(u64::from(epoch));
         let mut bytes = Vec::with_capacity(samples.len() * shape.len());
-        for sample in samples {
-            let image = &transfer.images[*sample as usize * shape.len()..][..shape.len()];
+        let image_of = |sample: u32| &transfer.images[sample as usize * shape.len()..][..shape.len()];
+        let mut mixed = vec![0; shape.len()];
+        for (at, sample) in samples.iter().enumerate() {
+            let image = match partners {
+                Some(partners) => {
+                    let Partner { sample: other, lambda } = partners[at];
+                    mix_into(image_of(*sample), image_of(other), lambda, &mut mixed);
+                    &mixed
+                }
+                None => image_of(*sample),
+            };
             augment::place(
                 config.augmentation,
                 *shape,
@@ -171,12 +209,28 @@ impl Shard {
 
     /// Labels over `-batch`, so that their product with log-probabilities sums to this shard's part
     /// of the batch's mean cross-entropy (natural logarithm).
-    fn targets(&self, material: &Material<'_>, samples: &[u32], batch: usize) -> Result<Tensor, StudentError> {
+    fn targets(
+        &self,
+        material: &Material<'_>,
+        samples: &[u32],
+        partners: Option<&[Partner]>,
+        batch: usize,
+    ) -> Result<Tensor, StudentError> {
         let Material { transfer, classes, .. } = material;
-        let rows = samples
-            .iter()
-            .map(|sample| &transfer.labels[*sample as usize * classes..][..*classes]);
-        let values: Vec<f32> = rows.flatten().map(|value| -value / batch as f32).collect();
+        let label_of = |sample: u32| &transfer.labels[sample as usize * classes..][..*classes];
+        let mut values = Vec::with_capacity(samples.len() * classes);
+        for (at, sample) in samples.iter().enumerate() {
+            let own = label_of(*sample);
+            match partners {
+                Some(partners) => {
+                    let Partner { sample: other, lambda } = partners[at];
+                    let (lambda, other) = (lambda.as_f32(), label_of(other));
+                    let mixed = own.iter().zip(other).map(|(a, b)| lambda * a + (1.0 - lambda) * b);
+                    values.extend(mixed.map(|value| -value / batch as f32));
+                }
+                None => values.extend(own.iter().map(|value| -value / batch as f32)),
+            }
+        }
         let targets = Tensor::f_from_slice(&values)?.f_view([samples.len() as i64, *classes as i64])?;
         Ok(targets.f_to_device(self.bucket.device())?)
     }

@@ -7,10 +7,15 @@ use crate::error::StudentError;
 use crate::graph::{Builder, Conv};
 use crate::operators::halve;
 
-pub(super) fn build(net: &mut Builder, channels: [i64; 2], classes: i64) -> Result<(), String> {
-    net.conv("conv1", Conv::valid(channels[0], 5))?;
-    net.relu_halve("pool1")?;
-    net.conv("conv2", Conv::same(channels[1], 5))?;
+/// What branches share: the first convolution, of `channels`.
+pub(super) fn stem(net: &mut Builder, channels: i64) -> Result<(), String> {
+    net.conv("conv1", Conv::valid(channels, 5))?;
+    net.relu_halve("pool1")
+}
+
+/// The rest, with a second convolution of `channels`.
+pub(super) fn rest(net: &mut Builder, channels: i64, classes: i64) -> Result<(), String> {
+    net.conv("conv2", Conv::same(channels, 5))?;
     net.relu_halve("pool2")?;
     net.flatten();
     net.linear("fc1", 120);
@@ -51,7 +56,7 @@ pub struct LenetParts {
 }
 
 impl LenetParts {
-    /// `parameters` in the order in which [`build`] makes them.
+    /// `parameters` in the order in which they are built.
     pub(crate) fn new(parameters: &[Tensor]) -> Self {
         let pair = |at: usize| (parameters[at].shallow_clone(), parameters[at + 1].shallow_clone());
         let (weight, bias) = pair(0);

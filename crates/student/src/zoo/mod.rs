@@ -25,16 +25,47 @@ pub use lenet::{FirstLayer, LenetParts};
 /// Builds the graph of `architecture`, or says why images of this shape do not fit it.
 pub(crate) fn graph(architecture: Architecture, shape: ImageShape, classes: i64) -> Result<Graph, String> {
     let mut builder = Builder::new(shape);
-    match architecture {
-        Architecture::Lenet5 => lenet::build(&mut builder, [6, 16], classes),
-        Architecture::Lenet5Half => lenet::build(&mut builder, [3, 8], classes),
-        Architecture::Alexnet => alexnet::build(&mut builder, 1, classes),
-        Architecture::AlexnetHalf => alexnet::build(&mut builder, 2, classes),
-        Architecture::Resnet20 => resnet::build(&mut builder, 3, classes),
-        Architecture::Resnet32 => resnet::build(&mut builder, 5, classes),
-        Architecture::Vgg16Bn => vgg::build(&mut builder, classes),
-    }?;
+    stem(&mut builder, architecture)?;
+    rest(&mut builder, architecture, classes)?;
     Ok(builder.finish())
+}
+
+/// Builds `branches` of `architecture` over shared first layers, as ONE (arXiv 1806.04606) does: the
+/// last stage of convolutions and what follows are each branch's own.
+pub(crate) fn branched(
+    architecture: Architecture,
+    shape: ImageShape,
+    classes: i64,
+    branches: usize,
+) -> Result<Graph, String> {
+    let mut builder = Builder::new(shape);
+    stem(&mut builder, architecture)?;
+    builder.branch_off(branches, |net| rest(net, architecture, classes))?;
+    Ok(builder.finish())
+}
+
+fn stem(net: &mut Builder, architecture: Architecture) -> Result<(), String> {
+    match architecture {
+        Architecture::Lenet5 => lenet::stem(net, 6),
+        Architecture::Lenet5Half => lenet::stem(net, 3),
+        Architecture::Alexnet => alexnet::stem(net, 1),
+        Architecture::AlexnetHalf => alexnet::stem(net, 2),
+        Architecture::Resnet20 => resnet::stem(net, 3),
+        Architecture::Resnet32 => resnet::stem(net, 5),
+        Architecture::Vgg16Bn => vgg::stem(net),
+    }
+}
+
+fn rest(net: &mut Builder, architecture: Architecture, classes: i64) -> Result<(), String> {
+    match architecture {
+        Architecture::Lenet5 => lenet::rest(net, 16, classes),
+        Architecture::Lenet5Half => lenet::rest(net, 8, classes),
+        Architecture::Alexnet => alexnet::rest(net, 1, classes),
+        Architecture::AlexnetHalf => alexnet::rest(net, 2, classes),
+        Architecture::Resnet20 => resnet::rest(net, 3, classes),
+        Architecture::Resnet32 => resnet::rest(net, 5, classes),
+        Architecture::Vgg16Bn => vgg::rest(net, classes),
+    }
 }
 
 #[cfg(test)]

@@ -3,22 +3,31 @@
 
 use crate::graph::{Builder, Conv};
 
-/// `blocks` a stage: 3 make ResNet-20, 5 make ResNet-32.
-pub(super) fn build(net: &mut Builder, blocks: usize, classes: i64) -> Result<(), String> {
+/// What branches share: all but the last stage. `blocks` a stage: 3 make ResNet-20, 5 ResNet-32.
+pub(super) fn stem(net: &mut Builder, blocks: usize) -> Result<(), String> {
     net.conv("conv1", convolution(16, 1))?;
     net.batch_norm("bn1");
     net.relu();
-    for (stage, channels) in (1..).zip([16, 32, 64]) {
-        for block in 0..blocks {
-            let stride = if stage > 1 && block == 0 { 2 } else { 1 };
-            let name = format!("layer{stage}.{block}");
-            net.residual(stride, |net| basic_block(net, &name, channels, stride))?;
-            net.relu();
-        }
-    }
+    stage(net, 1, 16, blocks)?;
+    stage(net, 2, 32, blocks)
+}
+
+/// The last stage and what follows it.
+pub(super) fn rest(net: &mut Builder, blocks: usize, classes: i64) -> Result<(), String> {
+    stage(net, 3, 64, blocks)?;
     net.global_average();
     net.flatten();
     net.linear("fc", classes);
+    Ok(())
+}
+
+fn stage(net: &mut Builder, stage: usize, channels: i64, blocks: usize) -> Result<(), String> {
+    for block in 0..blocks {
+        let stride = if stage > 1 && block == 0 { 2 } else { 1 };
+        let name = format!("layer{stage}.{block}");
+        net.residual(stride, |net| basic_block(net, &name, channels, stride))?;
+        net.relu();
+    }
     Ok(())
 }
 

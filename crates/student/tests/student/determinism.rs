@@ -1,10 +1,10 @@
 //! Invariant I11: the student has the same bits for any number of ranks and threads.
 
-use stillhouse_core::job::{Architecture, Optimizer};
-use stillhouse_student::NetworkSpec;
+use stillhouse_core::job::{Architecture, Mixing, Optimizer};
 use stillhouse_student::train::{Augmentation, TrainConfig, Training, train};
+use stillhouse_student::{Head, NetworkSpec};
 
-use crate::world::{Noise, alone, config, on, ring, small_script, training, zoo};
+use crate::world::{Noise, alone, config, on, one, ring, small_script, training, zoo};
 
 /// Enough for several steps an epoch, the last one smaller than the others and on fewer shards.
 const SAMPLES: u64 = 118;
@@ -70,6 +70,19 @@ fn a_residual_network_under_adam_has_the_same_bits_in_every_world() {
         ..config(1)
     };
     expect_equal_bits(&zoo(Architecture::Resnet20, 3, 8), &config);
+}
+
+#[test]
+fn branches_and_mixed_batches_have_the_same_bits_in_every_world() {
+    let config = TrainConfig {
+        mixing: Mixing::Uniform,
+        augmentation: Augmentation::Jitter {
+            degrees: 10.0,
+            shift: 0.1,
+        },
+        ..config(2)
+    };
+    expect_equal_bits(&one(Architecture::Resnet20, 1, 8, Head::Branch), &config);
 }
 
 #[test]

@@ -5,6 +5,7 @@
     reason = "clippy.toml allows it in test functions; these are their helpers"
 )]
 
+mod branches;
 mod determinism;
 mod digits;
 mod elastic;

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use stillhouse_collective::{Collective, GroupId, Local, Ring, RingListener};
 use stillhouse_core::ImageShape;
-use stillhouse_core::job::{Architecture, Determinism, Optimizer, Schedule};
+use stillhouse_core::job::{Architecture, Determinism, Mixing, Optimizer, Schedule};
 use stillhouse_core::sampler::{Purpose, Stream};
 use stillhouse_student::train::{
-    Augmentation, Init, Progress, Session, TrainConfig, Trained, Training, TransferSet, train,
+    Augmentation, Init, OneLoss, Progress, Session, TrainConfig, Trained, Training, TransferSet, train,
 };
-use stillhouse_student::{NetworkSpec, StudentError};
+use stillhouse_student::{Head, NetworkSpec, StudentError};
 use tch::Device;
 
 /// Long enough that reaching it means a hang, and fails the test.
@@ -45,6 +45,20 @@ pub(crate) fn small_script() -> NetworkSpec {
     }
 }
 
+/// A student of three branches.
+pub(crate) fn one(architecture: Architecture, channels: u32, side: u32, head: Head) -> NetworkSpec {
+    let NetworkSpec::Zoo { shape, classes, .. } = zoo(architecture, channels, side) else {
+        unreachable!("of the zoo")
+    };
+    NetworkSpec::One {
+        architecture,
+        shape,
+        classes,
+        branches: 3,
+        head,
+    }
+}
+
 pub(crate) fn config(epochs: u32) -> TrainConfig {
     TrainConfig {
         epochs,
@@ -60,6 +74,8 @@ pub(crate) fn config(epochs: u32) -> TrainConfig {
         seed: 7,
         round: 1,
         evaluate_every: 0,
+        one: OneLoss::default(),
+        mixing: Mixing::None,
         determinism: Determinism::Strict,
     }
 }

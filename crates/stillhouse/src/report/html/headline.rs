@@ -63,6 +63,7 @@ fn picked_by(acquisition: Acquisition) -> &'static str {
         Acquisition::LeastConfidence => "where the student was least confident",
         Acquisition::Margin => "where the student\u{2019}s two best classes were closest",
         Acquisition::Entropy => "where the student\u{2019}s answer had the highest entropy",
+        Acquisition::Bald => "where the student\u{2019}s branches disagreed most",
         Acquisition::Random => "at random",
     }
 }

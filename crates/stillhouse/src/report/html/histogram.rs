@@ -48,6 +48,7 @@ fn axis_name(acquisition: Acquisition) -> &'static str {
         Acquisition::LeastConfidence => "highest class probability at the best mixing weight",
         Acquisition::Margin => "margin between the two best classes",
         Acquisition::Entropy => "negative entropy in nats",
+        Acquisition::Bald => "negative disagreement of the branches in nats",
         Acquisition::Random => "score",
     }
 }

@@ -145,7 +145,7 @@ impl Fused {
             for (lane, best) in best.iter_mut().enumerate() {
                 let values = logits.iter().skip(lane).step_by(self.lanes);
                 answer.iter_mut().zip(values).for_each(|(to, from)| *to = *from);
-                best.take(self.acquisition, *lambda, &answer)?;
+                best.take(self.acquisition, *lambda, &answer, answer.len())?;
             }
         }
         Ok(())

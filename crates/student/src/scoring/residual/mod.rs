@@ -194,7 +194,7 @@ impl PairScorer for Residual {
                 };
                 self.layers.arch.dispatch(forward);
                 for (lambda, logits) in lambdas.iter().zip(self.memory.logits.chunks_exact(classes)) {
-                    best.take(self.acquisition, *lambda, logits)?;
+                    best.take(self.acquisition, *lambda, logits, logits.len())?;
                 }
             }
             entries.push(best.entry());
