@@ -22,6 +22,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Active Mixup's MNIST setting, over seeds, beside a random control (about an hour).
     Mnist(MnistArgs),
+    /// Ways to choose and to train on MNIST at 8,000 queries, over seeds (about 10 minutes a seed).
+    Methods(MethodsArgs),
     /// Candidates scored a second, beside two PyTorch loops (about 10 minutes).
     Scoring(DataArgs),
     /// Training steps a second, beside PyTorch eager (about 10 minutes).
@@ -74,6 +76,27 @@ pub(crate) struct MnistArgs {
     /// Where results go [default: benchmarks/results; for the small scale target/bench/results].
     #[arg(long)]
     pub(crate) out: Option<PathBuf>,
+}
+
+/// Arguments of `methods`.
+#[derive(Debug, Args)]
+pub(crate) struct MethodsArgs {
+    /// Where the data lies.
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    /// Seeds: each draws other seed images and other initial weights.
+    #[arg(long, value_delimiter = ',', default_value = "0,1,2")]
+    pub(crate) seeds: Vec<u64>,
+}
+
+impl MethodsArgs {
+    /// Three seeds.
+    pub(crate) fn published(data: DataArgs) -> Self {
+        Self {
+            data,
+            seeds: vec![0, 1, 2],
+        }
+    }
 }
 
 impl MnistArgs {

@@ -4,7 +4,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`cli`] | the command line |
-//! | [`mnist`] | Active Mixup's MNIST setting over seeds, with a random control |
+//! | [`mnist`] | Active Mixup's MNIST setting over seeds, with a random control; ways to choose and to train |
 //! | [`scoring`] | candidates scored a second, beside PyTorch |
 //! | [`training`] | training steps a second, beside PyTorch |
 //! | [`startup`] | process start to first score, beside PyTorch |
@@ -40,13 +40,14 @@ mod training;
 
 use clap::Parser;
 
-use crate::cli::{Cli, Command, DataArgs, MnistArgs, QueueArgs};
+use crate::cli::{Cli, Command, DataArgs, MethodsArgs, MnistArgs, QueueArgs};
 use crate::places::Places;
 
 fn main() -> anyhow::Result<()> {
     let places = Places::find()?;
     match Cli::parse().command {
         Command::Mnist(args) => mnist::run(&places, &args),
+        Command::Methods(args) => mnist::methods::run(&places, &args),
         Command::Scoring(args) => scoring::run(&places, &args),
         Command::Training => training::run(&places),
         Command::Startup => startup::run(&places),
@@ -72,6 +73,7 @@ fn all(places: &Places, data: DataArgs) -> anyhow::Result<()> {
     scoring::run(places, &data)?;
     teacher_client::run(places)?;
     queue::run(places, &QueueArgs::published())?;
-    mnist::run(places, &MnistArgs::published(data))?;
+    mnist::run(places, &MnistArgs::published(data.clone()))?;
+    mnist::methods::run(places, &MethodsArgs::published(data))?;
     page::refresh(places)
 }

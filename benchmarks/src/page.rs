@@ -57,6 +57,7 @@ mod tests {
         );
         let names = [
             "mnist",
+            "methods",
             "scoring",
             "training",
             "startup",

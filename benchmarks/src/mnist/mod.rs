@@ -7,8 +7,10 @@
 //! | [`job`] | the job file of a seed |
 //! | [`summary`] | what is read of a job's `summary.json` |
 //! | [`report`] | figures over seeds, beside the published ones |
+//! | [`methods`] | ways to choose and to train, side by side at equal queries |
 
 mod job;
+pub(crate) mod methods;
 mod report;
 mod summary;
 pub(crate) mod teacher;
@@ -47,38 +49,33 @@ pub(crate) fn run(places: &Places, args: &MnistArgs) -> anyhow::Result<()> {
     let teacher = Teacher::trained(places, &data, &recipe)?;
     let mut seeds = Vec::new();
     for &seed in &args.seeds {
-        let run = SeedRun {
+        let run = JobRun {
             places,
-            data: &data,
-            setting: &setting,
             teacher: &teacher,
-            seed,
+            name: format!("{}-seed-{seed}", setting.name),
         };
-        let (result, summary) = run.finish()?;
+        let (summary, text, bill) = run.finish(|url| setting.job(&data, url, seed))?;
         fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
-        write(
-            &out.join(format!("{}-seed-{seed}.summary.json", setting.name)),
-            &summary,
-        )?;
-        seeds.push(result);
+        write(&out.join(format!("{}-seed-{seed}.summary.json", setting.name)), &text)?;
+        seeds.push(SeedResult::new(seed, &summary, bill)?);
     }
     let report = Report::new(&setting, &teacher, seeds, Machine::this());
     publish_in(&out, setting.name, &report.markdown(), &serde_json::to_value(&report)?)
 }
 
-/// One job of the setting.
-struct SeedRun<'a> {
+/// One job on MNIST.
+struct JobRun<'a> {
     places: &'a Places,
-    data: &'a Mnist,
-    setting: &'a Setting,
     teacher: &'a Teacher,
-    seed: u64,
+    /// Of the job, its directory below `target/bench`, and what lies beside that.
+    name: String,
 }
 
-impl SeedRun<'_> {
-    /// Serves the teacher, runs the job to its end, and compares its account with the teacher's
-    /// bill. Returns its figures and the text of its `summary.json`.
-    fn finish(&self) -> anyhow::Result<(SeedResult, String)> {
+impl JobRun<'_> {
+    /// Serves the teacher, runs to its end the job that `text` writes for the teacher's address, and
+    /// compares its account with the teacher's bill. Returns its summary, the text of that, and the
+    /// lines of the bill.
+    fn finish(&self, text: impl FnOnce(&str) -> String) -> anyhow::Result<(Summary, String, u64)> {
         let (dir, bill) = (self.path("")?, self.path(".bill")?);
         if !dir.exists() && bill.exists() {
             // The bill of a job that was deleted.
@@ -86,8 +83,8 @@ impl SeedRun<'_> {
         }
         let server = Server::start(self.places, self.teacher, &bill, &self.path(".teacher.log")?)?;
         let (job, log) = (self.path(".yaml")?, self.path(".log")?);
-        write(&job, &self.setting.job(self.data, server.url(), self.seed))?;
-        eprintln!("seed {}: running, with its log in {}", self.seed, log.display());
+        write(&job, &text(server.url()))?;
+        eprintln!("{}: running, with its log in {}", self.name, log.display());
         let mut command = self.places.stillhouse()?;
         command
             .arg("run")
@@ -103,21 +100,16 @@ impl SeedRun<'_> {
         let budget = &summary.budget;
         ensure!(
             (budget.billed.total..=budget.billed.total + budget.ambiguous).contains(&lines) && lines <= budget.queries,
-            "seed {}: the job counts {} queries billed and {} ambiguous of {}, the teacher's own bill has {lines}",
-            self.seed,
+            "{}: the job counts {} queries billed and {} ambiguous of {}, the teacher's own bill has {lines}",
+            self.name,
             budget.billed.total,
             budget.ambiguous,
             budget.queries
         );
-        Ok((SeedResult::new(self.seed, &summary, lines)?, text))
+        Ok((summary, text, lines))
     }
 
-    /// `target/bench/SETTING-seed-SEED` and what lies beside it.
     fn path(&self, suffix: &str) -> anyhow::Result<PathBuf> {
-        let Self { setting, seed, .. } = self;
-        Ok(self
-            .places
-            .work()?
-            .join(format!("{}-seed-{seed}{suffix}", setting.name)))
+        Ok(self.places.work()?.join(format!("{}{suffix}", self.name)))
     }
 }

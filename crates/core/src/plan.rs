@@ -38,6 +38,8 @@ pub struct Plan {
     pub per_round: u64,
     /// Pairs of the pool.
     pub pairs: u64,
+    /// Of those, scored a round: all, or a sample.
+    pub scored: u64,
     /// Lambdas tried a pair.
     pub lambdas: u32,
 }
@@ -63,13 +65,15 @@ impl Plan {
     /// # Errors
     /// When the budget is smaller than the seed and evaluation queries.
     pub fn new(job: &Job, seeds: u32) -> Result<Self, BudgetTooSmall> {
+        let pairs = job.pool(seeds).pairs();
         let plan = Self {
             budget: job.spec.budget.queries,
             seeds,
             evaluation: job.spec.evaluation.as_ref().map_or(0, |e| e.agreement_queries),
             arms: job.arms().len() as u32,
             per_round: job.spec.budget.per_round,
-            pairs: job.pool(seeds).pairs(),
+            pairs,
+            scored: job.spec.acquisition.sample.map_or(pairs, |sample| sample.min(pairs)),
             lambdas: job.grid.lambdas().len() as u32,
         };
         if plan.first_queries() > plan.budget {
@@ -123,10 +127,10 @@ impl Plan {
         self.first_queries() + u64::from(self.arms) * self.rounds().iter().sum::<u64>()
     }
 
-    /// Student forward passes of one scan of the pool.
+    /// Student forward passes of one scan of what a round scores.
     #[must_use]
     pub fn forwards_a_round(&self) -> u64 {
-        self.pairs * u64::from(self.lambdas)
+        self.scored * u64::from(self.lambdas)
     }
 }
 
@@ -142,6 +146,7 @@ mod tests {
             arms,
             per_round: 6_000,
             pairs: 1_999_000,
+            scored: 1_999_000,
             lambdas: 11,
         }
     }

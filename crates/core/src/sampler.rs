@@ -26,6 +26,8 @@ pub enum Purpose {
     Evaluation,
     /// What the samples of a batch are mixed with.
     Mixing,
+    /// The pairs that a round scores, where it does not score all.
+    Sample,
 }
 
 /// A stream of draws addressed by counter.

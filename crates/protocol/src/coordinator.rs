@@ -241,16 +241,24 @@ impl Coordinator {
         let pairs = self.settings.pool.pairs();
         let stream = Stream::new(self.settings.seed, Purpose::Calibration, u64::from(student.round));
         let calibration = (0..calibration_size(pairs)).map(|at| PairId(stream.below(at, pairs)));
+        let asked = if self.planted(Fault::ForgetAsked) {
+            Default::default()
+        } else {
+            self.history.asked_pairs(student.arm, student.round)
+        };
+        let sample = self.settings.sample.map(|count| {
+            let stream = Stream::new(self.settings.seed, Purpose::Sample, u64::from(student.round));
+            let count = usize::try_from(count).unwrap_or(usize::MAX);
+            let drawn = stream.candidates(self.settings.pool, &self.settings.grid, count, &asked);
+            drawn.into_iter().map(|candidate| candidate.pair).collect()
+        });
         Problem {
             student,
             scorer: Student::new(student.arm, student.round - 1),
             k: size,
             pairs,
-            asked: if self.planted(Fault::ForgetAsked) {
-                Default::default()
-            } else {
-                self.history.asked_pairs(student.arm, student.round)
-            },
+            asked,
+            sample,
             exact: self.settings.exact_scan,
             acquisition: self.settings.acquisition,
             classes: self.settings.classes,

@@ -30,6 +30,8 @@ pub struct Settings {
     pub grid: LambdaGrid,
     /// How the active arm chooses.
     pub acquisition: Acquisition,
+    /// Pairs scored a round; the whole pool when absent.
+    pub sample: Option<u64>,
     /// Whether scans score exact bytes.
     pub exact_scan: bool,
     /// Whether students go on from the last round's weights.

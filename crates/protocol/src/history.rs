@@ -396,6 +396,7 @@ mod tests {
             arms: 1,
             per_round: 20,
             pairs: 45,
+            scored: 45,
             lambdas: 1,
         }
     }

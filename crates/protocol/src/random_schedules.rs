@@ -30,6 +30,7 @@ fn settings() -> Settings {
         arms: 2,
         per_round: 40,
         pairs: pool.pairs(),
+        scored: pool.pairs(),
         lambdas: 3,
     };
     Settings {
@@ -38,6 +39,7 @@ fn settings() -> Settings {
         pool,
         grid,
         acquisition: Acquisition::LeastConfidence,
+        sample: None,
         exact_scan: false,
         warm: false,
         seed: 5,

@@ -8,7 +8,8 @@
 //!
 //! Phases: calibrate (compare approximate with exact scores on a sample, which sets the guard
 //! width), scan (approximate), rescore (exact, the band only), and, should the band prove too
-//! narrow, scan again with a wider one. With an exact scan the scan alone decides.
+//! narrow, scan again with a wider one. With an exact scan the scan alone decides. Of a sample of the
+//! pool, every pair is scored exactly at once.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
@@ -44,6 +45,8 @@ pub struct Problem {
     pub pairs: u64,
     /// Pairs that are not to be chosen again.
     pub asked: HashSet<PairId>,
+    /// The pairs among which to choose, none of them asked; all of the pool when absent.
+    pub sample: Option<Vec<PairId>>,
     /// Whether scans score exact bytes.
     pub exact: bool,
     /// The score, for the histogram's range.
@@ -90,8 +93,15 @@ pub enum Advance {
 #[derive(Clone, Debug)]
 enum Phase {
     Calibrating,
-    Scanning { band: Box<Band>, histogram: Histogram },
+    Scanning {
+        band: Box<Band>,
+        histogram: Histogram,
+    },
     Rescoring(Box<Rescoring>),
+    /// Exact scores of a sample so far.
+    Sampling {
+        exact: Vec<Entry>,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -133,7 +143,9 @@ impl Selecting {
             rescore_time: Duration::ZERO,
             problem,
         };
-        if selecting.problem.exact {
+        if let Some(sample) = selecting.problem.sample.take() {
+            selecting.score_sample(&sample);
+        } else if selecting.problem.exact {
             selecting.begin_scan(f32::INFINITY);
         } else {
             let sample = selecting.problem.calibration.clone();
@@ -190,7 +202,7 @@ impl Selecting {
                 width: self.width,
                 ceiling: match &self.phase {
                     Phase::Scanning { band, .. } => band.bound(),
-                    Phase::Calibrating | Phase::Rescoring(_) => f32::INFINITY,
+                    Phase::Calibrating | Phase::Rescoring(_) | Phase::Sampling { .. } => f32::INFINITY,
                 },
             },
         }
@@ -218,6 +230,18 @@ impl Selecting {
             }
             (work, _) => Err(format!("a worker answered something else than {}", name(work))),
         }
+    }
+
+    fn score_sample(&mut self, sample: &[PairId]) {
+        self.rescore(sample);
+        self.scans = 1;
+        self.phase = Phase::Sampling {
+            exact: Vec::with_capacity(sample.len()),
+        };
+    }
+
+    fn rescore(&mut self, pairs: &[PairId]) {
+        self.todo = pairs.chunks(RESCORE_PAIRS).map(|c| Work::Rescore(c.to_vec())).collect();
     }
 
     fn begin_scan(&mut self, ceiling: f32) {
@@ -284,14 +308,16 @@ impl Selecting {
             return Ok(self.finish(rescoring, 0.0));
         }
         let pairs: Vec<PairId> = entries.iter().map(|e| e.pair).collect();
-        self.todo = pairs.chunks(RESCORE_PAIRS).map(|c| Work::Rescore(c.to_vec())).collect();
+        self.rescore(&pairs);
         self.phase = Phase::Rescoring(Box::new(rescoring));
         Ok(Advance::More)
     }
 
     fn merge_exact(&mut self, pairs: &[PairId], entries: Vec<Entry>) -> Result<(), String> {
-        let Phase::Rescoring(rescoring) = &mut self.phase else {
-            return Err("pairs were rescored outside a rescore".into());
+        let exact = match &mut self.phase {
+            Phase::Rescoring(rescoring) => &mut rescoring.exact,
+            Phase::Sampling { exact } => exact,
+            Phase::Calibrating | Phase::Scanning { .. } => return Err("pairs were rescored outside a rescore".into()),
         };
         let answered: HashSet<PairId> = entries.iter().map(|e| e.pair).collect();
         if entries.len() != pairs.len() || !pairs.iter().all(|pair| answered.contains(pair)) {
@@ -300,7 +326,7 @@ impl Selecting {
                 pairs.len()
             ));
         }
-        rescoring.exact.extend(entries);
+        exact.extend(entries);
         Ok(())
     }
 
@@ -308,8 +334,13 @@ impl Selecting {
         if self.given > 0 || !self.todo.is_empty() {
             return Ok(Advance::More);
         }
-        let Phase::Rescoring(rescoring) = std::mem::replace(&mut self.phase, Phase::Calibrating) else {
-            return Err("a rescore ended that had not begun".into());
+        let rescoring = match std::mem::replace(&mut self.phase, Phase::Calibrating) {
+            Phase::Rescoring(rescoring) => rescoring,
+            Phase::Sampling { exact } => {
+                self.scan_time += now.saturating_sub(self.phase_since);
+                return Ok(self.finish_sample(exact));
+            }
+            Phase::Calibrating | Phase::Scanning { .. } => return Err("a rescore ended that had not begun".into()),
         };
         self.rescore_time += now.saturating_sub(self.phase_since);
         self.phase_since = now;
@@ -327,6 +358,22 @@ impl Selecting {
                 Ok(Advance::More)
             }
         }
+    }
+
+    fn finish_sample(&mut self, exact: Vec<Entry>) -> Advance {
+        let range = self.problem.acquisition.range(self.problem.classes);
+        let mut histogram = Histogram::new(range);
+        exact.iter().for_each(|entry| histogram.add(entry.score.score()));
+        let whole = Rescoring {
+            approximate: HashMap::new(),
+            histogram,
+            cut: f32::INFINITY,
+            bound: f32::INFINITY,
+            exact,
+        };
+        // What was scanned was scored exactly.
+        self.problem.exact = true;
+        self.finish(whole, 0.0)
     }
 
     fn finish(&mut self, rescoring: Rescoring, deviation: f32) -> Advance {
@@ -375,5 +422,74 @@ fn name(work: &Work) -> &'static str {
         Work::Calibrate(_) => "a calibration",
         Work::Scan { .. } => "a scan",
         Work::Rescore(_) => "a rescore",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use stillhouse_core::Lambda;
+    use stillhouse_core::plan::Arm;
+    use stillhouse_core::score::ScoreBits;
+
+    fn entry(pair: PairId) -> Entry {
+        Entry {
+            // Few values, so that ties are common.
+            score: ScoreBits::new((pair.0 * 31 % 50) as f32 / 50.0).expect("a number"),
+            pair,
+            lambda: Lambda::from_hundredths(50).expect("valid"),
+        }
+    }
+
+    fn sampled(pairs: &[PairId], k: u64) -> Selecting {
+        let student = Student::new(Arm::Active, 1);
+        let problem = Problem {
+            student,
+            scorer: Student::new(Arm::Active, 0),
+            k,
+            pairs: 1_000_000,
+            asked: HashSet::new(),
+            sample: Some(pairs.to_vec()),
+            exact: false,
+            acquisition: Acquisition::LeastConfidence,
+            classes: 10,
+            workers: 3,
+            calibration: Vec::new(),
+        };
+        Selecting::new(problem, Duration::ZERO)
+    }
+
+    proptest! {
+        #[test]
+        fn the_best_of_a_sample_are_chosen_in_whatever_order_it_is_scored(
+            pairs in prop::collection::hash_set(0_u64..1_000_000, 5_000..9_000), k in 1_u64..4_000,
+            order in prop::collection::vec((any::<bool>(), 0_usize..8), 0..40),
+        ) {
+            let pairs: Vec<PairId> = pairs.into_iter().map(PairId).collect();
+            let mut selecting = sampled(&pairs, k);
+            let (mut held, mut turns, mut found) = (Vec::new(), order.into_iter(), None);
+            while found.is_none() {
+                let (give_back, which) = turns.next().unwrap_or_default();
+                held.extend(selecting.next_work());
+                let work: Work = held.swap_remove(which % held.len());
+                if give_back {
+                    selecting.give_back(work);
+                    continue;
+                }
+                let Work::Rescore(pairs) = &work else { panic!("{work:?}") };
+                let report = Report::Rescored { entries: pairs.iter().map(|pair| entry(*pair)).collect() };
+                if let Advance::Selected(selection) = selecting.accept(&work, report, Duration::from_secs(2)).expect("fits") {
+                    found = Some(selection);
+                }
+            }
+            let found = found.expect("the loop ended");
+            let want = select(pairs.iter().map(|pair| entry(*pair)).collect(), k as usize);
+            let want: Vec<PairId> = want.iter().map(|entry| entry.pair).collect();
+            prop_assert_eq!(found.batch.iter().map(|c| c.pair).collect::<Vec<_>>(), want);
+            let scan = found.scan.expect("it was scored");
+            prop_assert_eq!((scan.histogram.total(), scan.scans, scan.rescored), (pairs.len() as u64, 1, 0));
+            prop_assert_eq!(scan.cut, *found.scores.last().expect("k is at least 1"));
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use stillhouse_core::Job;
 use stillhouse_core::image::ImageShape;
-use stillhouse_core::job::{Architecture, Scan, Student};
+use stillhouse_core::job::{Architecture, OneDeploy, Scan, Student};
 use stillhouse_core::plan::Plan;
 use stillhouse_core::score::Acquisition;
 
@@ -35,6 +35,29 @@ fn reference_pixels(architecture: Architecture) -> f64 {
         | Architecture::Resnet32
         | Architecture::Vgg16Bn => 1024.0,
     }
+}
+
+/// Part of an architecture's operations that a branch has for itself, counted.
+fn branched_part(architecture: Architecture) -> f64 {
+    match architecture {
+        Architecture::Lenet5 | Architecture::Lenet5Half => 0.8,
+        Architecture::Alexnet | Architecture::AlexnetHalf => 0.5,
+        Architecture::Resnet20 | Architecture::Resnet32 => 0.33,
+        Architecture::Vgg16Bn => 0.1,
+    }
+}
+
+/// Rates of scanning and training for what a job makes of the architecture: branches cost their part,
+/// and what is not one plain network is scanned by libtorch, forward at about three times the rate of
+/// training.
+fn rates_of(job: &Job, architecture: Architecture) -> (f64, f64) {
+    let (scan, train) = rates(architecture);
+    let Some(one) = &job.spec.student.one else {
+        return (scan, train);
+    };
+    let train = train / (1.0 + f64::from(one.branches - 1) * branched_part(architecture));
+    let is_plain = one.deploy == OneDeploy::Branch && job.spec.acquisition.score != Acquisition::Bald;
+    (if is_plain { scan } else { scan.min(3.0 * train) }, train)
 }
 
 /// Figures of a dry run.
@@ -70,7 +93,7 @@ impl Estimate {
             Student::Zoo(architecture) => {
                 let scale = reference_pixels(*architecture) * 1.0_f64.max(f64::from(shape.channels) / 3.0)
                     / (f64::from(shape.height) * f64::from(shape.width));
-                let (scan, train) = rates(*architecture);
+                let (scan, train) = rates_of(job, *architecture);
                 Some((scan * scale, train * scale))
             }
             Student::TorchScript(_) => None,
@@ -82,7 +105,7 @@ impl Estimate {
         } else {
             plan.rounds().len()
         };
-        let exact = if job.spec.acquisition.scan == Scan::Exact {
+        let exact = if job.spec.acquisition.scan == Scan::Exact || job.spec.acquisition.sample.is_some() {
             3.0
         } else {
             1.0
@@ -136,6 +159,9 @@ impl Estimate {
             "pool",
             format!("{} pairs x {} lambdas", grouped(plan.pairs), plan.lambdas),
         );
+        if plan.scored < plan.pairs {
+            row("scored a round", format!("{} pairs, drawn anew", grouped(plan.scored)));
+        }
         row("forwards a round", grouped(plan.forwards_a_round()));
         row(
             "memory a worker",
@@ -212,6 +238,41 @@ mod tests {
         let table = Estimate::new(&job, plan, shape, 2).table();
         assert!(table.contains("1,000,006,281 pairs x 11 lambdas"), "{table}");
         assert!(table.contains("forwards a round        11,000,069,091"), "{table}");
+    }
+
+    #[test]
+    fn a_sample_and_branches_are_part_of_the_estimate() {
+        let estimate = |changes: &[(&str, &str)]| {
+            let template = changes
+                .iter()
+                .fold(TEMPLATE.to_owned(), |text, (from, to)| text.replace(from, to));
+            let job = Job::parse(&template).expect("valid");
+            let shape = ImageShape {
+                channels: 1,
+                height: 28,
+                width: 28,
+            };
+            let plan = Plan::new(&job, 2_000).expect("budget");
+            Estimate::new(&job, plan, shape, 2)
+        };
+        let whole = estimate(&[]);
+        let sample = ("  # acquisition: {", "  acquisition: { sample: 40000 } # {");
+        let sampled = estimate(&[sample]);
+        assert_eq!(sampled.plan.forwards_a_round(), 440_000);
+        assert!(sampled.scanning < whole.scanning);
+        assert!(
+            sampled.table().contains("40,000 pairs, drawn anew"),
+            "{}",
+            sampled.table()
+        );
+        let branched = estimate(&[
+            sample,
+            (
+                "architecture: lenet5",
+                "architecture: lenet5\n    one: { deploy: ensemble }",
+            ),
+        ]);
+        assert!(branched.training > sampled.training && branched.scanning > sampled.scanning);
     }
 
     #[test]

@@ -18,6 +18,7 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
+mod branches;
 mod cluster;
 mod elastic;
 mod gateways;

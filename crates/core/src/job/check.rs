@@ -18,6 +18,8 @@ use crate::score::Acquisition;
 
 const API_VERSION: &str = "stillhouse.dev/v1alpha1";
 const KIND: &str = "DistillJob";
+/// Most pairs of a sample: the coordinator holds them.
+const MAX_SAMPLE: u64 = 10_000_000;
 
 /// A job that says something that makes sense.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -236,6 +238,21 @@ fn check_acquisition(spec: &Spec) -> Result<(), JobError> {
         "spec.acquisition.score",
         "spec.student.one beside bald, which asks how much its branches disagree",
         "a student without branches",
+    )?;
+    let Some(sample) = spec.acquisition.sample else {
+        return Ok(());
+    };
+    require(
+        spec.acquisition.score != Acquisition::Random,
+        "spec.acquisition.sample",
+        "a score beside it",
+        "random",
+    )?;
+    require(
+        (spec.budget.per_round..=MAX_SAMPLE).contains(&sample),
+        "spec.acquisition.sample",
+        format!("spec.budget.perRound ({}) to {MAX_SAMPLE}", spec.budget.per_round),
+        sample,
     )
 }
 
@@ -538,8 +555,18 @@ spec:
                 "spec.student.one: expected an architecture of the zoo",
             ),
             (
-                "epochs: 40 }",
-                "epochs: 40 }\n  acquisition: { score: bald }",
+                "learningRate: 0.05 }",
+                "learningRate: 0.05 }\n  acquisition: { sample: 5999 }",
+                "spec.acquisition.sample: expected spec.budget.perRound (6000) to 10000000, found 5999",
+            ),
+            (
+                "learningRate: 0.05 }",
+                "learningRate: 0.05 }\n  acquisition: { score: random, sample: 40000 }",
+                "spec.acquisition.sample: expected a score beside it",
+            ),
+            (
+                "learningRate: 0.05 }",
+                "learningRate: 0.05 }\n  acquisition: { score: bald }",
                 "spec.acquisition.score: expected spec.student.one",
             ),
         ] {
@@ -557,6 +584,9 @@ spec:
         let branches = |one: &str| digest(&JOB.replace("lenet5-half", &format!("lenet5-half, one: {one}")));
         assert_ne!(branches("{}"), digest(JOB));
         assert_ne!(branches("{ branches: 4 }"), branches("{}"));
-        assert_ne!(digest(&JOB.replace("epochs: 40", "epochs: 40, mixing: uniform")), digest(JOB));
+        assert_ne!(
+            digest(&JOB.replace("epochs: 40", "epochs: 40, mixing: uniform")),
+            digest(JOB)
+        );
     }
 }

@@ -12,8 +12,10 @@ pub(super) fn nearest(message: &str) -> Option<&str> {
     let (unknown, known) = message[complaint..].lines().next()?.split_once(", expected ")?;
     let unknown = unknown.split_whitespace().nth(2)?.trim_matches('`').to_lowercase();
     let words = known
+        .strip_prefix("one of ")
+        .unwrap_or(known)
         .split([' ', ',', '`'])
-        .filter(|word| !matches!(*word, "" | "one" | "of" | "or" | "at" | "line" | "column"));
+        .filter(|word| !matches!(*word, "" | "or" | "at" | "line" | "column"));
     nearest_of(&unknown, words)
 }
 
@@ -37,6 +39,8 @@ mod tests {
         assert_eq!(nearest(message), Some("epochs"));
         let message = "line 1: unknown field `epoch`, expected one of epochs, batch";
         assert_eq!(nearest(message), Some("epochs"));
+        let message = "unknown field `ona`, expected one of `architecture`, `one`";
+        assert_eq!(nearest(message), Some("one"));
         let message = "spec.kind: unknown variant `leastConfidence`, expected `least-confidence` or `margin`";
         assert_eq!(nearest(message), Some("least-confidence"));
     }

@@ -5,12 +5,14 @@
 mod check;
 mod explain;
 mod queue;
+mod recipe;
 mod spec;
 mod teacher;
 mod training;
 
 pub use check::{Job, JobError, Student};
 pub use queue::{QueueSpec, SecretSource};
+pub use recipe::Recipe;
 pub use spec::{
     AcquisitionSpec, Architecture, BudgetSpec, CheckpointsSpec, Control, Device, EvaluationSpec, ImageFormat,
     ImagesSpec, JobSpec, LambdaSpec, MAX_BRANCHES, Metadata, MixupSpec, OnAmbiguous, OneDeploy, OneSpec, PoolSource,

@@ -283,6 +283,10 @@ pub struct AcquisitionSpec {
     /// How the pool is scanned; the query batch is the same.
     #[serde(default)]
     pub scan: Scan,
+    /// Pairs that are scored a round, drawn anew from those that were not asked; the whole pool when
+    /// absent. The best of a sample are less alike than the best of everything, and cost less.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sample: Option<u64>,
 }
 
 impl Default for AcquisitionSpec {
@@ -290,6 +294,7 @@ impl Default for AcquisitionSpec {
         Self {
             score: default_acquisition(),
             scan: Scan::default(),
+            sample: None,
         }
     }
 }

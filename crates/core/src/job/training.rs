@@ -2,9 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-/// How students are trained.
+use super::recipe::Written;
+
+/// How students are trained. A job file names a [`Recipe`] and what differs from it; here it is
+/// whole.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[serde(rename_all = "camelCase", from = "Written")]
 pub struct TrainingSpec {
     /// Passes over the transfer set; see [`TrainingSpec::epochs_over`].
     pub epochs: u32,
@@ -38,29 +41,6 @@ pub struct TrainingSpec {
     pub shards: Option<u32>,
     /// Seed of initial weights, order, augmentation and random acquisition.
     pub seed: u64,
-}
-
-impl Default for TrainingSpec {
-    /// Active Mixup's recipe for AlexNet (arXiv 2003.13960; 0.1 by the author's reply).
-    fn default() -> Self {
-        Self {
-            epochs: 200,
-            min_steps: 0,
-            batch: 128,
-            optimizer: Optimizer::Sgd,
-            learning_rate: 0.1,
-            momentum: 0.9,
-            weight_decay: 5e-4,
-            schedule: Schedule::Blocks,
-            warmup_steps: 0,
-            restart: Restart::Fresh,
-            augmentation: Augmentation::None,
-            mixing: Mixing::None,
-            determinism: Determinism::Strict,
-            shards: None,
-            seed: 0,
-        }
-    }
 }
 
 /// Most epochs of a training.

@@ -188,7 +188,8 @@ impl Record<'_> {
         let seconds = |ms: u64| ms as f64 / 1_000.0;
         let rate = |count: f64, seconds: f64| (count > 0.0 && seconds > 0.0).then(|| count / seconds);
         let scan_seconds = scan.map_or(0.0, |s| seconds(s.scan_ms));
-        let scanned = scan.map_or(0, |s| u64::from(s.scans) * self.inputs.plan.forwards_a_round());
+        let lambdas = self.inputs.plan.lambdas;
+        let scanned = scan.map_or(0, |s| u64::from(s.scans) * s.histogram.total() * u64::from(lambdas));
         let query_seconds = seconds(query_ms);
         Timings {
             scan_seconds,

@@ -136,7 +136,7 @@ impl Shell {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         Self {
-            meter: Meter::new(parts.inputs.plan.pairs),
+            meter: Meter::new(parts.inputs.plan.scored),
             inputs: parts.inputs,
             dir: parts.dir,
             events: parts.events,
@@ -353,8 +353,12 @@ impl Shell {
             }
             Action::Command { worker, fence, command } => {
                 let command = *command;
-                if let Command::Scan { start, end, .. } = command {
-                    self.meter.scan(worker, fence, end - start);
+                match &command {
+                    Command::Scan { start, end, .. } => self.meter.scan(worker, fence, end - start),
+                    Command::Rescore { pairs, .. } if self.inputs.job.spec.acquisition.sample.is_some() => {
+                        self.meter.scan(worker, fence, pairs.len() as u64);
+                    }
+                    _ => {}
                 }
                 self.send(worker, fence, command);
             }

@@ -132,6 +132,7 @@ pub(super) fn settings(inputs: &Inputs, classes: u32, options: &Options) -> Sett
         pool: inputs.pool(),
         grid: job.grid.clone(),
         acquisition: job.spec.acquisition.score,
+        sample: job.spec.acquisition.sample,
         exact_scan: job.spec.acquisition.scan == Scan::Exact,
         warm: job.spec.training.restart == Restart::Warm,
         seed: job.spec.training.seed,

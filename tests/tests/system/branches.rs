@@ -1,0 +1,52 @@
+//! Multi-branch students (ONE) through whole jobs: chosen by their branches' disagreement, trained on
+//! mixed batches, by any number of workers, killed in between.
+
+use std::time::Duration;
+
+use stillhouse_core::Acquisition;
+use stillhouse_core::job::{Augmentation, Control, JobSpec, Mixing, OneSpec};
+use stillhouse_tests::jobs;
+use stillhouse_tests::processes::{Running, run_job};
+
+use crate::world::{World, alone, undisturbed};
+
+fn branched(url: &str) -> JobSpec {
+    let mut job = jobs::three_rounds(url);
+    let spec = &mut job.spec;
+    spec.student.one = Some(OneSpec::default());
+    spec.acquisition.score = Acquisition::Bald;
+    spec.acquisition.sample = Some(2_500);
+    spec.training.mixing = Mixing::Uniform;
+    spec.training.augmentation = Augmentation::Jitter;
+    spec.control = Control::None;
+    spec.budget.queries = 290;
+    spec.budget.per_round = 60;
+    job
+}
+
+#[test]
+fn branches_choose_and_train_alike_on_one_worker_on_three_and_after_kill_9() {
+    let _alone = alone();
+    let world = World::new();
+    let job = branched(&world.url());
+    let one = world.finish(&job, "one", 1);
+    one.settle(&world.bill());
+    let (essence, summary) = (one.essence(), one.summary());
+    assert_eq!(essence.batches["active"].len(), 3, "the seed images and two rounds");
+    // What is deployed is a plain network, and the disagreement of its branches chose.
+    let plain = undisturbed().outcome.summary();
+    assert_eq!(summary["student"]["parameters"], plain["student"]["parameters"]);
+    assert_ne!(essence.batches["active"][1], undisturbed().essence.batches["active"][1]);
+    let accuracy = summary["active"]["accuracy"]["last"].as_f64().unwrap();
+    assert!(accuracy > 0.6, "it learns: {accuracy}");
+
+    assert_eq!(world.finish(&job, "three", 3).essence(), essence, "three workers");
+
+    let (file, dir) = (jobs::write(world.path(), &job), world.path().join("killed"));
+    for after in [1500, 2500] {
+        let mut running = Running::start(run_job(&file, &dir, 2));
+        std::thread::sleep(Duration::from_millis(after));
+        running.kill_everything();
+    }
+    assert_eq!(world.finish(&job, "killed", 2).essence(), essence, "killed twice");
+}
