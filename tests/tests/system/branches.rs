@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use stillhouse_core::Acquisition;
-use stillhouse_core::job::{Augmentation, Control, JobSpec, Mixing, OneSpec};
+use stillhouse_core::job::{Control, JobSpec, Mixing, OneSpec};
 use stillhouse_tests::jobs;
 use stillhouse_tests::processes::{Running, run_job};
 
@@ -17,7 +17,6 @@ fn branched(url: &str) -> JobSpec {
     spec.acquisition.score = Acquisition::Bald;
     spec.acquisition.sample = Some(2_500);
     spec.training.mixing = Mixing::Uniform;
-    spec.training.augmentation = Augmentation::Jitter;
     spec.control = Control::None;
     spec.budget.queries = 290;
     spec.budget.per_round = 60;
@@ -37,8 +36,9 @@ fn branches_choose_and_train_alike_on_one_worker_on_three_and_after_kill_9() {
     let plain = undisturbed().outcome.summary();
     assert_eq!(summary["student"]["parameters"], plain["student"]["parameters"]);
     assert_ne!(essence.batches["active"][1], undisturbed().essence.batches["active"][1]);
-    let accuracy = summary["active"]["accuracy"]["last"].as_f64().unwrap();
-    assert!(accuracy > 0.6, "it learns: {accuracy}");
+    // The test's teacher knows no digits, but its answers can be learnt.
+    let agreement = summary["active"]["agreement"].as_f64().unwrap();
+    assert!(agreement >= 0.4, "it learns: {agreement}");
 
     assert_eq!(world.finish(&job, "three", 3).essence(), essence, "three workers");
 
