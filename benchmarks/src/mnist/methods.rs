@@ -114,6 +114,14 @@ spec:
         )
     }
 
+    /// Random pairs for the student of `method`.
+    fn peer(&self, method: &str) -> Option<&'static str> {
+        let mut alike = PAIRINGS
+            .iter()
+            .filter(|other| (other.student, other.recipe) == (self.student, self.recipe));
+        alike.find_map(|other| other.random).filter(|random| *random != method)
+    }
+
     /// The methods with the last accuracy of each, in percent.
     fn accuracies(&self, summary: &Summary) -> anyhow::Result<Vec<(&'static str, f64)>> {
         let active = last(&summary.active)?;
@@ -142,6 +150,8 @@ fn last(arm: &Arm) -> anyhow::Result<f64> {
 #[derive(Debug, Serialize)]
 struct Method {
     name: &'static str,
+    /// Random pairs for the same student, trained alike, if this is not it.
+    peer: Option<&'static str>,
     accuracies: Vec<f64>,
 }
 
@@ -164,6 +174,7 @@ pub(crate) fn run(places: &Places, args: &MethodsArgs) -> anyhow::Result<()> {
                     Some(method) => method.accuracies.push(accuracy),
                     None => methods.push(Method {
                         name,
+                        peer: pairing.peer(name),
                         accuracies: vec![accuracy],
                     }),
                 }
@@ -177,13 +188,26 @@ pub(crate) fn run(places: &Places, args: &MethodsArgs) -> anyhow::Result<()> {
 
 fn table(methods: &[Method], seeds: usize) -> Table {
     let title = "Ways to choose and to train, LeNet-5 on MNIST after 8,000 queries, last epoch";
-    let mut table = Table::new(title, ["method", "accuracy, %", "above random, plain", "a seed"]);
-    let control = methods.iter().find(|method| method.name == CONTROL);
-    for method in methods {
-        let differences: Option<Vec<f64>> = control.filter(|control| control.name != method.name).map(|control| {
-            let pairs = method.accuracies.iter().zip(&control.accuracies);
-            pairs.map(|(own, theirs)| own - theirs).collect()
+    let header = [
+        "method",
+        "accuracy, %",
+        "above random, plain",
+        "above random, same student",
+        "a seed",
+    ];
+    let mut table = Table::new(title, header);
+    let above = |method: &Method, other: Option<&str>| {
+        let other = methods
+            .iter()
+            .find(|found| Some(found.name) == other && found.name != method.name);
+        let differences = other.map(|other| {
+            let pairs = method.accuracies.iter().zip(&other.accuracies);
+            pairs.map(|(own, theirs)| own - theirs).collect::<Vec<f64>>()
         });
+        let mean = differences.and_then(|differences| Mean::of(&differences));
+        mean.map_or_else(String::new, |mean| format!("{mean:+}"))
+    };
+    for method in methods {
         let seeds: Vec<String> = method
             .accuracies
             .iter()
@@ -192,9 +216,8 @@ fn table(methods: &[Method], seeds: usize) -> Table {
         table.row([
             method.name.to_owned(),
             Mean::of(&method.accuracies).map_or_else(String::new, |mean| mean.to_string()),
-            differences
-                .and_then(|differences| Mean::of(&differences))
-                .map_or_else(String::new, |mean| format!("{mean:+}")),
+            above(method, Some(CONTROL)),
+            above(method, method.peer),
             seeds.join(" "),
         ]);
     }
@@ -224,14 +247,30 @@ mod tests {
     }
 
     #[test]
+    fn every_choice_is_held_against_random_for_the_same_student() {
+        let peer = |at: usize, method: &str| PAIRINGS[at].peer(method);
+        assert_eq!(peer(0, CONTROL), None);
+        assert_eq!(peer(2, "least confidence among 40,000 pairs, plain"), Some(CONTROL));
+        assert_eq!(
+            peer(3, "BALD among 40,000 pairs, ONE, one branch"),
+            Some("random, ONE, one branch")
+        );
+    }
+
+    #[test]
     fn differences_are_paired_by_seed() {
-        let method = |name, accuracies: &[f64]| Method {
+        let method = |name, peer, accuracies: &[f64]| Method {
             name,
+            peer,
             accuracies: accuracies.to_vec(),
         };
-        let methods = [method(CONTROL, &[98.0, 99.0]), method("other", &[98.5, 99.5])];
+        let methods = [
+            method(CONTROL, None, &[98.0, 99.0]),
+            method("branches", None, &[98.25, 99.25]),
+            method("other", Some("branches"), &[98.5, 99.5]),
+        ];
         let text = table(&methods, 2).to_string();
-        assert!(text.contains("+0.50 ± 0.00"), "{text}");
+        assert!(text.contains("+0.50 ± 0.00") && text.contains("+0.25 ± 0.00"), "{text}");
         assert!(text.contains("98.50 99.50"), "{text}");
     }
 }
