@@ -71,13 +71,7 @@ impl Network {
     /// [`StudentError::Script`] when the module is not a student for these images and classes.
     pub fn build(spec: &NetworkSpec, init_seed: u64, device: Device) -> Result<Self, StudentError> {
         spec.check()?;
-        let fitting = |graph: Result<Graph, String>| {
-            graph.map_err(|reason| StudentError::Misfit {
-                network: spec.name(),
-                shape: spec.shape(),
-                reason,
-            })
-        };
+        let fitting = |graph: Result<Graph, String>| graph.map_err(|reason| misfit(spec, reason));
         match spec {
             NetworkSpec::Zoo {
                 architecture,
@@ -116,6 +110,11 @@ impl Network {
             parameters: initial_values(&graph.parameters, stream, device)?,
             buffers: initial_values(&graph.buffers, stream, device)?,
         };
+        Self::over(spec, graph, memory)
+    }
+
+    /// The network that `graph` describes, over `memory` of its layout.
+    fn over(spec: &NetworkSpec, graph: Graph, memory: Memory) -> Result<Self, StudentError> {
         let slots = |list: &[(Slot, Initial)]| list.iter().map(|(slot, _)| slot.clone()).collect();
         let layout = Layout {
             parameters: slots(&graph.parameters),
@@ -344,14 +343,16 @@ impl Network {
             shape,
             classes,
         };
+        let graph = zoo::graph(architecture, shape, classes as i64).map_err(|reason| misfit(&spec, reason))?;
         // The tensors of the shared layers and of the first branch come first, in a plain network's order.
-        let plain = Self::build(&spec, 0, Device::Cpu)?;
-        let first = |own: &Tensor, plain: &Tensor| own.f_narrow(0, 0, plain.numel() as i64);
-        let memory = Memory {
-            parameters: first(&self.memory.parameters, &plain.memory.parameters)?,
-            buffers: first(&self.memory.buffers, &plain.memory.buffers)?,
+        let first = |own: &Tensor, slots: &[(Slot, Initial)]| {
+            own.f_narrow(0, 0, slots.iter().map(|(slot, _)| slot.numel() as i64).sum())
         };
-        plain.on(memory)
+        let memory = Memory {
+            parameters: first(&self.memory.parameters, &graph.parameters)?,
+            buffers: first(&self.memory.buffers, &graph.buffers)?,
+        };
+        Self::over(&spec, graph, memory)
     }
 
     /// The same multi-branch student, answering with every branch's logits ([`Head::Committee`]).
@@ -363,11 +364,7 @@ impl Network {
         match &mut committee.spec {
             NetworkSpec::One { head, .. } => *head = Head::Committee,
             NetworkSpec::Zoo { .. } | NetworkSpec::TorchScript { .. } => {
-                return Err(StudentError::Misfit {
-                    network: self.spec.name(),
-                    shape: self.spec.shape(),
-                    reason: "it has no branches that could disagree".to_owned(),
-                });
+                return Err(misfit(&self.spec, "it has no branches that could disagree".to_owned()));
             }
         }
         Ok(committee)
@@ -415,6 +412,14 @@ impl Network {
             } => Some(LenetParts::new(&self.parameters)),
             NetworkSpec::Zoo { .. } | NetworkSpec::One { .. } | NetworkSpec::TorchScript { .. } => None,
         }
+    }
+}
+
+fn misfit(spec: &NetworkSpec, reason: String) -> StudentError {
+    StudentError::Misfit {
+        network: spec.name(),
+        shape: spec.shape(),
+        reason,
     }
 }
 

@@ -1,12 +1,9 @@
 //! Multi-branch students (ONE) through whole jobs: chosen by their branches' disagreement, trained on
 //! mixed batches, by any number of workers, killed in between.
 
-use std::time::Duration;
-
 use stillhouse_core::Acquisition;
 use stillhouse_core::job::{Control, JobSpec, Mixing, OneSpec};
 use stillhouse_tests::jobs;
-use stillhouse_tests::processes::{Running, run_job};
 
 use crate::world::{World, alone, undisturbed};
 
@@ -42,11 +39,12 @@ fn branches_choose_and_train_alike_on_one_worker_on_three_and_after_kill_9() {
 
     assert_eq!(world.finish(&job, "three", 3).essence(), essence, "three workers");
 
-    let (file, dir) = (jobs::write(world.path(), &job), world.path().join("killed"));
-    for after in [1500, 2500] {
-        let mut running = Running::start(run_job(&file, &dir, 2));
-        std::thread::sleep(Duration::from_millis(after));
-        running.kill_everything();
-    }
-    assert_eq!(world.finish(&job, "killed", 2).essence(), essence, "killed twice");
+    // While it trains, while it scores a sample, and once more.
+    let moments = [
+        ("asked", "active-000"),
+        ("trained", "active-000"),
+        ("trained", "active-001"),
+    ];
+    world.kill_at(&moments, &job, "killed");
+    assert_eq!(world.finish(&job, "killed", 2).essence(), essence, "killed three times");
 }

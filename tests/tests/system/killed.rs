@@ -99,14 +99,7 @@ fn a_job_killed_while_it_trains_and_while_it_scans_ends_as_if_nothing_had_happen
     let _alone = alone();
     let world = World::new();
     let job = jobs::three_rounds(&world.url());
-    for (event, student) in MOMENTS {
-        let (mut running, outcome) = world.start(&job, "job", 2);
-        assert!(
-            running.lives_until(|| outcome.has_event(event, student)),
-            "it ended before {event} {student}"
-        );
-        running.kill_everything();
-    }
+    world.kill_at(&MOMENTS, &job, "job");
     let outcome = world.finish(&job, "job", 2);
     assert_eq!(
         outcome.count("/budget/held"),

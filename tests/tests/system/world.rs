@@ -59,6 +59,18 @@ impl World {
         let _ = running.wait().succeeded();
         outcome
     }
+
+    /// Starts `job` in the directory `name` on two workers, and kills all of it, at each of `moments`.
+    pub(crate) fn kill_at(&self, moments: &[(&str, &str)], job: &JobSpec, name: &str) {
+        for (event, student) in moments {
+            let (mut running, outcome) = self.start(job, name, 2);
+            assert!(
+                running.lives_until(|| outcome.has_event(event, student)),
+                "it ended before {event} {student}"
+            );
+            running.kill_everything();
+        }
+    }
 }
 
 /// Moments of [`jobs::three_rounds`] at which it is training, scanning, training the control, scanning again.

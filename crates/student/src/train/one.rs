@@ -33,12 +33,11 @@ impl OneLoss {
     /// Weight of the distillation term in `epoch` (from 0) of `epochs`: `exp(-5 (1 - e/R)^2)`, the
     /// ramp of the released code.
     pub(crate) fn weight(&self, epoch: u32, epochs: u32) -> f64 {
-        let ramp = self.ramp * f64::from(epochs);
-        let (epoch, missing) = (f64::from(epoch), |epoch: f64| 1.0 - epoch / ramp);
+        let (epoch, ramp) = (f64::from(epoch), self.ramp * f64::from(epochs));
         if epoch >= ramp {
             return 1.0;
         }
-        (-5.0 * missing(epoch).powi(2)).exp()
+        (-5.0 * (1.0 - epoch / ramp).powi(2)).exp()
     }
 
     /// This shard's part of the batch's mean loss: cross-entropy of every branch and of the ensemble

@@ -6,7 +6,7 @@ use stillhouse_student::train::{Init, TrainConfig, Training};
 use stillhouse_student::{Head, Mode, Network, NetworkSpec, StudentError};
 use tch::{CModule, Device, Kind, Tensor};
 
-use crate::world::{Noise, alone, config, one, training, zoo};
+use crate::world::{Noise, alone, config, inputs, one, training, zoo};
 
 /// Networks of every kind that can be branched.
 const KINDS: [(Architecture, u32, u32); 4] = [
@@ -19,12 +19,6 @@ const KINDS: [(Architecture, u32, u32); 4] = [
 fn trained(spec: &NetworkSpec, settings: &TrainConfig) -> Network {
     let noise = Noise::new(32, spec.shape());
     alone(&training(spec, noise.set(), settings, 1)).unwrap().network
-}
-
-fn images(spec: &NetworkSpec) -> Tensor {
-    let shape = spec.shape();
-    let sides = [shape.channels, shape.height, shape.width].map(i64::from);
-    Tensor::rand([5, sides[0], sides[1], sides[2]], (Kind::Float, Device::Cpu))
 }
 
 fn logits(network: &Network, x: &Tensor) -> Tensor {
@@ -42,7 +36,7 @@ fn the_deployed_branch_is_a_plain_network_with_the_bits_of_the_branch_inside_the
         // It goes through the file of a plain network.
         let mut alone = Network::build(&plain, 0, Device::Cpu).unwrap();
         alone.load_weights(&deployed.weights().unwrap()).unwrap();
-        let x = images(&spec);
+        let x = inputs(&spec, 5);
         let want = logits(&whole, &x);
         assert_eq!(logits(&alone, &x), want, "{}", plain.name());
         let committee = logits(&whole.committee().unwrap(), &x);
@@ -59,7 +53,7 @@ fn what_is_exported_is_the_head() {
         let network = trained(&spec, &config(1));
         let module = torchscript(&network).unwrap();
         let module = CModule::load_data(&mut module.as_slice()).unwrap();
-        let x = images(&spec);
+        let x = inputs(&spec, 5);
         assert_eq!(module.forward_ts(&[&x]).unwrap(), logits(&network, &x), "{head:?}");
     }
 }
@@ -68,7 +62,7 @@ fn what_is_exported_is_the_head() {
 fn the_ensemble_weighs_its_branches_and_is_among_them() {
     let spec = one(Architecture::Lenet5, 1, 12, Head::Ensemble);
     let network = trained(&spec, &config(2));
-    let x = images(&spec);
+    let x = inputs(&spec, 5);
     let ensemble = logits(&network, &x);
     let members = logits(&network.committee().unwrap(), &x).view([5, 3, 10]);
     let (low, high) = (

@@ -4,7 +4,7 @@ use stillhouse_core::job::{Architecture, Mixing, Optimizer};
 use stillhouse_student::train::{Augmentation, TrainConfig, Training, train};
 use stillhouse_student::{Head, NetworkSpec};
 
-use crate::world::{Noise, alone, config, on, one, ring, small_script, training, zoo};
+use crate::world::{Noise, alone, config, generator, on, one, ring, small_script, training, zoo};
 
 /// Enough for several steps an epoch, the last one smaller than the others and on fewer shards.
 const SAMPLES: u64 = 118;
@@ -87,6 +87,7 @@ fn branches_and_mixed_batches_have_the_same_bits_in_every_world() {
 
 #[test]
 fn a_module_with_its_own_dropout_has_the_same_bits_in_every_world() {
+    let _generator = generator();
     let noise_free = config(3);
     let spec = small_script();
     let noise = Noise::new(SAMPLES, spec.shape());

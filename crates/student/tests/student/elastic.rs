@@ -12,7 +12,7 @@ use stillhouse_core::sampler::{Purpose, Stream};
 use stillhouse_student::train::{Augmentation, EvaluationSet, Progress, Session, TrainConfig, Training, train};
 use stillhouse_student::{NetworkSpec, StudentError};
 
-use crate::world::{Noise, alone, config, on, ring, small_script, training, zoo};
+use crate::world::{Noise, alone, config, generator, on, ring, small_script, training, zoo};
 
 const SAMPLES: u64 = 118;
 /// Processes that come and go.
@@ -176,6 +176,7 @@ fn running_statistics_dropout_and_adam_come_through_disasters_with_the_same_bits
 
 #[test]
 fn a_module_comes_through_disasters_with_the_same_bits() {
+    let _generator = generator();
     expect_undisturbed_bits(&small_script(), &config(12), 6..8);
 }
 

@@ -7,26 +7,15 @@ use stillhouse_core::job::Architecture;
 use stillhouse_student::export::torchscript;
 use stillhouse_student::train::Trained;
 use stillhouse_student::{Frozen, Mode, Network, NetworkSpec};
-use tch::{CModule, Device, Kind, Tensor};
+use tch::{CModule, Tensor};
 
-use crate::world::{Noise, alone, config, small_script, training, zoo};
+use crate::world::{Noise, alone, config, inputs, small_script, training, zoo};
 
 fn trained(spec: &NetworkSpec) -> Network {
     let noise = Noise::new(32, spec.shape());
     let config = config(1);
     let Trained { network, .. } = alone(&training(spec, noise.set(), &config, 1)).unwrap();
     network
-}
-
-fn input(network: &Network, images: i64) -> Tensor {
-    let shape = network.spec().shape();
-    let sides = [
-        images,
-        i64::from(shape.channels),
-        i64::from(shape.height),
-        i64::from(shape.width),
-    ];
-    Tensor::rand(sides, (Kind::Float, Device::Cpu))
 }
 
 fn specs() -> Vec<(&'static str, NetworkSpec)> {
@@ -45,7 +34,7 @@ fn torchscript_gives_the_same_logits_for_any_batch_size() {
         let bytes = torchscript(&network).unwrap();
         let module = CModule::load_data(&mut bytes.as_slice()).unwrap();
         for images in [1, 2, 7] {
-            let x = input(&network, images);
+            let x = inputs(network.spec(), images);
             let want = network.forward(&x, Mode::Eval).unwrap();
             let found = module.forward_ts(&[x]).unwrap();
             assert_eq!(found.size(), [images, 10], "{name}");
@@ -61,7 +50,7 @@ fn a_frozen_student_gives_the_same_logits() {
         let network = trained(&spec);
         let frozen = Frozen::new(&network).unwrap();
         for images in [1, 9] {
-            let x = input(&network, images);
+            let x = inputs(network.spec(), images);
             // The executor specialises a module in its first runs.
             for _ in 0..3 {
                 let found = frozen.forward(&x).unwrap();
@@ -77,7 +66,7 @@ fn a_frozen_student_gives_the_same_logits() {
 
 /// Writes what `check_export.py` reads.
 fn write_case(folder: &Path, name: &str, network: &Network) {
-    let x = input(network, 5);
+    let x = inputs(network.spec(), 5);
     let y = network.forward(&x, Mode::Eval).unwrap();
     let bytes = |tensor: &Tensor| -> Vec<u8> {
         let values: Vec<f32> = Vec::try_from(tensor.flatten(0, -1)).unwrap();

@@ -4,7 +4,7 @@ use stillhouse_core::job::Architecture;
 use stillhouse_student::{Mode, Network, NetworkSpec, StudentError};
 use tch::{Device, Kind, Tensor};
 
-use crate::world::{small_script, zoo};
+use crate::world::{generator, inputs, small_script, zoo};
 
 fn logits(network: &Network) -> Vec<f32> {
     let shape = network.spec().shape();
@@ -49,6 +49,7 @@ fn weights_survive_a_file_bit_for_bit() {
 
 #[test]
 fn initial_weights_depend_on_the_seed_alone() {
+    let _generator = generator();
     let spec = zoo(Architecture::Resnet20, 3, 32);
     let weights = |seed| Network::build(&spec, seed, Device::Cpu).unwrap().weights().unwrap();
     tch::manual_seed(1);
@@ -124,7 +125,7 @@ fn a_damaged_file_is_an_error_and_never_a_panic() {
 fn the_tail_of_a_lenet_continues_its_first_layer() {
     let network = Network::build(&zoo(Architecture::Lenet5, 1, 28), 4, Device::Cpu).unwrap();
     let parts = network.lenet_parts().unwrap();
-    let x = Tensor::rand([5, 1, 28, 28], (Kind::Float, Device::Cpu));
+    let x = inputs(network.spec(), 5);
     let first = &parts.first;
     let (stride, padding) = ([first.stride; 2], [first.padding; 2]);
     let pooled = x

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use stillhouse_collective::{Collective, GroupId, Local, Ring, RingListener};
@@ -12,8 +12,8 @@ use stillhouse_core::sampler::{Purpose, Stream};
 use stillhouse_student::train::{
     Augmentation, Init, OneLoss, Progress, Session, TrainConfig, Trained, Training, TransferSet, train,
 };
-use stillhouse_student::{Head, NetworkSpec, StudentError};
-use tch::Device;
+use stillhouse_student::{Head, NetworkSpec, StudentError, unit_pixels};
+use tch::{Device, Kind, Tensor};
 
 /// Long enough that reaching it means a hang, and fails the test.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -102,6 +102,23 @@ impl Noise {
             labels: &self.labels,
         }
     }
+}
+
+/// Libtorch's generator, for whoever seeds it and for whoever expects the same bits of a module that
+/// draws from it.
+pub(crate) fn generator() -> MutexGuard<'static, ()> {
+    static GENERATOR: Mutex<()> = Mutex::new(());
+    GENERATOR.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Random images `[count, c, h, w]` in 0..=1. Not by libtorch's generator, which is one for the whole
+/// process: a module with dropout that another test trains draws from it too.
+pub(crate) fn inputs(spec: &NetworkSpec, count: i64) -> Tensor {
+    let shape = spec.shape();
+    let [channels, height, width] = [shape.channels, shape.height, shape.width].map(i64::from);
+    let noise = Noise::new(count as u64, shape);
+    let bytes = Tensor::from_data_size(&noise.images, &[count, channels, height, width], Kind::Uint8);
+    unit_pixels(&bytes).unwrap()
 }
 
 fn soft_label(stream: Stream) -> Vec<f32> {
