@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-/// Makes the current and every later operation of one [`Ring`](crate::Ring) fail with
+/// Makes the current and every later operation of one [`Ring`](crate::Ring), and of what is built on it, fail with
 /// [`CollectiveError::Aborted`](crate::CollectiveError::Aborted).
 ///
 /// A handle belongs to one ring and stays aborted. It does not keep the ring's sockets open.
@@ -22,6 +22,8 @@ struct Shared {
     aborted: AtomicBool,
     /// Weak, so that dropping the ring closes its sockets though a handle is still around.
     sockets: Mutex<Vec<Weak<TcpStream>>>,
+    /// What else ends when the world is aborted.
+    communicator: Mutex<Option<nccl_rs::AbortHandle>>,
 }
 
 impl AbortHandle {
@@ -35,6 +37,15 @@ impl AbortHandle {
     pub fn abort(&self) {
         self.shared.aborted.store(true, Ordering::SeqCst);
         self.close();
+        let communicator = self
+            .shared
+            .communicator
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(communicator) = communicator {
+            communicator.abort();
+        }
     }
 
     /// Whether [`abort`](Self::abort) was called.
@@ -50,6 +61,16 @@ impl AbortHandle {
         sockets.push(Arc::downgrade(socket));
         if self.is_aborted() {
             shut(socket);
+        }
+    }
+
+    /// Puts a communicator under this handle's power; one that comes after the abort ends at once.
+    pub(crate) fn watch_communicator(&self, communicator: nccl_rs::AbortHandle) {
+        let mut known = self.shared.communicator.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_aborted() {
+            communicator.abort();
+        } else {
+            *known = Some(communicator);
         }
     }
 

@@ -1,5 +1,7 @@
 //! The trait that all worlds implement.
 
+use nccl_rs::DevicePointer;
+
 use crate::error::{CollectiveError, Operation};
 
 /// One rank's place in a world of ranks that compute together.
@@ -35,6 +37,12 @@ pub trait Collective: Send {
     /// # Errors
     /// What became of the peers. The content of `data` is then unspecified.
     fn all_reduce(&mut self, data: &mut [f32]) -> Result<(), CollectiveError>;
+
+    /// The same operations between cards, where this world has them: gradients then never leave
+    /// the cards' memory.
+    fn cards(&mut self) -> Option<&mut dyn CardCollective> {
+        None
+    }
 
     /// Returns when every rank has called it.
     ///
@@ -94,6 +102,27 @@ pub trait Collective: Send {
         }
         Ok(())
     }
+}
+
+/// Operations on `f32` in the memory of each rank's card. Each call returns once this rank's card
+/// holds the result.
+///
+/// As for a [`Collective`], every rank makes the same calls with the same lengths, and the world is
+/// finished after an error. A rank that leaves after its last operation first calls
+/// [`Collective::barrier`]: another one's card may still be reading from its own.
+pub trait CardCollective {
+    /// Puts every rank's `mine` into `all`, in rank order, bit for bit. All bring the same length.
+    ///
+    /// # Errors
+    /// As [`Collective::all_gather`].
+    fn all_gather(&mut self, mine: DevicePointer, all: DevicePointer) -> Result<(), CollectiveError>;
+
+    /// Replaces `data` by its elementwise sum over all ranks, with the same bits on every rank. The
+    /// order of addition is the library's.
+    ///
+    /// # Errors
+    /// As [`Collective::all_reduce`].
+    fn all_reduce(&mut self, data: DevicePointer) -> Result<(), CollectiveError>;
 }
 
 /// Largest broadcast: a peer that claims more is in error.

@@ -101,6 +101,24 @@ pub enum CollectiveError {
         /// How many were found.
         found: usize,
     },
+    /// NCCL or the card failed: the source names both. Build a new world.
+    #[error("rank {rank} failed in {operation} between cards")]
+    Card {
+        /// The rank that reports.
+        rank: usize,
+        /// The operation that was going on.
+        operation: Operation,
+        /// What the library said.
+        source: nccl_rs::NcclError,
+    },
+    /// The job wants NCCL, and a rank cannot take part in it.
+    #[error("rank {rank} cannot use NCCL: {reason}")]
+    NoNccl {
+        /// The rank that reports.
+        rank: usize,
+        /// What is missing.
+        reason: String,
+    },
     /// The operating system refused something local: a socket, an option, an address.
     #[error("rank {rank} failed to set up {operation}")]
     System {

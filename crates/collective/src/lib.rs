@@ -1,4 +1,4 @@
-//! How ranks add gradients: local, ring.
+//! How ranks add gradients: local, ring, NCCL.
 //!
 //! A *world* is a fixed set of ranks `0..world_size`. Every rank calls the same operations in the
 //! same order with the same sizes; each call returns once this rank holds the result. Losing any
@@ -12,6 +12,7 @@
 //! | [`collective`] | the trait: all-gather, all-reduce, broadcast, barrier |
 //! | [`local`] | a world of one |
 //! | [`ring`] | a world of processes joined by TCP, each to the next |
+//! | [`nccl`] | such a ring whose ranks have cards, which add up without it |
 //! | [`abort`] | ends a ring from another thread |
 //! | [`error`] | what can go wrong, and with whom |
 //! | [`conformance`] | the suite that every implementation passes |
@@ -21,10 +22,13 @@ pub mod collective;
 pub mod conformance;
 pub mod error;
 pub mod local;
+pub mod nccl;
 pub mod ring;
 
 pub use abort::AbortHandle;
-pub use collective::{Collective, MAX_BROADCAST_BYTES};
+pub use collective::{CardCollective, Collective, MAX_BROADCAST_BYTES};
 pub use error::{CollectiveError, Operation};
 pub use local::Local;
+pub use nccl::{Card, CardRing};
+pub use nccl_rs::{DevicePointer, Stream};
 pub use ring::{GroupId, Membership, Ring, RingListener};

@@ -1,4 +1,4 @@
-//! The few functions of the CUDA runtime that tests need: devices, memory, streams.
+//! The few functions of the CUDA runtime that ranks on cards need: devices, memory, streams.
 
 use std::ffi::{OsStr, c_int};
 use std::fmt;
@@ -8,10 +8,12 @@ use thiserror::Error;
 use crate::error::OpenError;
 use crate::ffi::{CudaApi, DevicePointer, Stream};
 
-/// Names the library's file; without it the loader looks for `libcudart.so`, with and without the
-/// version in its name.
+/// Names the library's file; without it the loader looks for `libcudart.so`, with the version in its
+/// name first.
 pub const PATH_VARIABLE: &str = "STILLHOUSE_CUDART";
 
+/// `cudaDevAttrComputeCapabilityMajor` and `cudaDevAttrComputeCapabilityMinor`.
+const CAPABILITY: [c_int; 2] = [75, 76];
 /// `cudaErrorNotReady`.
 const NOT_READY: c_int = 600;
 
@@ -59,9 +61,11 @@ impl Cuda {
         if let Some(path) = std::env::var_os(PATH_VARIABLE).filter(|path| !path.is_empty()) {
             return Self::open_at(&path);
         }
-        let plain = Self::open_at("libcudart.so");
-        let versions = ["libcudart.so.13", "libcudart.so.12"];
-        plain.or_else(|error| versions.iter().find_map(|name| Self::open_at(name).ok()).ok_or(error))
+        // By the names under which a tensor library has it open already: two copies in one process
+        // would each have streams and memory of their own.
+        let newest = Self::open_at("libcudart.so.13");
+        let others = ["libcudart.so.12", "libcudart.so"];
+        newest.or_else(|error| others.iter().find_map(|name| Self::open_at(name).ok()).ok_or(error))
     }
 
     /// Opens the library in a file, or by a name that the loader looks for.
@@ -87,6 +91,37 @@ impl Cuda {
     /// There is no such card.
     pub fn set_device(self, device: i32) -> Result<(), CudaError> {
         self.checked("choosing the device", self.api.set_device(device))
+    }
+
+    /// The card's place on its host's bus, such as `0000:3b:00.0`: the same for every process that
+    /// sees the card, under whatever number.
+    ///
+    /// # Errors
+    /// There is no such card.
+    pub fn bus_id(self, device: i32) -> Result<String, CudaError> {
+        self.checked("reading the bus id", self.api.bus_id(device))
+    }
+
+    /// The card's compute capability, such as `[9, 0]`.
+    ///
+    /// # Errors
+    /// There is no such card.
+    pub fn compute_capability(self, device: i32) -> Result<[i32; 2], CudaError> {
+        let [major, minor] = CAPABILITY
+            .map(|attribute| self.checked("reading the compute capability", self.api.attribute(attribute, device)));
+        Ok([major?, minor?])
+    }
+
+    /// Whether all work on `stream` is done.
+    ///
+    /// # Errors
+    /// What that work failed with.
+    pub fn is_done(self, stream: Stream) -> Result<bool, CudaError> {
+        match self.api.query_stream(stream) {
+            0 => Ok(true),
+            NOT_READY => Ok(false),
+            code => self.checked("asking the stream", Err(code)),
+        }
     }
 
     /// Room for that many `f32` on the current card.
@@ -183,11 +218,7 @@ impl OwnedStream {
     /// # Errors
     /// What that work failed with.
     pub fn is_done(&self) -> Result<bool, CudaError> {
-        match self.cuda.api.query_stream(self.stream) {
-            0 => Ok(true),
-            NOT_READY => Ok(false),
-            code => self.cuda.checked("asking the stream", Err(code)),
-        }
+        self.cuda.is_done(self.stream)
     }
 }
 

@@ -132,7 +132,8 @@ fn text(pointer: *const c_char) -> String {
     if pointer.is_null() {
         return String::new();
     }
-    // SAFETY: both libraries return static strings that end in a zero byte. NCCL's last error is a
+    // SAFETY: both libraries return static strings that end in a zero byte, as the one in
+    // `CudaApi::bus_id` does. NCCL's last error is a
     // buffer of fixed size whose last byte is always zero; another thread's error may mix into it.
     unsafe { CStr::from_ptr(pointer) }.to_string_lossy().trim().to_owned()
 }
@@ -380,11 +381,13 @@ impl Stream {
     }
 }
 
-/// The few functions of the CUDA runtime that tests need.
+/// The few functions of the CUDA runtime that ranks on cards need.
 pub(crate) struct CudaApi {
     error_string: unsafe extern "C" fn(c_int) -> *const c_char,
     get_device_count: unsafe extern "C" fn(*mut c_int) -> c_int,
     set_device: unsafe extern "C" fn(c_int) -> c_int,
+    bus_id: unsafe extern "C" fn(*mut c_char, c_int, c_int) -> c_int,
+    attribute: unsafe extern "C" fn(*mut c_int, c_int, c_int) -> c_int,
     malloc: unsafe extern "C" fn(*mut *mut c_void, usize) -> c_int,
     free: unsafe extern "C" fn(*mut c_void) -> c_int,
     memcpy: unsafe extern "C" fn(*mut c_void, *const c_void, usize, c_int) -> c_int,
@@ -409,6 +412,8 @@ impl CudaApi {
             error_string: function(library, path, "cudaGetErrorString")?,
             get_device_count: function(library, path, "cudaGetDeviceCount")?,
             set_device: function(library, path, "cudaSetDevice")?,
+            bus_id: function(library, path, "cudaDeviceGetPCIBusId")?,
+            attribute: function(library, path, "cudaDeviceGetAttribute")?,
             malloc: function(library, path, "cudaMalloc")?,
             free: function(library, path, "cudaFree")?,
             memcpy: function(library, path, "cudaMemcpy")?,
@@ -433,6 +438,19 @@ impl CudaApi {
     pub(crate) fn set_device(&self, device: c_int) -> Result<(), c_int> {
         // SAFETY: takes any integer.
         succeeded(unsafe { (self.set_device)(device) })
+    }
+
+    pub(crate) fn bus_id(&self, device: c_int) -> Result<String, c_int> {
+        let mut name: [c_char; 64] = [0; 64];
+        // SAFETY: writes a C string of at most 63 bytes, so that the last one stays zero.
+        succeeded(unsafe { (self.bus_id)(name.as_mut_ptr(), 63, device) })?;
+        Ok(text(name.as_ptr()))
+    }
+
+    pub(crate) fn attribute(&self, attribute: c_int, device: c_int) -> Result<c_int, c_int> {
+        let mut value = 0;
+        // SAFETY: writes one integer.
+        succeeded(unsafe { (self.attribute)(&mut value, attribute, device) }).map(|()| value)
     }
 
     /// Room for `floats` numbers on the current device.

@@ -25,7 +25,7 @@ pub struct Fence(pub u64);
 pub struct WorkerId(pub u64);
 
 /// Version of these messages; both ends must agree.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 
 /// From the coordinator.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -175,8 +175,9 @@ pub enum FromWorker {
     /// Answer to the welcome: the student was built here, or cannot be. Nothing is asked before the
     /// first worker could.
     Ready {
-        /// Why the student cannot be built.
-        obstacle: Option<String>,
+        /// Kind of device that this job is computed on here, such as `cpu AVX512` or `cuda 9.0`
+        /// (equal kinds give equal bits); or why the student cannot be built.
+        device: Result<String, String>,
     },
     /// Still here; sent every few seconds.
     Heartbeat,

@@ -185,8 +185,8 @@ pub struct RunArgs {
     /// The job.
     #[command(flatten)]
     pub common: JobRunArgs,
-    /// Worker processes of this machine [default: as many as cores, within the job's workers.min and
-    /// max].
+    /// Worker processes of this machine [default: as many as cards, or else cores, within the job's
+    /// workers.min and max].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub workers: Option<u32>,
     /// Show what it would ask, compute and cost, then stop.

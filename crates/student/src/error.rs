@@ -65,6 +65,14 @@ pub enum StudentError {
         #[source]
         source: CollectiveError,
     },
+    /// The device that was asked for is not there.
+    #[error("cannot compute on {wanted}: {reason}")]
+    Device {
+        /// What was asked for.
+        wanted: String,
+        /// What was found instead.
+        reason: String,
+    },
     /// libtorch failed, for example for want of memory.
     #[error("libtorch: {0}")]
     Torch(String),

@@ -9,6 +9,7 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 
+use stillhouse_collective::DevicePointer;
 use tch::{Device, Kind, TchError, Tensor};
 use torch_sys::C_tensor;
 
@@ -22,6 +23,8 @@ unsafe extern "C" {
     fn stillhouse_inference_enter() -> *mut c_void;
     fn stillhouse_inference_leave(guard: *mut c_void);
     fn stillhouse_flush_denormal(on: c_int) -> c_int;
+    fn stillhouse_cuda_deterministic() -> Text;
+    fn stillhouse_cpu_capability() -> Text;
     fn stillhouse_set_gradient(parameter: *const C_tensor, gradient: *const C_tensor) -> Text;
     fn stillhouse_relu_halve(x: *const C_tensor, out: *mut *mut C_tensor) -> Text;
     fn stillhouse_sgd(
@@ -373,17 +376,39 @@ pub fn tune_allocator() {
 }
 
 /// Maps libtorch's CUDA half, which this crate does not link: one binary serves machines with and
-/// without a GPU. To be called first in `main`, before any tensor exists.
-///
-/// # Errors
-/// The loader's message, when the libraries are not there: stay on the CPU.
-pub fn open_cuda() -> Result<(), String> {
-    // SAFETY: loads a library whose initialisers register kernels; the name is a C string.
-    let handle = unsafe { libc::dlopen(c"libtorch_cuda.so".as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
-    if !handle.is_null() {
-        return Ok(());
+/// without a GPU. Called before any tensor exists and any thread is started. Returns the loader's
+/// message where the libraries are not there.
+pub(crate) fn map_cuda() -> Result<(), String> {
+    // SAFETY: no other thread reads or writes the environment, see above.
+    unsafe {
+        // What cuBLAS needs to add in the same order every time.
+        std::env::set_var("CUBLAS_WORKSPACE_CONFIG", ":4096:8");
     }
-    // SAFETY: `dlerror` returns null or a C string that lives until the next call on this thread.
-    let message = unsafe { NonNull::new(libc::dlerror()).map(|text| CStr::from_ptr(text.as_ptr())) };
-    Err(message.map_or_else(|| "unknown".to_owned(), |text| text.to_string_lossy().into_owned()))
+    // The driver first: without one, the rest is a gigabyte to read for nothing.
+    for library in [c"libcuda.so.1", c"libtorch_cuda.so"] {
+        // SAFETY: loads a library whose initialisers register kernels; the name is a C string.
+        let handle = unsafe { libc::dlopen(library.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
+        if handle.is_null() {
+            // SAFETY: `dlerror` returns null or a C string that lives until the next call on this thread.
+            let message = unsafe { NonNull::new(libc::dlerror()).map(|text| CStr::from_ptr(text.as_ptr())) };
+            return Err(message.map_or_else(|| "unknown".to_owned(), |text| text.to_string_lossy().into_owned()));
+        }
+    }
+    // SAFETY: sets fields of libtorch's global context.
+    check(unsafe { stillhouse_cuda_deterministic() })
+}
+
+/// The instructions that libtorch uses on this processor, such as `AVX512`.
+pub(crate) fn cpu_capability() -> String {
+    // SAFETY: returns a string of its own, like a message.
+    check(unsafe { stillhouse_cpu_capability() }).err().unwrap_or_default()
+}
+
+/// The numbers of a contiguous `f32` tensor on a card, else `None`. The tensor must outlive what is
+/// done with them.
+pub(crate) fn on_card(tensor: &Tensor) -> Option<DevicePointer> {
+    let is_there = matches!(tensor.device(), Device::Cuda(_)) && tensor.kind() == Kind::Float && tensor.is_contiguous();
+    // SAFETY: contiguous `f32` memory of a card, of `numel` numbers; libtorch works on the default
+    // stream and gives the memory to others in that stream's order.
+    is_there.then(|| unsafe { DevicePointer::new(tensor.data_ptr(), tensor.numel()) })
 }

@@ -5,6 +5,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`zoo`] | the networks of the papers |
+//! | [`device`] | the processor, or a card |
 //! | [`network`] | a student: architecture or TorchScript module, weights in one flat buffer |
 //! | [`train`] | data-parallel training, bit-identical for any number of ranks and threads |
 //! | [`scoring`] | acquisition scores of candidates |
@@ -14,6 +15,7 @@
 //!
 //! All `unsafe` code is in `ffi`, over a C++ shim for what tch leaves out of libtorch.
 
+pub mod device;
 pub mod error;
 pub mod export;
 mod ffi;
@@ -29,6 +31,6 @@ mod weights;
 pub mod zoo;
 
 pub use error::StudentError;
-pub use ffi::{InferenceMode, compute_alone, open_cuda, tune_allocator};
+pub use ffi::{InferenceMode, compute_alone, tune_allocator};
 pub use frozen::Frozen;
 pub use network::{Head, Mode, Network, NetworkSpec, unit_pixels};

@@ -8,6 +8,7 @@
 #include <string>
 
 #include <ATen/Context.h>
+#include <ATen/Version.h>
 #include <ATen/ops/_fused_adam.h>
 #include <ATen/ops/_fused_sgd.h>
 #include <c10/core/InferenceMode.h>
@@ -73,6 +74,23 @@ char *stillhouse_set_gradient(const at::Tensor *parameter, const at::Tensor *gra
 char *stillhouse_relu_halve(const at::Tensor *x, at::Tensor **out) {
   return guarded([&] { *out = new at::Tensor(stillhouse_relu_halved(*x)); });
 }
+
+// Has the card compute the same bits every time: no search among kernels, none that adds in the order
+// of arrival, no matrix units that round operands. What has no such kernel fails.
+char *stillhouse_cuda_deterministic() {
+  return guarded([] {
+    auto &context = at::globalContext();
+    context.setBenchmarkCuDNN(false);
+    context.setDeterministicCuDNN(true);
+    context.setDeterministicAlgorithms(true, false);
+    context.setDeterministicFillUninitializedMemory(false);
+    context.setAllowTF32CuBLAS(false);
+    context.setAllowTF32CuDNN(false);
+  });
+}
+
+// The instructions that libtorch's own kernels use on this processor, such as AVX512.
+char *stillhouse_cpu_capability() { return strdup(at::get_cpu_capability().c_str()); }
 
 // PyTorch's fused SGD: one pass over weights, gradients and velocities.
 char *stillhouse_sgd(const at::Tensor *weights, const at::Tensor *gradients,

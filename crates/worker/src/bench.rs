@@ -16,7 +16,7 @@ use stillhouse_core::score::Acquisition;
 use stillhouse_core::selection::{GUARD_FACTOR, select};
 use stillhouse_student::scoring::{ScanMode, Scorer, ScorerConfig};
 use stillhouse_student::train::{Augmentation, Init, OneLoss, Session, TrainConfig, Training, TransferSet};
-use stillhouse_student::{Network, NetworkSpec};
+use stillhouse_student::{Network, NetworkSpec, device};
 use tch::Device;
 
 use crate::cli::{BenchAllReduceArgs, BenchScoreArgs, BenchTrainArgs};
@@ -54,6 +54,7 @@ fn noise(shape: ImageShape, n: usize) -> anyhow::Result<ImageSet> {
 
 /// Candidates a second of one scan, with the choice it leads to.
 pub(crate) fn score(args: &BenchScoreArgs) -> anyhow::Result<()> {
+    let device = device::open(args.device, 0)?;
     let shape = image_shape(args.architecture);
     let seeds = match &args.images {
         Some(path) => {
@@ -84,6 +85,7 @@ pub(crate) fn score(args: &BenchScoreArgs) -> anyhow::Result<()> {
         acquisition: Acquisition::LeastConfidence,
         threads: args.threads as usize,
         scan,
+        device,
     };
     let scorer = |mode| Scorer::new(&spec, &weights, &config(mode));
     let mut go_on = |_| ControlFlow::Continue(());
@@ -125,7 +127,7 @@ pub(crate) fn score(args: &BenchScoreArgs) -> anyhow::Result<()> {
         "candidates": candidates, "candidates_per_second": candidates / charged,
         "scan_candidates_per_second": candidates / (scanned - calibrated),
         "seconds": { "calibration": calibrated, "scan": scanned - calibrated, "rescore": seconds - scanned },
-        "deviation": deviation, "rescored": band.len(), "same_as_exact": same,
+        "device": device::kind(device), "deviation": deviation, "rescored": band.len(), "same_as_exact": same,
         "peak_memory_mib": peak_memory_mib(),
     });
     println!("{result}");
@@ -142,6 +144,7 @@ fn peak_memory_mib() -> Option<u64> {
 
 /// Training steps a second.
 pub(crate) fn train(args: &BenchTrainArgs) -> anyhow::Result<()> {
+    let device = device::open(args.device, 0)?;
     let shape = image_shape(args.architecture);
     let batch = args.batch as usize;
     let steps_an_epoch = 10;
@@ -176,7 +179,7 @@ pub(crate) fn train(args: &BenchTrainArgs) -> anyhow::Result<()> {
             classes: CLASSES,
         },
         init: Init::Fresh,
-        device: Device::Cpu,
+        device,
         transfer: TransferSet {
             images: images.bytes(),
             labels: &labels,
@@ -197,7 +200,7 @@ pub(crate) fn train(args: &BenchTrainArgs) -> anyhow::Result<()> {
     let result = json!({
         "architecture": args.architecture.name(), "threads": args.threads, "batch": batch, "shards": args.shards,
         "step_ms": 1e3 * median, "images_per_second": batch as f64 / median, "ranks": args.ranks, "fast": args.fast,
-        "state_ms": state_ms,
+        "device": device::kind(device), "state_ms": state_ms,
     });
     println!("{result}");
     Ok(())
@@ -295,6 +298,7 @@ pub(crate) fn first_score() -> anyhow::Result<()> {
         acquisition: Acquisition::LeastConfidence,
         threads: 1,
         scan: ScanMode::Exact,
+        device: Device::Cpu,
     };
     let mut scorer = Scorer::new(&spec, &weights, &config)?;
     let entries = scorer.rescore(&[PairId(0)])?;

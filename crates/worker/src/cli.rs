@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use stillhouse_core::job::{Architecture, ImageFormat};
+use stillhouse_student::device::Wanted;
 
 /// The roles that link libtorch: scoring and training for a job, and a teacher of one's own.
 #[derive(Debug, Parser)]
@@ -51,6 +52,12 @@ pub(crate) struct WorkerArgs {
     /// Threads to compute with [default: all cores].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) threads: Option<u32>,
+    /// Where to compute: auto, cpu, cuda or cuda:NUMBER. With auto the job file's workers.device counts.
+    #[arg(long, env = "STILLHOUSE_DEVICE", default_value = "auto", value_name = "DEVICE")]
+    pub(crate) device: Wanted,
+    /// Which of this host's workers this is, from 0: those that name no card take turns.
+    #[arg(long, env = "STILLHOUSE_LOCAL_RANK", default_value_t = 0, value_name = "NUMBER")]
+    pub(crate) local_rank: u16,
 }
 
 /// A teacher of one's own.
@@ -104,6 +111,9 @@ pub(crate) struct TeacherTrainArgs {
     /// Threads [default: all cores].
     #[arg(long)]
     pub(crate) threads: Option<u32>,
+    /// Where to compute: auto, cpu, cuda or cuda:NUMBER.
+    #[arg(long, default_value = "auto", value_name = "DEVICE")]
+    pub(crate) device: Wanted,
     /// Safetensors file to write.
     #[arg(long)]
     pub(crate) out: PathBuf,
@@ -150,6 +160,9 @@ pub(crate) struct TeacherServeArgs {
     /// Threads [default: 1].
     #[arg(long, default_value_t = 1)]
     pub(crate) threads: u32,
+    /// Where to compute: auto, cpu, cuda or cuda:NUMBER.
+    #[arg(long, default_value = "auto", value_name = "DEVICE")]
+    pub(crate) device: Wanted,
 }
 
 /// One measurement.
@@ -198,6 +211,9 @@ pub(crate) struct BenchScoreArgs {
     /// Also scan exactly and compare the chosen candidates.
     #[arg(long)]
     pub(crate) verify: bool,
+    /// Where to compute: auto, cpu, cuda or cuda:NUMBER.
+    #[arg(long, default_value = "cpu", value_name = "DEVICE")]
+    pub(crate) device: Wanted,
 }
 
 /// Arguments of `bench train`.
@@ -224,6 +240,9 @@ pub(crate) struct BenchTrainArgs {
     /// Add gradients in the quickest order, not in one that is the same for any number of ranks.
     #[arg(long)]
     pub(crate) fast: bool,
+    /// Where to compute: auto, cpu, cuda or cuda:NUMBER.
+    #[arg(long, default_value = "cpu", value_name = "DEVICE")]
+    pub(crate) device: Wanted,
 }
 
 /// Arguments of `bench all-reduce`.

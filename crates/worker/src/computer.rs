@@ -4,17 +4,17 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
-use stillhouse_collective::RingListener;
+use anyhow::{Context, ensure};
+use stillhouse_collective::{Card, RingListener};
 use stillhouse_core::image::ImageSet;
-use stillhouse_core::job::{Job, OneDeploy, Scan};
+use stillhouse_core::job::{Device as DeviceSpec, Job, OneDeploy, Scan};
 use stillhouse_core::pool::Pool;
 use stillhouse_core::sample::Sources;
 use stillhouse_protocol::message::{Command, Welcome};
 use stillhouse_protocol::{Fence, FromWorker, Report, Student};
 use stillhouse_runtime::Secret;
 use stillhouse_student::scoring::{ScanMode, Scorer, ScorerConfig};
-use stillhouse_student::{Head, Network, NetworkSpec, export};
+use stillhouse_student::{Head, Network, NetworkSpec, device, export};
 use tch::Device;
 use tokio::sync::mpsc;
 
@@ -46,6 +46,32 @@ pub(crate) struct Site {
     pub(crate) ring: Arc<RingListener>,
     pub(crate) secret: Secret,
     pub(crate) threads: usize,
+    /// What was found at the start.
+    pub(crate) device: Device,
+    /// Whether the command line named it, so that no job may choose another.
+    pub(crate) is_told: bool,
+    /// For NCCL, where there is a card.
+    pub(crate) card: Option<Card>,
+}
+
+impl Site {
+    /// Where to compute for `job`.
+    ///
+    /// # Errors
+    /// The job wants a card, and there is none.
+    fn device_for(&self, job: &Job) -> anyhow::Result<Device> {
+        match job.spec.workers.device {
+            DeviceSpec::Cpu if !self.is_told => Ok(Device::Cpu),
+            DeviceSpec::Cuda if !self.is_told => {
+                ensure!(
+                    self.device != Device::Cpu,
+                    "spec.workers.device is cuda, and this worker finds no card (stillhouse-worker worker --device cuda says why)"
+                );
+                Ok(self.device)
+            }
+            _ => Ok(self.device),
+        }
+    }
 }
 
 /// The way to the coordinator.
@@ -146,9 +172,13 @@ impl Computer {
 
     /// Builds the student once, before anything is paid for, and tells whether that works.
     pub(crate) fn introduce(&self) {
-        let built = Network::build(&self.spec, 0, Device::Cpu).map_err(anyhow::Error::from);
-        let obstacle = built.err().map(|error| format!("{error:#}"));
-        self.outbox.send(FromWorker::Ready { obstacle });
+        let device = self.site.device_for(&self.job);
+        let built = device.and_then(|device| {
+            let network = Network::build(&self.spec, 0, device)?;
+            Ok(device::kind(network.device()))
+        });
+        let device = built.map_err(|error| format!("{error:#}"));
+        self.outbox.send(FromWorker::Ready { device });
     }
 
     /// Does what a command says and reports. A command that was overtaken is not reported on.
@@ -254,12 +284,18 @@ impl Computer {
                 acquisition: self.job.spec.acquisition.score,
                 threads: self.site.threads,
                 scan: mode,
+                device: self.device()?,
             };
             let scorer = Scorer::new(&self.spec, &weights, &config)?;
             self.scorer = Some((student, scorer));
         }
         let (_, scorer) = self.scorer.as_mut().expect("made above");
         Ok(scorer)
+    }
+
+    /// Where this job is computed.
+    pub(crate) fn device(&self) -> anyhow::Result<Device> {
+        self.site.device_for(&self.job)
     }
 
     pub(crate) fn pool(&self) -> Pool {

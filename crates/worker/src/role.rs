@@ -10,12 +10,14 @@ use std::sync::mpsc as blocking;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use stillhouse_collective::RingListener;
+use stillhouse_collective::{Card, RingListener, Stream};
 use stillhouse_protocol::message::{Command, PROTOCOL_VERSION, Welcome};
 use stillhouse_protocol::{Fence, FromWorker, ToWorker, codec};
 use stillhouse_runtime::link::{self, Connection, FrameReceiver, FrameSender, LinkError, Purpose};
 use stillhouse_runtime::signals::Shutdown;
 use stillhouse_runtime::{Secret, signals};
+use stillhouse_student::device::{self, Wanted};
+use tch::Device;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
@@ -44,6 +46,7 @@ enum Ended {
 /// # Errors
 /// When the coordinator refuses this worker; with `--once` also when the link cannot be made or is lost.
 pub(crate) fn run(args: &WorkerArgs) -> anyhow::Result<()> {
+    let device = device::open(args.device, args.local_rank.into())?;
     let secret = Secret::from_env().context("the job's secret (STILLHOUSE_TOKEN or STILLHOUSE_TOKEN_FILE)")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -62,7 +65,11 @@ pub(crate) fn run(args: &WorkerArgs) -> anyhow::Result<()> {
         ring: Arc::new(RingListener::bind((host, 0)).context("cannot listen for the other ranks")?),
         threads: args.threads.map_or_else(cores, |threads| threads as usize),
         secret,
+        device,
+        is_told: args.device != Wanted::Auto,
+        card: open_card(device),
     };
+    tracing::info!(device = device::kind(device), "computes here");
     let mut computer = None;
     loop {
         match serve(&runtime, connection, &site, &mut computer, &shutdown)? {
@@ -74,6 +81,19 @@ pub(crate) fn run(args: &WorkerArgs) -> anyhow::Result<()> {
             Some(connection) => connection,
             None => return Ok(()),
         };
+    }
+}
+
+/// What NCCL needs of the card, where there is one; without it gradients go through the hosts' memory.
+fn open_card(device: Device) -> Option<Card> {
+    let Device::Cuda(index) = device else { return None };
+    let index = i32::try_from(index).ok()?;
+    match Card::open(index, Stream::DEFAULT) {
+        Ok(card) => Some(card),
+        Err(reason) => {
+            tracing::warn!(reason, "no NCCL here");
+            None
+        }
     }
 }
 
@@ -146,7 +166,8 @@ fn serve(
         computer.obey(fence, command);
     }
     match runtime.block_on(link).context("the link stopped")? {
-        Ok(()) => Ok(Ended::InPeace),
+        Ok(None) => Ok(Ended::InPeace),
+        Ok(Some(reason)) => bail!("the coordinator refused this worker: {reason}"),
         Err(error) => Ok(Ended::Lost(error)),
     }
 }
@@ -172,7 +193,8 @@ async fn greet(
     }
 }
 
-/// Moves messages both ways until the coordinator says leave or is gone. Ending drops `orders`,
+/// Moves messages both ways until the coordinator says leave, refuses this worker after all (that is
+/// why), or is gone. Ending drops `orders`,
 /// which ends the computing thread's part.
 async fn exchange(
     sender: FrameSender,
@@ -181,7 +203,7 @@ async fn exchange(
     mut outgoing: mpsc::Receiver<FromWorker>,
     control: Control,
     shutdown: Shutdown,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Option<String>> {
     let mut heartbeat = tokio::time::interval(HEARTBEAT);
     let outcome = loop {
         tokio::select! {
@@ -190,11 +212,12 @@ async fn exchange(
                     Ok(ToWorker::Command { fence, command }) => {
                         control.arrived(fence);
                         if orders.send((fence, command)).is_err() {
-                            break Ok(());
+                            break Ok(None);
                         }
                     }
-                    Ok(ToWorker::Leave) => break Ok(()),
-                    Ok(ToWorker::Welcome(_) | ToWorker::Refused { .. }) => break Err(anyhow::anyhow!("a second welcome")),
+                    Ok(ToWorker::Leave) => break Ok(None),
+                    Ok(ToWorker::Refused { reason }) => break Ok(Some(reason)),
+                    Ok(ToWorker::Welcome(_)) => break Err(anyhow::anyhow!("a second welcome")),
                     Err(error) => break Err(error.into()),
                 },
                 Ok(None) => break Err(anyhow::anyhow!("the coordinator closed the link")),
@@ -210,7 +233,7 @@ async fn exchange(
                     break Err(error);
                 }
             }
-            () = shutdown.drain.cancelled() => break Ok(()),
+            () = shutdown.drain.cancelled() => break Ok(None),
         }
     };
     // Whatever is being computed is of no use any more.

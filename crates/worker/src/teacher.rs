@@ -11,7 +11,7 @@ use stillhouse_runtime::{atomic_file, signals};
 use stillhouse_student::train::{
     Augmentation, EvaluationSet, Init, OneLoss, TrainConfig, Training, TransferSet, train as train_network,
 };
-use stillhouse_student::{InferenceMode, Mode, Network, NetworkSpec, compute_alone};
+use stillhouse_student::{InferenceMode, Mode, Network, NetworkSpec, compute_alone, device};
 use stillhouse_teacher::server::{Books, Host, ModelServer, Pixels, Predict, serve_router};
 use stillhouse_teacher::tensor::Datatype;
 use tch::{Device, Kind, Tensor};
@@ -26,6 +26,7 @@ const MAX_BATCH: u32 = 1_024;
 /// # Errors
 /// When images cannot be read, or training fails.
 pub(crate) fn train(args: &TeacherTrainArgs) -> anyhow::Result<()> {
+    let device = device::open(args.device, 0)?;
     let size = args.size.map(|(height, width)| Size { height, width });
     let load = |images: &Path, labels: Option<&Path>| stillhouse_data::load(args.format, images, size, labels);
     let set = load(&args.images, args.labels.as_deref())?;
@@ -53,7 +54,7 @@ pub(crate) fn train(args: &TeacherTrainArgs) -> anyhow::Result<()> {
     let training = Training {
         spec: &spec,
         init: Init::Fresh,
-        device: Device::Cpu,
+        device,
         transfer: TransferSet {
             images: set.images.bytes(),
             labels: &one_hot(&labels, classes),
@@ -126,7 +127,7 @@ fn one_hot(labels: &[u16], classes: usize) -> Vec<f32> {
 /// # Errors
 /// When the model cannot be read, or the address is taken.
 pub(crate) fn serve(args: &TeacherServeArgs) -> anyhow::Result<()> {
-    let network = load_model(args)?;
+    let network = load_model(args, device::open(args.device, 0)?)?;
     let (shape, classes) = (network.spec().shape(), network.spec().classes());
     let books = Books::open(args.bill.as_deref(), args.invoice.as_deref()).context("cannot open bill or invoice")?;
     let server = ModelServer {
@@ -174,14 +175,14 @@ pub(crate) fn serve(args: &TeacherServeArgs) -> anyhow::Result<()> {
     })
 }
 
-fn load_model(args: &TeacherServeArgs) -> anyhow::Result<Network> {
+fn load_model(args: &TeacherServeArgs, device: Device) -> anyhow::Result<Network> {
     let bytes = std::fs::read(&args.model).with_context(|| format!("cannot read {}", args.model.display()))?;
     let is_safetensors = args
         .model
         .extension()
         .is_some_and(|extension| extension == "safetensors");
     if is_safetensors {
-        let mut network = Network::build(&NetworkSpec::of_weights(&bytes)?, 0, Device::Cpu)?;
+        let mut network = Network::build(&NetworkSpec::of_weights(&bytes)?, 0, device)?;
         network.load_weights(&bytes)?;
         return Ok(network);
     }
@@ -198,7 +199,7 @@ fn load_model(args: &TeacherServeArgs) -> anyhow::Result<Network> {
         shape,
         classes: classes as usize,
     };
-    Ok(Network::build(&spec, 0, Device::Cpu)?)
+    Ok(Network::build(&spec, 0, device)?)
 }
 
 /// Probabilities of a network, one request at a time.
@@ -225,7 +226,9 @@ fn probabilities(network: &Network, pixels: Pixels, n: usize) -> anyhow::Result<
         values.len()
     );
     let shape = [n as i64, i64::from(channels), i64::from(height), i64::from(width)];
-    let images = Tensor::f_from_slice(&values)?.f_view(shape)?;
+    let images = Tensor::f_from_slice(&values)?
+        .f_view(shape)?
+        .f_to_device(network.device())?;
     let probabilities = network.forward(&images, Mode::Eval)?.f_softmax(-1, Kind::Float)?;
-    Ok(Vec::try_from(&probabilities.f_view([-1])?)?)
+    Ok(Vec::try_from(&probabilities.f_view([-1])?.f_to_device(Device::Cpu)?)?)
 }

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use stillhouse_collective::ring::Membership;
-use stillhouse_collective::{AbortHandle, Collective, GroupId, Local, Ring};
+use stillhouse_collective::{AbortHandle, CardRing, Collective, CollectiveError, GroupId, Local, Ring, nccl};
 use stillhouse_core::Sample;
-use stillhouse_core::job::{Augmentation as AugmentationSpec, Spec};
+use stillhouse_core::job::{Augmentation as AugmentationSpec, CollectiveKind, Spec};
 use stillhouse_core::sampler::{Purpose, Stream};
 use stillhouse_protocol::message::TrainCommand;
 use stillhouse_protocol::{Fence, FromWorker, Measurement, Report};
@@ -109,7 +109,7 @@ impl Computer {
         let training = Training {
             spec: &self.spec,
             init: command.initial.as_deref().map_or(Init::Fresh, Init::Weights),
-            device: Device::Cpu,
+            device: self.device()?,
             transfer: TransferSet {
                 images: &images,
                 labels: &command.labels,
@@ -188,7 +188,38 @@ impl Computer {
         };
         let abort = AbortHandle::new();
         self.control.watch(fence, &abort);
-        Ok(Box::new(Ring::join(&self.site.ring, &membership, &abort)?))
+        let ring = Ring::join(&self.site.ring, &membership, &abort)?;
+        self.with_cards(ring)
+    }
+
+    /// The ring with NCCL between the ranks' cards, where the job wants that and the ranks can.
+    fn with_cards(&self, mut ring: Ring) -> anyhow::Result<Box<dyn Collective>> {
+        let wanted = self.job.spec.workers.collective;
+        if wanted == CollectiveKind::Ring {
+            return Ok(Box::new(ring));
+        }
+        let card = self
+            .site
+            .card
+            .filter(|_| self.device().is_ok_and(|device| device != Device::Cpu));
+        match (nccl::obstacle(&mut ring, card.as_ref())?, card) {
+            (None, Some(card)) => {
+                let joined = CardRing::join(ring, card, PATIENCE)?;
+                tracing::info!(ranks = joined.world_size(), "gradients go from card to card");
+                Ok(Box::new(joined))
+            }
+            (reason, _) if wanted == CollectiveKind::Nccl => Err(CollectiveError::NoNccl {
+                rank: ring.rank(),
+                reason: reason.unwrap_or_default(),
+            }
+            .into()),
+            (reason, _) => {
+                if let (Some(reason), Some(_)) = (reason, card) {
+                    tracing::info!(reason, "gradients go through the hosts' memory");
+                }
+                Ok(Box::new(ring))
+            }
+        }
     }
 
     /// Canonical pixels of samples, one after another.

@@ -99,6 +99,20 @@ impl Duplex {
             }
         }
     }
+
+    /// Which neighbour has closed its end, if one has. Reads nothing.
+    pub(super) fn left(&self) -> Option<(Side, io::Error)> {
+        let sides = [(Side::Previous, &self.previous), (Side::Next, &self.next)];
+        sides
+            .into_iter()
+            .find_map(|(side, stream)| match stream.peek(&mut [0]) {
+                Ok(0) => Some((side, io::ErrorKind::UnexpectedEof.into())),
+                Err(error) if !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                    Some((side, error))
+                }
+                _ => None,
+            })
+    }
 }
 
 /// Blocks until a socket is ready for what is missing, the next rank is gone, or time is up.

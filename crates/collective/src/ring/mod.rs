@@ -146,6 +146,25 @@ impl Ring {
         self.deadline = deadline;
     }
 
+    /// Fails when a neighbour has left, and ends the ring then; costs two system calls.
+    pub(crate) fn check(&mut self, operation: Operation) -> Result<(), CollectiveError> {
+        if self.abort.is_aborted() {
+            return Err(CollectiveError::Aborted {
+                rank: self.rank,
+                operation,
+            });
+        }
+        match self.duplex.left() {
+            None => Ok(()),
+            Some((side, source)) => Err(self.end(operation, Failure::Lost { side, source })),
+        }
+    }
+
+    /// Closes the connections, so that the neighbours learn of a failure elsewhere.
+    pub(crate) fn close(&self) {
+        self.abort.close();
+    }
+
     /// Runs `steps` of one operation, and ends the ring when a step fails.
     fn operate(
         &mut self,

@@ -14,9 +14,9 @@ pub use check::{Job, JobError, Student};
 pub use queue::{QueueSpec, SecretSource};
 pub use recipe::Recipe;
 pub use spec::{
-    AcquisitionSpec, Architecture, BudgetSpec, CheckpointsSpec, Control, Device, EvaluationSpec, ImageFormat,
-    ImagesSpec, JobSpec, LambdaSpec, MAX_BRANCHES, Metadata, MixupSpec, OnAmbiguous, OneDeploy, OneSpec, PoolSource,
-    Scan, Size, Spec, StoppingSpec, StudentSpec, WorkersSpec,
+    AcquisitionSpec, Architecture, BudgetSpec, CheckpointsSpec, CollectiveKind, Control, Device, EvaluationSpec,
+    ImageFormat, ImagesSpec, JobSpec, LambdaSpec, MAX_BRANCHES, Metadata, MixupSpec, OnAmbiguous, OneDeploy, OneSpec,
+    PoolSource, Scan, Size, Spec, StoppingSpec, StudentSpec, WorkersSpec,
 };
 pub use teacher::{
     AnswerSpec, AuthSpec, Axes, DEFAULT_PROMPT, EACH, Encoding, ImageForm, Piece, Protocol, Response, Slot,

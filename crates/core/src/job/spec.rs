@@ -375,6 +375,8 @@ pub struct WorkersSpec {
     pub max: u32,
     /// Where they compute.
     pub device: Device,
+    /// How ranks add their gradients.
+    pub collective: CollectiveKind,
 }
 
 impl Default for WorkersSpec {
@@ -383,6 +385,7 @@ impl Default for WorkersSpec {
             min: 1,
             max: 2,
             device: Device::Auto,
+            collective: CollectiveKind::Auto,
         }
     }
 }
@@ -413,14 +416,30 @@ impl Default for CheckpointsSpec {
     }
 }
 
-/// Where a worker computes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Where a worker computes. A worker that was told by its own command line does that instead.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Device {
-    /// The best there is.
+    /// On a card if there is one, else on the processor.
+    #[default]
     Auto,
     /// The processor.
     Cpu,
+    /// A card of NVIDIA's: a worker without one is of no use.
+    Cuda,
+}
+
+/// What carries gradients between ranks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CollectiveKind {
+    /// NCCL where every rank has a card of its own and the library, else the ring.
+    #[default]
+    Auto,
+    /// NCCL, or the training fails.
+    Nccl,
+    /// The TCP ring, through the hosts' memory.
+    Ring,
 }
 
 /// What accuracy and agreement are measured on: never trained on, never used to choose.

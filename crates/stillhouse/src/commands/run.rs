@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use stillhouse_core::job::Device;
 use stillhouse_core::plan::Arm;
 use stillhouse_ledger::Reader;
 use stillhouse_runtime::signals;
@@ -24,7 +25,8 @@ pub fn run(args: &RunArgs, bars: &ProgressBars) -> Result<String, Failure> {
     let inputs = load(&args.common)?;
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
     let wanted = inputs.job.spec.workers;
-    let workers = args.workers.unwrap_or_else(|| cores.clamp(wanted.min, wanted.max));
+    let most = cards(wanted.device).unwrap_or(cores);
+    let workers = args.workers.unwrap_or_else(|| most.clamp(wanted.min, wanted.max));
     let options = Options {
         workers,
         threads: (cores / workers).max(1),
@@ -54,6 +56,15 @@ pub fn coordinator(args: &CoordinatorArgs, bars: &ProgressBars) -> Result<String
         bars: bars.clone(),
     };
     go(inputs, &args.common, options)
+}
+
+/// How many cards of NVIDIA's this machine has, if a worker may use them and there are any.
+fn cards(device: Device) -> Option<u32> {
+    if device == Device::Cpu {
+        return None;
+    }
+    let cards = std::fs::read_dir("/proc/driver/nvidia/gpus").ok()?.count();
+    u32::try_from(cards).ok().filter(|cards| *cards > 0)
 }
 
 /// The folder of the job file.

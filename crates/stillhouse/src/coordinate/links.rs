@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use stillhouse_core::job::Determinism;
 use stillhouse_protocol::message::{EvaluationData, PROTOCOL_VERSION, Welcome};
 use stillhouse_protocol::{FromWorker, ToWorker, WorkerId, codec};
 use stillhouse_runtime::link::{Connection, FrameReceiver, FrameSender};
@@ -39,6 +40,8 @@ pub enum LinkEvent {
         process: u32,
         /// Threads it computes with.
         threads: u32,
+        /// Kind of device it computes on.
+        device: String,
     },
     /// A worker cannot build the student.
     Unfit {
@@ -132,6 +135,8 @@ pub struct Welcomer {
     job: String,
     classes: u32,
     inputs: Arc<Inputs>,
+    /// Kinds of device of the workers that are there.
+    devices: Mutex<HashMap<WorkerId, String>>,
 }
 
 impl Welcomer {
@@ -139,7 +144,34 @@ impl Welcomer {
     #[must_use]
     pub fn new(inputs: Arc<Inputs>, classes: u32) -> Self {
         let job = serde_json::to_string(&inputs.job).expect("a job has only text keys");
-        Self { job, classes, inputs }
+        Self {
+            job,
+            classes,
+            inputs,
+            devices: Mutex::default(),
+        }
+    }
+
+    /// Notes that a worker with this kind of device is there, until [`left`](Self::left). Refuses one
+    /// whose bits would differ from the others', where the job promises that they do not.
+    fn admit(&self, worker: WorkerId, device: &str) -> Result<(), String> {
+        let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_strict = self.inputs.job.spec.training.determinism == Determinism::Strict;
+        match devices.values().find(|other| is_strict && *other != device) {
+            Some(other) => Err(format!(
+                "this job's workers compute on {other}, this one on {device}, which gives other bits: start it on an \
+                 equal device, or set spec.training.determinism to fast"
+            )),
+            None => {
+                devices.insert(worker, device.to_owned());
+                Ok(())
+            }
+        }
+    }
+
+    fn left(&self, worker: WorkerId) {
+        let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
+        devices.remove(&worker);
     }
 
     fn message(&self, worker: WorkerId) -> ToWorker {
@@ -194,19 +226,30 @@ async fn serve(worker: WorkerId, connection: Connection, welcome: Arc<Welcomer>,
             }
         }
     });
-    match ready(&mut receiver).await {
-        Ok(None) => {}
-        Ok(Some(obstacle)) => {
+    let device = match ready(&mut receiver).await {
+        Ok(Ok(device)) => device,
+        Ok(Err(obstacle)) => {
             // The coordinator may be gone already.
             return drop(events.send((LinkEvent::Unfit { obstacle }, None)).await);
         }
         Err(cause) => return tracing::warn!(worker = worker.0, cause, "a worker never became ready"),
+    };
+    if let Err(reason) = welcome.admit(worker, &device) {
+        tracing::warn!(%peer, reason, "a worker was refused");
+        if let Ok(refusal) = codec::encode(&ToWorker::Refused { reason }) {
+            // It may be gone already.
+            let _ = commands.send(refusal).await;
+        }
+        drop(commands);
+        let _ = writer.await;
+        return;
     }
     let joined = LinkEvent::Joined {
         worker,
         ring,
         process,
         threads,
+        device,
     };
     if events.send((joined, Some(commands))).await.is_err() {
         return;
@@ -215,6 +258,7 @@ async fn serve(worker: WorkerId, connection: Connection, welcome: Arc<Welcomer>,
         cause = read(worker, &mut receiver, &events) => cause,
         _ = writer => "it takes no more commands".to_owned(),
     };
+    welcome.left(worker);
     // The coordinator may be gone already.
     let _ = events.send((LinkEvent::Lost { worker, cause }, None)).await;
 }
@@ -252,8 +296,11 @@ async fn hello(receiver: &mut FrameReceiver) -> Result<(SocketAddr, u32, u32), S
     }
 }
 
-/// Waits until the worker has built the student, or says why it cannot.
-async fn ready(receiver: &mut FrameReceiver) -> Result<Option<String>, String> {
+/// Longest name of a kind of device.
+const DEVICE_BYTES: usize = 64;
+
+/// Waits until the worker has built the student and says on what device, or why it cannot.
+async fn ready(receiver: &mut FrameReceiver) -> Result<Result<String, String>, String> {
     loop {
         let frame = tokio::time::timeout(WELCOME, receiver.recv()).await;
         let frame = frame
@@ -262,7 +309,10 @@ async fn ready(receiver: &mut FrameReceiver) -> Result<Option<String>, String> {
         let frame = frame.ok_or("the link closed before it was ready")?;
         match codec::decode::<FromWorker>(&frame).map_err(|error| error.to_string())? {
             FromWorker::Heartbeat => {}
-            FromWorker::Ready { obstacle } => return Ok(obstacle),
+            FromWorker::Ready { device: Ok(device) } if device.len() > DEVICE_BYTES => {
+                return Err(format!("expected a device of at most {DEVICE_BYTES} bytes"));
+            }
+            FromWorker::Ready { device } => return Ok(device),
             FromWorker::Hello { .. }
             | FromWorker::Progress { .. }
             | FromWorker::Checkpoint { .. }

@@ -229,13 +229,14 @@ impl Shell {
                 ring,
                 process,
                 threads,
+                device,
             } => {
-                tracing::debug!(worker = worker.0, process, threads, "worker joined");
+                tracing::debug!(worker = worker.0, process, threads, device, "worker joined");
                 self.note(
                     "worker-joined",
-                    json!({ "worker": worker.0, "process": process, "threads": threads }),
+                    json!({ "worker": worker.0, "process": process, "threads": threads, "device": device }),
                 );
-                self.show_arrival(worker, ring, process, threads);
+                self.show_arrival(worker, ring, process, (threads, device));
                 self.handle(Event::Joined { worker, ring }).await
             }
             LinkEvent::Unfit { obstacle } => {

@@ -28,6 +28,8 @@ pub(super) fn spawn_workers(
                 &address.to_string(),
                 "--threads",
                 &threads.to_string(),
+                "--local-rank",
+                &index.to_string(),
                 // It is started again with the coordinator.
                 "--once",
             ]);

@@ -57,6 +57,8 @@ pub struct WorkerSight {
     pub process: u32,
     /// Threads it computes with.
     pub threads: u32,
+    /// Kind of device it computes on.
+    pub device: String,
     /// What it does.
     pub does: String,
 }

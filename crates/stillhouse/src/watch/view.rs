@@ -108,7 +108,7 @@ fn bar(live: &Live, pace: Pace, color: Color) -> String {
 }
 
 fn crew(now: &Now, color: Color) -> String {
-    let head = ["worker", "address", "process", "threads", "does"];
+    let head = ["worker", "address", "process", "threads", "device", "does"];
     let mut rows = vec![head.map(|name| color.soft(name)).to_vec()];
     for worker in &now.workers {
         rows.push(vec![
@@ -116,6 +116,7 @@ fn crew(now: &Now, color: Color) -> String {
             terminal::plain(&worker.address),
             worker.process.to_string(),
             worker.threads.to_string(),
+            terminal::plain(&worker.device),
             terminal::plain(&worker.does),
         ]);
     }
@@ -153,6 +154,7 @@ mod tests {
                 address: "10.0.0.7:4000\u{1b}[2J".into(),
                 process: 77,
                 threads: 2,
+                device: "cpu AVX2".into(),
                 does: "scoring".into(),
             }],
             lost: 1,

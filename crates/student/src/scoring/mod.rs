@@ -13,11 +13,13 @@
 //! | [`scorer`] | scan, calibrate, rescore |
 //! | `walk` | many pairs over several threads |
 //! | `exact` | the definition of a score |
+//! | `card` | the same on a card, where candidates are mixed too |
 //! | `fused` | the approximation for LeNets: the layers fused, a candidate a SIMD lane |
 //! | `residual` | the approximation for residual networks: Winograd, channels on SIMD lanes |
 //! | `folded` | the approximation for other networks: libtorch's frozen graph |
 //! | [`error`] | what can go wrong |
 
+mod card;
 pub mod error;
 mod exact;
 mod folded;
@@ -50,6 +52,10 @@ struct Pair<'a> {
 
 /// Something that scores pairs: the exact definition or an approximation of it.
 trait PairScorer {
+    /// Pairs that a thread takes at once: some milliseconds of work, and whole batches for the usual
+    /// grid of eleven lambdas. Scores do not depend on it.
+    const CHUNK_PAIRS: u64 = 256;
+
     /// Appends the best lambda of each of `pairs`, in order.
     fn score(&mut self, pairs: &[Pair<'_>], entries: &mut Vec<Entry>) -> Result<(), ScoringError>;
 }

@@ -9,6 +9,7 @@ use stillhouse_core::selection::{Band, Entry, Histogram};
 use stillhouse_core::{ImageSet, LambdaGrid, PairId, Pool};
 use tch::Device;
 
+use super::card::OnCard;
 use super::exact::Batched;
 use super::folded::Folded;
 use super::fused::Fused;
@@ -16,6 +17,9 @@ use super::residual::Residual;
 use super::walk::{Bound, Chunk, Walk, walk};
 use super::{Pair, PairScorer, ScoringError};
 use crate::network::{Network, NetworkSpec};
+
+/// Threads that feed a card: one prepares and reads back while others' work is under way.
+const CARD_THREADS: usize = 3;
 
 /// How a pool is scanned. What is selected in the end is the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,8 +43,10 @@ pub struct ScorerConfig {
     pub acquisition: Acquisition,
     /// Computing threads, at least 1. Scores do not depend on their number.
     pub threads: usize,
-    /// How the pool is scanned.
+    /// How the pool is scanned. On a card every scan is exact.
     pub scan: ScanMode,
+    /// Where scores are computed. They have the same bits on devices of one kind.
+    pub device: Device,
 }
 
 /// What a scan of a range of pairs found.
@@ -55,26 +61,32 @@ pub struct Scan {
     pub scanned: u64,
 }
 
-/// Scores pairs of one pool with one student on the CPU. Memory does not depend on the number of
+/// Scores pairs of one pool with one student. Memory does not depend on the number of
 /// pairs or of seed images, save for the seed images themselves and the band.
 pub struct Scorer {
     seeds: Arc<ImageSet>,
     pool: Pool,
     range: (f32, f32),
-    exact: Vec<Batched<Network>>,
+    exact: Exact,
     /// Empty when a scan is exact.
     approximate: Vec<Approximate>,
+}
+
+/// The definition of a score, one for each thread.
+enum Exact {
+    Processor(Vec<Batched<Network>>),
+    Card(Vec<OnCard>),
 }
 
 impl std::fmt::Debug for Scorer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let scan = self.approximate.first().map_or("exact", Approximate::name);
-        write!(
-            f,
-            "Scorer({} pairs, {} threads, {scan} scan)",
-            self.pool.pairs(),
-            self.exact.len()
-        )
+        let (place, threads) = match &self.exact {
+            Exact::Processor(threads) => ("processor", threads.len()),
+            Exact::Card(threads) => ("card", threads.len()),
+        };
+        let pairs = self.pool.pairs();
+        write!(f, "Scorer({pairs} pairs, {place}, {threads} threads, {scan} scan)")
     }
 }
 
@@ -129,7 +141,7 @@ impl Scorer {
                 found: seeds.len(),
             });
         }
-        let mut network = Network::build(spec, 0, Device::Cpu)?;
+        let mut network = Network::build(spec, 0, config.device)?;
         network.load_weights(weights)?;
         let network = match acquisition {
             Acquisition::Bald => network.committee()?,
@@ -137,18 +149,24 @@ impl Scorer {
         };
         let lambdas = Arc::new(config.lambdas.clone());
         let threads = config.threads.max(1);
+        let is_card = matches!(config.device, Device::Cuda(_));
         let approximate = match config.scan {
-            ScanMode::Exact => Vec::new(),
-            ScanMode::Guarded => approximate(&network, &lambdas, *acquisition, threads)?,
+            ScanMode::Guarded if !is_card => approximate(&network, &lambdas, *acquisition, threads)?,
+            ScanMode::Guarded | ScanMode::Exact => Vec::new(),
         };
-        let exact: Result<Vec<_>, ScoringError> = (0..threads)
-            .map(|_| Ok(Batched::new(network.share()?, spec, Arc::clone(&lambdas), *acquisition)))
-            .collect();
+        let exact = if is_card {
+            let threads = threads.min(CARD_THREADS);
+            let scorer = || OnCard::new(network.share()?, &lambdas, *acquisition);
+            Exact::Card((0..threads).map(|_| scorer()).collect::<Result<_, ScoringError>>()?)
+        } else {
+            let scorer = || Ok(Batched::new(network.share()?, spec, Arc::clone(&lambdas), *acquisition));
+            Exact::Processor((0..threads).map(|_| scorer()).collect::<Result<_, ScoringError>>()?)
+        };
         Ok(Self {
             seeds: Arc::clone(seeds),
             pool: *pool,
             range: acquisition.range(spec.classes()),
-            exact: exact?,
+            exact,
             approximate,
         })
     }
@@ -272,9 +290,11 @@ impl Scorer {
             bound,
         };
         if approximate {
-            walk(self.approximate.iter_mut().collect(), plan, consume)
-        } else {
-            walk(self.exact.iter_mut().collect(), plan, consume)
+            return walk(self.approximate.iter_mut().collect(), plan, consume);
+        }
+        match &mut self.exact {
+            Exact::Processor(threads) => walk(threads.iter_mut().collect(), plan, consume),
+            Exact::Card(threads) => walk(threads.iter_mut().collect(), plan, consume),
         }
     }
 }

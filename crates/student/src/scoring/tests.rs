@@ -135,6 +135,7 @@ fn scorer_config(images: ImageSet, scan: ScanMode, threads: usize, acquisition: 
         acquisition,
         threads,
         scan,
+        device: Device::Cpu,
     }
 }
 

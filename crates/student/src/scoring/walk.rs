@@ -12,9 +12,6 @@ use stillhouse_core::{ImageSet, PairId, Pool};
 use super::{Pair, PairScorer, ScoringError};
 use crate::ffi::{InferenceMode, compute_alone};
 
-/// Pairs that a thread takes at once: some milliseconds of work, and whole batches for the usual
-/// grid of eleven lambdas.
-const CHUNK_PAIRS: u64 = 256;
 /// Chunks that may wait for the calling thread, for each computing thread: it only sorts them in,
 /// so it is never far behind.
 const WAITING_CHUNKS: usize = 2;
@@ -134,7 +131,7 @@ impl Shared<'_> {
         let _inference = InferenceMode::enter();
         let mut histogram = Histogram::new(self.walk.range);
         while !self.stop.load(Ordering::Relaxed) {
-            let start = self.next.fetch_add(CHUNK_PAIRS, Ordering::Relaxed);
+            let start = self.next.fetch_add(S::CHUNK_PAIRS, Ordering::Relaxed);
             if start >= self.walk.total {
                 break;
             }
@@ -154,7 +151,7 @@ impl Shared<'_> {
         start: u64,
         histogram: &mut Histogram,
     ) -> Result<Chunk, ScoringError> {
-        let end = self.walk.total.min(start + CHUNK_PAIRS);
+        let end = self.walk.total.min(start + S::CHUNK_PAIRS);
         let pairs: Result<Vec<Pair<'_>>, ScoringError> = (start..end).map(|at| self.pair(at)).collect();
         let mut entries = Vec::with_capacity((end - start) as usize);
         scorer.score(&pairs?, &mut entries)?;

@@ -253,6 +253,11 @@ impl Run<'_, '_> {
                 return Err(StudentError::Stopped { step: index + 1 });
             }
         }
+        if self.collective.cards().is_some() {
+            // Another card may still read from this one. That its rank is gone meanwhile is no loss:
+            // everything is applied here.
+            let _gone = self.collective.barrier();
+        }
         Ok((self.session.losses / count as f64) as f32)
     }
 

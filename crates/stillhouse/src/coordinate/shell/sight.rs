@@ -29,13 +29,20 @@ impl Shell {
         });
     }
 
-    pub(super) fn show_arrival(&mut self, worker: WorkerId, ring: SocketAddr, process: u32, threads: u32) {
+    pub(super) fn show_arrival(
+        &mut self,
+        worker: WorkerId,
+        ring: SocketAddr,
+        process: u32,
+        (threads, device): (u32, String),
+    ) {
         self.window.change(|now| {
             now.workers.push(WorkerSight {
                 worker: worker.0,
                 address: ring.to_string(),
                 process,
                 threads,
+                device,
                 does: "joining".to_owned(),
             });
         });
