@@ -3,7 +3,7 @@
 export CARGO_BUILD_JOBS ?= $(shell nproc)
 CARGO ?= cargo
 
-.PHONY: demo build test ordeal permits lint libtorch python-torch foreign-teachers bench clean-demo
+.PHONY: demo build test test-gpu ordeal permits lint libtorch python-torch foreign-teachers bench clean-demo
 
 demo: build ## train a teacher, serve it over HTTP, distil a student from it, on real images
 	scripts/demo.sh
@@ -13,6 +13,9 @@ build: libtorch ## both binaries in target/release
 
 test: build ## every test
 	$(CARGO) test --release --locked --workspace
+
+test-gpu: build ## what needs a card, on a machine that has one; STILLHOUSE_NCCL names NCCL 2.30 or later (docs/gpu.md)
+	scripts/test-gpu.sh
 
 ordeal: build ## ten minutes of random kills, cuts and full disks around whole jobs (docs/ordeal.md)
 	$(CARGO) run --release --locked -p stillhouse-tests --bin ordeal

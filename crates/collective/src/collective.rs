@@ -114,7 +114,8 @@ pub trait CardCollective {
     /// Puts every rank's `mine` into `all`, in rank order, bit for bit. All bring the same length.
     ///
     /// # Errors
-    /// As [`Collective::all_gather`].
+    /// As [`Collective::all_gather`]; [`CollectiveError::Counts`] when `all` has no room for as much of
+    /// every rank.
     fn all_gather(&mut self, mine: DevicePointer, all: DevicePointer) -> Result<(), CollectiveError>;
 
     /// Replaces `data` by its elementwise sum over all ranks, with the same bits on every rank. The

@@ -161,15 +161,17 @@ impl CardRing {
                 reason
             })
         });
-        waited.map_err(|source| match lost {
-            Some(lost) => lost,
-            None => self.end(operation, source),
+        waited.map_err(|source| {
+            let error = self.end(operation, source);
+            lost.unwrap_or(error)
         })
     }
 
-    /// Closes the ring, and says what happened.
+    /// Closes the ring, ends what runs on the card (whoever frees memory would wait for it), and says
+    /// what happened.
     fn end(&self, operation: Operation, source: NcclError) -> CollectiveError {
         self.ring.close();
+        self.communicator.abort_handle().abort();
         let rank = self.ring.rank();
         match source {
             NcclError::Aborted { .. } => CollectiveError::Aborted { rank, operation },
@@ -248,6 +250,16 @@ impl Collective for CardRing {
 
 impl CardCollective for CardRing {
     fn all_gather(&mut self, mine: DevicePointer, all: DevicePointer) -> Result<(), CollectiveError> {
+        let world_size = self.ring.world_size();
+        if mine.floats().checked_mul(world_size) != Some(all.floats()) {
+            return Err(CollectiveError::Counts {
+                rank: self.ring.rank(),
+                operation: Operation::AllGather,
+                what: "floats, as many of each rank",
+                expected: mine.floats().saturating_mul(world_size),
+                found: all.floats(),
+            });
+        }
         self.operate(Operation::AllGather, |communicator, stream| {
             communicator.all_gather(mine, all, stream)
         })

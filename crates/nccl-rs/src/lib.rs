@@ -24,16 +24,13 @@
 //! ```
 //!
 //! # What has been run
-//! Against NCCL 2.32.3 and CUDA runtime 13.0 on a machine without a card: opening, version, unique ids,
-//! error texts, the layout of the configuration, and the refusal to join without a card. Deadlines,
-//! asynchronous errors, abort, shrink and finishing: against a library that plays NCCL's part
-//! (`tests/fake_nccl.c`).
+//! On one H100 with NCCL 2.32.3 and CUDA runtime 13.0, two and three ranks sharing the card
+//! (`NCCL_MULTI_RANK_GPU_ENABLE=1`): everything in `tests/gpu.rs`, which says `skipped:` without a card.
+//! Without a card: opening, version, unique ids, error texts, the layout of the configuration, and the
+//! refusal to join; deadlines, asynchronous errors, abort, shrink and finishing against a library that
+//! plays NCCL's part (`tests/fake_nccl.c`).
 //!
-//! **Not run so far**, for want of a card: joining with success, every collective operation, waiting,
-//! abort, shrink and finishing with NCCL itself, and memory and streams of the [`cuda`] module. Their
-//! tests are in `tests/gpu.rs` and say `skipped:` without a card; several ranks on one card need
-//! `NCCL_MULTI_RANK_GPU_ENABLE=1`. Not tested at all: several cards, several hosts, memory and streams of
-//! a tensor library.
+//! **Not run so far**: several cards, several hosts.
 //!
 //! `scripts/nccl.sh` installs both libraries for the tests, which otherwise open what `STILLHOUSE_NCCL`
 //! and `STILLHOUSE_CUDART` name; with `STILLHOUSE_EXPECT_NCCL` set they fail rather than be skipped for

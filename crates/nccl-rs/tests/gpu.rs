@@ -1,4 +1,4 @@
-//! Ranks in processes of their own, on one card. Not run so far: no machine had a card.
+//! Ranks in processes of their own, on one card.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

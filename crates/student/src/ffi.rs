@@ -23,7 +23,7 @@ unsafe extern "C" {
     fn stillhouse_inference_enter() -> *mut c_void;
     fn stillhouse_inference_leave(guard: *mut c_void);
     fn stillhouse_flush_denormal(on: c_int) -> c_int;
-    fn stillhouse_cuda_deterministic() -> Text;
+    fn stillhouse_cuda_precise(precise: c_int) -> Text;
     fn stillhouse_cpu_capability() -> Text;
     fn stillhouse_set_gradient(parameter: *const C_tensor, gradient: *const C_tensor) -> Text;
     fn stillhouse_relu_halve(x: *const C_tensor, out: *mut *mut C_tensor) -> Text;
@@ -394,8 +394,31 @@ pub(crate) fn map_cuda() -> Result<(), String> {
             return Err(message.map_or_else(|| "unknown".to_owned(), |text| text.to_string_lossy().into_owned()));
         }
     }
+    set_precise(true)
+}
+
+/// Whether cards compute the same bits every time, or whatever is fastest. A mode of the process.
+fn set_precise(precise: bool) -> Result<(), String> {
     // SAFETY: sets fields of libtorch's global context.
-    check(unsafe { stillhouse_cuda_deterministic() })
+    check(unsafe { stillhouse_cuda_precise(c_int::from(precise)) })
+}
+
+/// While it lives, cards of this process compute as fast as they can: by the kernels that were found
+/// fastest, with products of operands rounded to ten bits (TF32), added in any order.
+#[derive(Debug)]
+pub(crate) struct Shortcuts(());
+
+impl Shortcuts {
+    pub(crate) fn take() -> Result<Self, String> {
+        set_precise(false).map(|()| Self(()))
+    }
+}
+
+impl Drop for Shortcuts {
+    fn drop(&mut self) {
+        // Setting the mode back fails as little as it did when the device was opened.
+        let _ = set_precise(true);
+    }
 }
 
 /// The instructions that libtorch uses on this processor, such as `AVX512`.

@@ -433,8 +433,9 @@ pub(crate) struct BranchLogits {
 }
 
 /// The same images with the channels of a pixel side by side in memory: convolutions and batch
-/// normalisation then train a fifth faster on the CPU. Later layers keep the order.
-fn channels_last(x: &Tensor) -> Result<Tensor, TchError> {
+/// normalisation then train a fifth faster on the CPU, and matrix units of cards take them as they
+/// are. Later layers keep the order.
+pub(crate) fn channels_last(x: &Tensor) -> Result<Tensor, TchError> {
     x.f_permute([0, 2, 3, 1])?.f_contiguous()?.f_permute([0, 3, 1, 2])
 }
 

@@ -75,17 +75,18 @@ char *stillhouse_relu_halve(const at::Tensor *x, at::Tensor **out) {
   return guarded([&] { *out = new at::Tensor(stillhouse_relu_halved(*x)); });
 }
 
-// Has the card compute the same bits every time: no search among kernels, none that adds in the order
-// of arrival, no matrix units that round operands. What has no such kernel fails.
-char *stillhouse_cuda_deterministic() {
-  return guarded([] {
+// How a card computes. Precise: the same bits every time, no search among kernels, none that adds in
+// the order of arrival (what has no other kernel fails), no matrix units that round operands. Else
+// whatever is fastest, with operands of ten bits.
+char *stillhouse_cuda_precise(int precise) {
+  return guarded([&] {
     auto &context = at::globalContext();
-    context.setBenchmarkCuDNN(false);
-    context.setDeterministicCuDNN(true);
-    context.setDeterministicAlgorithms(true, false);
+    context.setBenchmarkCuDNN(precise == 0);
+    context.setDeterministicCuDNN(precise != 0);
+    context.setDeterministicAlgorithms(precise != 0, false);
     context.setDeterministicFillUninitializedMemory(false);
-    context.setAllowTF32CuBLAS(false);
-    context.setAllowTF32CuDNN(false);
+    context.setAllowTF32CuBLAS(precise == 0);
+    context.setAllowTF32CuDNN(precise == 0);
   });
 }
 

@@ -6,11 +6,12 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::ops::ControlFlow;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use stillhouse_collective::Local;
 use stillhouse_core::job::{Architecture, Determinism, Mixing, Optimizer};
 use stillhouse_core::pool::Pairing;
+use stillhouse_core::selection::{GUARD_FACTOR, select};
 use stillhouse_core::{Acquisition, ImageSet, LambdaGrid, PairId, Pool};
 use stillhouse_student::device::{self, Wanted};
 use stillhouse_student::scoring::{ScanMode, Scorer, ScorerConfig};
@@ -25,12 +26,13 @@ mod world;
 
 const SAMPLES: u64 = 118;
 
-/// The card, opened once.
-fn card() -> Option<Device> {
+/// The card, opened once, for one test at a time: how precisely it computes is a mode of the process.
+fn card() -> Option<(Device, MutexGuard<'static, ()>)> {
     static CARD: OnceLock<Result<Device, String>> = OnceLock::new();
+    static TURN: Mutex<()> = Mutex::new(());
     let found = CARD.get_or_init(|| device::open(Wanted::Cuda(None), 0).map_err(|error| error.to_string()));
     match found {
-        Ok(card) => Some(*card),
+        Ok(card) => Some((*card, TURN.lock().unwrap_or_else(PoisonError::into_inner))),
         Err(reason) => {
             println!("skipped: {reason}");
             assert!(
@@ -55,7 +57,7 @@ fn networks() -> Vec<NetworkSpec> {
 
 #[test]
 fn the_student_has_the_same_bits_in_every_world() {
-    let Some(card) = card() else { return };
+    let Some((card, _turn)) = card() else { return };
     let augmentation = Augmentation::Jitter {
         degrees: 10.0,
         shift: 0.1,
@@ -107,13 +109,17 @@ fn largest_difference(a: &Network, b: &Network) -> f64 {
 
 #[test]
 fn a_few_steps_lead_where_they_lead_on_the_processor() {
-    let Some(card) = card() else { return };
+    let Some((card, _turn)) = card() else { return };
     for spec in networks() {
+        // One step: batch normalisation makes much of little after it, where a feature hardly varies.
         let noise = Noise::new(64, spec.shape());
         let config = TrainConfig {
             augmentation: Augmentation::CropFlip,
             learning_rate: 0.01,
-            ..config(2)
+            batch: 64,
+            shards: 1,
+            warmup_steps: 0,
+            ..config(1)
         };
         let here = training(&spec, noise.set(), &config, 2);
         let there = Training {
@@ -122,15 +128,16 @@ fn a_few_steps_lead_where_they_lead_on_the_processor() {
         };
         let (here, there) = (alone(&here).unwrap(), alone(&there).unwrap());
         let difference = largest_difference(&here.network, &there.network);
-        assert!(difference < 2e-3, "{spec:?}: weights differ by {difference}");
         let loss = (here.loss - there.loss).abs();
-        assert!(loss < 2e-3, "{spec:?}: losses {} and {}", here.loss, there.loss);
+        println!("{spec:?}: weights differ by {difference}, losses by {loss}");
+        assert!(difference < 2e-3, "{spec:?}: weights differ by {difference}");
+        assert!(loss < 1e-4, "{spec:?}: losses {} and {}", here.loss, there.loss);
     }
 }
 
 #[test]
 fn fast_training_sums_up_on_the_card_too() {
-    let Some(card) = card() else { return };
+    let Some((card, _turn)) = card() else { return };
     let spec = zoo(Architecture::Lenet5, 1, 28);
     let noise = Noise::new(SAMPLES, spec.shape());
     let config = TrainConfig {
@@ -149,7 +156,7 @@ fn fast_training_sums_up_on_the_card_too() {
 
 #[test]
 fn a_training_goes_on_from_its_state_with_the_same_bits() {
-    let Some(card) = card() else { return };
+    let Some((card, _turn)) = card() else { return };
     let spec = zoo(Architecture::AlexnetHalf, 3, 32);
     let noise = Noise::new(SAMPLES, spec.shape());
     let config = config(2);
@@ -174,7 +181,7 @@ fn a_training_goes_on_from_its_state_with_the_same_bits() {
 
 #[test]
 fn what_is_measured_and_exported_is_what_the_processor_finds() {
-    let Some(card) = card() else { return };
+    let Some((card, _turn)) = card() else { return };
     let spec = zoo(Architecture::Resnet20, 3, 32);
     let noise = Noise::new(256, spec.shape());
     let there = Network::build(&spec, 5, card).unwrap();
@@ -218,7 +225,7 @@ fn what_is_measured_and_exported_is_what_the_processor_finds() {
 
 #[test]
 fn scores_have_the_same_bits_for_any_threads_and_are_those_of_the_processor_but_for_rounding() {
-    let Some(card) = card() else { return };
+    let Some((card, _turn)) = card() else { return };
     let one = one(Architecture::Lenet5, 1, 28, Head::Branch);
     let cases = [
         (zoo(Architecture::Lenet5, 1, 28), Acquisition::LeastConfidence),
@@ -236,7 +243,7 @@ fn scores_have_the_same_bits_for_any_threads_and_are_those_of_the_processor_but_
             lambdas: LambdaGrid::new(30, 70, 4).unwrap(),
             acquisition,
             threads,
-            scan: ScanMode::Guarded,
+            scan: ScanMode::Exact,
             device,
         };
         let mut go_on = |_| ControlFlow::Continue(());
@@ -244,11 +251,29 @@ fn scores_have_the_same_bits_for_any_threads_and_are_those_of_the_processor_but_
         let mut here = scorer(Device::Cpu, 2);
         let mut there = scorer(card, 1);
         assert!(there.scans_exactly());
+        let mut guarded = Scorer::new(
+            &spec,
+            &weights,
+            &ScorerConfig {
+                scan: ScanMode::Guarded,
+                ..config(card, 2)
+            },
+        )
+        .unwrap();
+        let sample: Vec<PairId> = (0..1770).step_by(3).map(PairId).collect();
+        let deviation = guarded.calibrate(&sample).unwrap();
+        println!("{spec:?} {acquisition:?}: a scan strays by {deviation}");
+        assert!(deviation > 0.0 && deviation < 0.05, "{spec:?}: {deviation}");
         let scan = there.scan(0..1770, 1770, 0.0, f32::INFINITY, &mut go_on).unwrap();
         let again = scorer(card, 3)
             .scan(0..1770, 1770, 0.0, f32::INFINITY, &mut go_on)
             .unwrap();
         assert_eq!(scan, again, "{spec:?}");
+        let width = GUARD_FACTOR * deviation;
+        let band = guarded.scan(0..1770, 50, width, f32::INFINITY, &mut go_on).unwrap();
+        let band: Vec<PairId> = band.entries.iter().map(|entry| entry.pair).collect();
+        let chosen = select(guarded.rescore(&band).unwrap(), 50);
+        assert_eq!(chosen, scan.entries[..50], "{spec:?}: guarded");
         let pairs: Vec<PairId> = scan.entries.iter().map(|entry| entry.pair).rev().collect();
         let mut rescored = there.rescore(&pairs).unwrap();
         rescored.reverse();

@@ -114,6 +114,9 @@ pub(crate) struct TeacherTrainArgs {
     /// Where to compute: auto, cpu, cuda or cuda:NUMBER.
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     pub(crate) device: Wanted,
+    /// Compute as fast as the device can: other bits every time.
+    #[arg(long)]
+    pub(crate) fast: bool,
     /// Safetensors file to write.
     #[arg(long)]
     pub(crate) out: PathBuf,

@@ -110,7 +110,11 @@ fn config(args: &TeacherTrainArgs) -> TrainConfig {
         evaluate_every: args.epochs.div_ceil(10),
         one: OneLoss::default(),
         mixing: Mixing::None,
-        determinism: Determinism::Strict,
+        determinism: if args.fast {
+            Determinism::Fast
+        } else {
+            Determinism::Strict
+        },
     }
 }
 

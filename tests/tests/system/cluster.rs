@@ -1,9 +1,10 @@
 //! A coordinator and workers that are started on their own, in any order, and outlive each other.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::process::Command;
 
-use stillhouse_core::job::JobSpec;
+use stillhouse_core::job::{Determinism, Device, JobSpec};
 use stillhouse_tests::jobs;
 use stillhouse_tests::mortal::Mortal;
 use stillhouse_tests::outcomes::Outcome;
@@ -143,6 +144,68 @@ fn a_worker_with_another_token_is_refused_with_a_sentence_and_learns_nothing() {
     let _ = running.wait().succeeded();
     assert_eq!(outcome.events_called("worker-joined"), 1);
     cluster.expect_farewell();
+}
+
+/// A worker whose libtorch uses the processor's basic instructions alone, which give other bits.
+fn plain_worker(coordinator: SocketAddr) -> Command {
+    let mut command = worker(coordinator, TOKEN);
+    command.env("ATEN_CPU_CAPABILITY", "default");
+    command
+}
+
+#[test]
+fn a_worker_whose_bits_would_differ_is_refused_with_a_sentence_and_the_job_goes_on() {
+    let _alone = alone();
+    let mut cluster = Cluster::new(1);
+    cluster.workers[0].start();
+    let (mut running, outcome) = cluster.start();
+    assert!(running.lives_until(|| outcome.events_called("worker-joined") == 1));
+    let refused = plain_worker(cluster.address).output().unwrap();
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(8), "{said}");
+    assert!(
+        said.contains("this one on cpu DEFAULT, which gives other bits"),
+        "{said}"
+    );
+    cluster.expect_undisturbed(running, &outcome);
+    assert_eq!(outcome.events_called("worker-joined"), 1);
+}
+
+#[test]
+fn workers_of_any_kind_may_join_where_bits_do_not_count() {
+    let _alone = alone();
+    let mut cluster = Cluster::new(2);
+    cluster.job.spec.training.determinism = Determinism::Fast;
+    let log = cluster.workers[1].log().to_owned();
+    cluster.workers[1] = Mortal::new(plain_worker(cluster.address), &log);
+    cluster.workers.iter_mut().for_each(Mortal::start);
+    let (running, outcome) = cluster.start();
+    let _ = running.wait().succeeded();
+    let events = outcome.events();
+    let devices: BTreeSet<&str> = events.iter().filter_map(|event| event["device"].as_str()).collect();
+    assert!(devices.contains("cpu DEFAULT"), "{devices:?}");
+    cluster.expect_farewell();
+}
+
+#[test]
+fn a_job_for_cards_is_refused_by_a_worker_without_one_before_anything_is_paid_for() {
+    let _alone = alone();
+    let mut cluster = Cluster::new(1);
+    cluster.job.spec.workers.device = Device::Cuda;
+    // Whatever this machine has.
+    let mut blind = worker(cluster.address, TOKEN);
+    blind.env("CUDA_VISIBLE_DEVICES", "");
+    let log = cluster.workers[0].log().to_owned();
+    cluster.workers[0] = Mortal::new(blind, &log);
+    cluster.workers[0].start();
+    let (running, _) = cluster.start();
+    let complaint = running.wait().refused(2);
+    assert!(
+        complaint.error.contains("this worker finds no card"),
+        "{}",
+        complaint.error
+    );
+    assert_eq!(cluster.world.bill().len(), 0);
 }
 
 /// What `stillhouse ARGS` prints, and whether it ended well.

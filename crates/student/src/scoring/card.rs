@@ -4,6 +4,9 @@
 //! As on the processor, batches have one fixed number of rows, because cuBLAS and cuDNN choose their
 //! kernels by it; the acquisition function is the same code, on the host. Scores have the same bits
 //! on all cards of one kind, and differ from the processor's in the last bits.
+//!
+//! The approximation that a guarded scan uses is the same on matrix units that round operands to ten
+//! bits (TF32).
 
 use std::sync::Arc;
 
@@ -16,7 +19,7 @@ use tch::{Device, Kind, Tensor};
 use super::{Best, Pair, PairScorer, ScoringError};
 use crate::error::StudentError;
 use crate::ffi::floats;
-use crate::network::{Mode, Network, unit_pixels};
+use crate::network::{Mode, Network, channels_last, unit_pixels};
 
 /// Pixels times channels of a batch: enough to fill a card.
 const BATCH_PIXELS: usize = 1 << 23;
@@ -28,6 +31,8 @@ const MIXED_PIXELS: usize = 1 << 26;
 /// Scores pairs by a network's answers on its card.
 pub(super) struct OnCard {
     network: Network,
+    /// Whether channels come last in memory, as matrix units want them.
+    channels_last: bool,
     acquisition: Acquisition,
     lambdas: Arc<LambdaGrid>,
     /// Weights of the first and of the second image, `[1, lambdas, 1]`, in hundredths.
@@ -59,8 +64,17 @@ impl OnCard {
             weights: [tensor(&first)?, tensor(&second)?],
             rows: (BATCH_PIXELS / pixels).clamp(2, BATCH_ROWS),
             bytes: [Vec::new(), Vec::new()],
+            channels_last: false,
             network,
         })
+    }
+
+    /// The same laid out for matrix units. They are used under [`Shortcuts`](crate::ffi::Shortcuts) alone.
+    pub(super) fn approximate(self) -> Self {
+        Self {
+            channels_last: true,
+            ..self
+        }
     }
 
     /// The canonical bytes of all candidates of `pairs`, in order, `[candidates, c, h, w]`, followed
@@ -97,7 +111,12 @@ impl OnCard {
         let batches = images.size()[0] / self.rows as i64;
         let logits = (0..batches).map(|batch| {
             let batch = images.f_narrow(0, batch * self.rows as i64, self.rows as i64)?;
-            self.network.forward(&unit_pixels(&batch)?, Mode::Eval)
+            let images = unit_pixels(&batch)?;
+            if self.channels_last {
+                self.network.forward(&channels_last(&images)?, Mode::Eval)
+            } else {
+                self.network.forward(&images, Mode::Eval)
+            }
         });
         let logits = logits.collect::<Result<Vec<_>, StudentError>>()?;
         Ok(Tensor::f_cat(&logits, 0)?.f_to_device(Device::Cpu)?.f_contiguous()?)
@@ -140,13 +159,17 @@ impl PairScorer for OnCard {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::ControlFlow;
+
     use stillhouse_core::mix::mix_into;
+    use stillhouse_core::pool::Pairing;
     use stillhouse_core::sampler::{Purpose, Stream};
-    use stillhouse_core::{ImageShape, PairId};
+    use stillhouse_core::{ImageSet, ImageShape, PairId, Pool};
 
     use super::*;
     use crate::network::NetworkSpec;
     use crate::scoring::exact::Batched;
+    use crate::scoring::walk::{Bound, Chunk, Walk, walk, walk_here};
     use stillhouse_core::job::Architecture;
 
     fn spec() -> NetworkSpec {
@@ -221,10 +244,47 @@ mod tests {
         let mut scorer = scorer(&grid);
         scorer.score(&pairs[..7], &mut found).expect("scores");
         scorer.score(&pairs[7..], &mut found).expect("scores");
+        assert_close(&want, &found);
+    }
+
+    fn assert_close(want: &[Entry], found: &[Entry]) {
         assert_eq!(want.len(), found.len());
-        for (a, b) in want.iter().zip(&found) {
+        for (a, b) in want.iter().zip(found) {
             assert_eq!(a.pair, b.pair);
             assert!((a.score.score() - b.score.score()).abs() < 1e-6, "{a:?} {b:?}");
         }
+    }
+
+    #[test]
+    fn a_card_is_walked_by_one_thread_as_a_processor_by_several() {
+        let grid = LambdaGrid::new(30, 70, 4).expect("valid");
+        let seeds = ImageSet::new(spec().shape(), images(60).concat()).expect("whole images");
+        let plan = Walk {
+            pool: Pool::new(60, Pairing::All),
+            seeds: &seeds,
+            pairs: &|at| PairId(at + 100),
+            total: 1_500,
+            range: Acquisition::LeastConfidence.range(10),
+            bound: &Bound::new(f32::INFINITY),
+        };
+        let network = Network::build(&spec(), 3, Device::Cpu).expect("fits");
+        let mut exact = Batched::new(network, &spec(), Arc::new(grid.clone()), Acquisition::LeastConfidence);
+        let mut want = Vec::new();
+        let histogram = walk(vec![&mut exact], plan, |chunk| {
+            want.extend(chunk.entries);
+            ControlFlow::Continue(())
+        });
+        want.sort_by_key(|entry| entry.pair);
+        let (mut found, mut pairs) = (Vec::new(), 0);
+        let mut consume = |chunk: Chunk| {
+            pairs += chunk.pairs;
+            found.extend(chunk.entries);
+            ControlFlow::Continue(())
+        };
+        let here = walk_here(&mut scorer(&grid), plan, &mut consume).expect("scores");
+        assert_close(&want, &found);
+        assert_eq!((pairs, here.total()), (1_500, histogram.expect("scores").total()));
+        let stopped = walk_here(&mut scorer(&grid), plan, |_| ControlFlow::Break(()));
+        assert!(matches!(stopped, Err(ScoringError::Stopped)), "{stopped:?}");
     }
 }

@@ -14,12 +14,11 @@ use super::exact::Batched;
 use super::folded::Folded;
 use super::fused::Fused;
 use super::residual::Residual;
-use super::walk::{Bound, Chunk, Walk, walk};
+use super::walk::{Bound, Chunk, Walk, walk, walk_here};
 use super::{Pair, PairScorer, ScoringError};
+use crate::error::StudentError;
+use crate::ffi::Shortcuts;
 use crate::network::{Network, NetworkSpec};
-
-/// Threads that feed a card: one prepares and reads back while others' work is under way.
-const CARD_THREADS: usize = 3;
 
 /// How a pool is scanned. What is selected in the end is the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,9 +40,9 @@ pub struct ScorerConfig {
     pub lambdas: LambdaGrid,
     /// Acquisition function.
     pub acquisition: Acquisition,
-    /// Computing threads, at least 1. Scores do not depend on their number.
+    /// Computing threads of a processor, at least 1. Scores do not depend on their number.
     pub threads: usize,
-    /// How the pool is scanned. On a card every scan is exact.
+    /// How the pool is scanned.
     pub scan: ScanMode,
     /// Where scores are computed. They have the same bits on devices of one kind.
     pub device: Device,
@@ -68,22 +67,33 @@ pub struct Scorer {
     pool: Pool,
     range: (f32, f32),
     exact: Exact,
-    /// Empty when a scan is exact.
-    approximate: Vec<Approximate>,
+    approximate: Approximations,
 }
 
-/// The definition of a score, one for each thread.
+/// What a guarded scan uses, on a processor one for each thread.
+enum Approximations {
+    /// Nothing: scans are exact.
+    None,
+    Processor(Vec<Approximate>),
+    Card(Box<OnCard>),
+}
+
+/// The definition of a score, on a processor one for each thread.
 enum Exact {
     Processor(Vec<Batched<Network>>),
-    Card(Vec<OnCard>),
+    Card(Box<OnCard>),
 }
 
 impl std::fmt::Debug for Scorer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let scan = self.approximate.first().map_or("exact", Approximate::name);
+        let scan = match &self.approximate {
+            Approximations::None => "exact",
+            Approximations::Processor(threads) => threads.first().map_or("no", Approximate::name),
+            Approximations::Card(_) => "rounding",
+        };
         let (place, threads) = match &self.exact {
             Exact::Processor(threads) => ("processor", threads.len()),
-            Exact::Card(threads) => ("card", threads.len()),
+            Exact::Card(_) => ("card", 1),
         };
         let pairs = self.pool.pairs();
         write!(f, "Scorer({pairs} pairs, {place}, {threads} threads, {scan} scan)")
@@ -150,14 +160,14 @@ impl Scorer {
         let lambdas = Arc::new(config.lambdas.clone());
         let threads = config.threads.max(1);
         let is_card = matches!(config.device, Device::Cuda(_));
+        let on_card = || OnCard::new(network.share()?, &lambdas, *acquisition);
         let approximate = match config.scan {
-            ScanMode::Guarded if !is_card => approximate(&network, &lambdas, *acquisition, threads)?,
-            ScanMode::Guarded | ScanMode::Exact => Vec::new(),
+            ScanMode::Exact => Approximations::None,
+            ScanMode::Guarded if is_card => Approximations::Card(Box::new(on_card()?.approximate())),
+            ScanMode::Guarded => Approximations::Processor(approximate(&network, &lambdas, *acquisition, threads)?),
         };
         let exact = if is_card {
-            let threads = threads.min(CARD_THREADS);
-            let scorer = || OnCard::new(network.share()?, &lambdas, *acquisition);
-            Exact::Card((0..threads).map(|_| scorer()).collect::<Result<_, ScoringError>>()?)
+            Exact::Card(Box::new(on_card()?))
         } else {
             let scorer = || Ok(Batched::new(network.share()?, spec, Arc::clone(&lambdas), *acquisition));
             Exact::Processor((0..threads).map(|_| scorer()).collect::<Result<_, ScoringError>>()?)
@@ -181,7 +191,7 @@ impl Scorer {
     /// scan need no rescoring.
     #[must_use]
     pub fn scans_exactly(&self) -> bool {
-        self.approximate.is_empty()
+        matches!(self.approximate, Approximations::None)
     }
 
     /// Scans the pairs `range` and keeps those up to the `k`-th best plus `width`, and up to
@@ -289,12 +299,19 @@ impl Scorer {
             range: self.range,
             bound,
         };
-        if approximate {
-            return walk(self.approximate.iter_mut().collect(), plan, consume);
+        match &mut self.approximate {
+            Approximations::Processor(threads) if approximate => {
+                return walk(threads.iter_mut().collect(), plan, consume);
+            }
+            Approximations::Card(scorer) if approximate => {
+                let _shortcuts = Shortcuts::take().map_err(StudentError::Torch)?;
+                return walk_here(&mut **scorer, plan, consume);
+            }
+            _ => {}
         }
         match &mut self.exact {
             Exact::Processor(threads) => walk(threads.iter_mut().collect(), plan, consume),
-            Exact::Card(threads) => walk(threads.iter_mut().collect(), plan, consume),
+            Exact::Card(scorer) => walk_here(&mut **scorer, plan, consume),
         }
     }
 }

@@ -75,11 +75,7 @@ pub(super) fn walk<S: PairScorer + Send>(
     walk: Walk<'_>,
     mut consume: impl FnMut(Chunk) -> ControlFlow<()>,
 ) -> Result<Histogram, ScoringError> {
-    let shared = Shared {
-        walk,
-        next: AtomicU64::new(0),
-        stop: AtomicBool::new(false),
-    };
+    let shared = Shared::new(walk);
     let (sender, receiver) = sync_channel(WAITING_CHUNKS * scorers.len().max(1));
     scope(|scope| {
         let mut threads = Vec::new();
@@ -106,6 +102,24 @@ pub(super) fn walk<S: PairScorer + Send>(
     })
 }
 
+/// As [`walk`], on this thread alone. For cards: cuDNN plans every convolution anew for each thread that
+/// asks it, which takes longer than a small scan.
+pub(super) fn walk_here<S: PairScorer>(
+    scorer: &mut S,
+    walk: Walk<'_>,
+    mut consume: impl FnMut(Chunk) -> ControlFlow<()>,
+) -> Result<Histogram, ScoringError> {
+    let _inference = InferenceMode::enter();
+    let shared = Shared::new(walk);
+    let mut histogram = Histogram::new(walk.range);
+    while let Some(start) = shared.next::<S>() {
+        if consume(shared.chunk(scorer, start, &mut histogram)?).is_break() {
+            return Err(ScoringError::Stopped);
+        }
+    }
+    Ok(histogram)
+}
+
 /// Waits for every thread; the first error in order of threads wins.
 fn join(
     threads: Vec<ScopedJoinHandle<'_, Result<Histogram, ScoringError>>>,
@@ -124,17 +138,28 @@ fn join(
     total
 }
 
-impl Shared<'_> {
+impl<'a> Shared<'a> {
+    fn new(walk: Walk<'a>) -> Self {
+        Self {
+            walk,
+            next: AtomicU64::new(0),
+            stop: AtomicBool::new(false),
+        }
+    }
+
+    /// Where the next chunk begins, until there is none.
+    fn next<S: PairScorer>(&self) -> Option<u64> {
+        let start = self.next.fetch_add(S::CHUNK_PAIRS, Ordering::Relaxed);
+        (start < self.walk.total).then_some(start)
+    }
+
     /// One thread: chunk after chunk. An error stops the others too.
     fn run<S: PairScorer>(&self, scorer: &mut S, sender: &SyncSender<Chunk>) -> Result<Histogram, ScoringError> {
         compute_alone();
         let _inference = InferenceMode::enter();
         let mut histogram = Histogram::new(self.walk.range);
         while !self.stop.load(Ordering::Relaxed) {
-            let start = self.next.fetch_add(S::CHUNK_PAIRS, Ordering::Relaxed);
-            if start >= self.walk.total {
-                break;
-            }
+            let Some(start) = self.next::<S>() else { break };
             let chunk = self.chunk(scorer, start, &mut histogram).inspect_err(|_| {
                 self.stop.store(true, Ordering::Relaxed);
             })?;

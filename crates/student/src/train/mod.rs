@@ -29,12 +29,13 @@ use std::ops::ControlFlow;
 
 use stillhouse_collective::Collective;
 use stillhouse_core::ImageShape;
+use stillhouse_core::job::Determinism;
 use stillhouse_core::sampler::{Purpose, Stream};
 use stillhouse_core::shards::owned;
 use tch::Device;
 
 use crate::error::StudentError;
-use crate::ffi::flush_denormal;
+use crate::ffi::{Shortcuts, flush_denormal};
 use crate::network::{Network, NetworkSpec};
 use batches::{Steps, shards_used};
 use crew::{Crew, SingleThreaded};
@@ -171,6 +172,9 @@ impl Session {
         self.meet(collective)?;
         let _calm = SingleThreaded::enter();
         flush_denormal(true);
+        let is_hurried = config.determinism == Determinism::Fast && matches!(training.device, Device::Cuda(_));
+        let shortcuts = is_hurried.then(Shortcuts::take).transpose();
+        let _shortcuts = shortcuts.map_err(StudentError::Torch)?;
         let mine = owned(config.shards, collective.rank(), collective.world_size());
         let shards = mine
             .map(|index| Shard::new(&self.network, index))
@@ -252,6 +256,9 @@ impl Run<'_, '_> {
             if observer(&progress, self.session).is_break() {
                 return Err(StudentError::Stopped { step: index + 1 });
             }
+        }
+        if config.determinism == Determinism::Fast {
+            self.session.agree(self.collective)?;
         }
         if self.collective.cards().is_some() {
             // Another card may still read from this one. That its rank is gone meanwhile is no loss:

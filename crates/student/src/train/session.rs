@@ -163,6 +163,26 @@ impl Session {
         tensors
     }
 
+    /// Has every rank of `collective` stand where rank 0 does, bit for bit: ranks on devices of several
+    /// kinds round otherwise at every step.
+    pub(super) fn agree(&mut self, collective: &mut dyn Collective) -> Result<(), StudentError> {
+        if collective.world_size() == 1 {
+            return Ok(());
+        }
+        let step = self.step;
+        let mut state = Vec::new();
+        if collective.rank() == 0 {
+            state = self.state()?;
+        }
+        let shared = collective.broadcast(&mut state, 0);
+        shared.map_err(|source| StudentError::Collective { step, source })?;
+        if collective.rank() == 0 {
+            Ok(())
+        } else {
+            self.restore(&state)
+        }
+    }
+
     /// Brings every rank of `collective` to the place of the one that is furthest.
     pub(super) fn meet(&mut self, collective: &mut dyn Collective) -> Result<(), StudentError> {
         if collective.world_size() == 1 {
