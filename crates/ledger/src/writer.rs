@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 use std::path::Path;
+use std::time::Instant;
 
 use stillhouse_core::plan::Arm;
 use stillhouse_core::{Key, Sample, SoftLabel};
@@ -138,15 +139,24 @@ impl Writer {
                 cause: error.to_string(),
             });
         }
-        let written = if changes.is_empty() && self.book.changes().next().is_none() {
+        let count = self.book.changes().count() as u64;
+        let written = if changes.is_empty() && count == 0 {
             // An answer of a life that is over is worth nothing.
             self.store.check()
         } else {
-            self.store.write(self.book.changes(), changes)
+            let begun = Instant::now();
+            let written = self.store.write(self.book.changes(), changes);
+            let metrics = stillhouse_metrics::ledger();
+            metrics.writes.observe(begun.elapsed().as_secs_f64());
+            metrics
+                .changes
+                .inc_by(count + (changes.labels.len() + changes.journal.len()) as u64);
+            written
         };
         self.book.forget_changes();
         written.inspect_err(|error| {
             tracing::error!(%error, "the ledger cannot be written and stops");
+            stillhouse_metrics::ledger().failed.set(1.0);
             self.failed = Some(error.clone());
         })
     }

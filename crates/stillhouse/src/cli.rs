@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -42,6 +43,8 @@ pub enum Command {
     /// What a job may spend.
     #[command(subcommand)]
     Budget(BudgetCommand),
+    /// List every metric that the roles serve with --metrics-listen, as Markdown.
+    Metrics,
 }
 
 /// What to do with a ledger.
@@ -177,6 +180,9 @@ pub struct JobRunArgs {
     /// No progress bars.
     #[arg(long)]
     pub quiet: bool,
+    /// Serve metrics for Prometheus at http://HOST:PORT/metrics, to whoever can reach that.
+    #[arg(long, env = "STILLHOUSE_METRICS_LISTEN", value_name = "HOST:PORT")]
+    pub metrics_listen: Option<SocketAddr>,
 }
 
 /// Arguments of `run`.
@@ -229,6 +235,9 @@ pub struct GatewayArgs {
     /// The queue as this host reaches it [default: the job's spec.queue].
     #[arg(long, value_name = "redis://HOST:PORT/DB")]
     pub queue: Option<String>,
+    /// Serve metrics for Prometheus at http://HOST:PORT/metrics, to whoever can reach that.
+    #[arg(long, env = "STILLHOUSE_METRICS_LISTEN", value_name = "HOST:PORT")]
+    pub metrics_listen: Option<SocketAddr>,
 }
 
 #[cfg(test)]

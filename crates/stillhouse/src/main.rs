@@ -62,5 +62,6 @@ fn perform(command: &Command, bars: &ProgressBars) -> Result<String, Failure> {
         Command::Report(args) => show::report(&args.dir),
         Command::Ledger(command) => ledger::perform(command),
         Command::Budget(BudgetCommand::Add(args)) => budget::add(&args.dir, args.queries),
+        Command::Metrics => Ok(stillhouse_metrics::page::markdown().trim_end().to_owned()),
     }
 }

@@ -65,6 +65,20 @@ pub struct TeacherFailure {
 pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
 impl FailureKind {
+    /// One word, for what is counted.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unreachable => "unreachable",
+            Self::Busy { .. } => "busy",
+            Self::Rejected { .. } => "rejected",
+            Self::Server { .. } => "server",
+            Self::Deadline => "deadline",
+            Self::Lost => "lost",
+            Self::Malformed => "malformed",
+        }
+    }
+
     /// The kind of an answer with HTTP `status`, or `None` for 200.
     #[must_use]
     pub fn of_status(status: u16) -> Option<Self> {

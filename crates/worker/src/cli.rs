@@ -55,6 +55,9 @@ pub(crate) struct WorkerArgs {
     /// Where to compute: auto, cpu, cuda or cuda:NUMBER. With auto the job file's workers.device counts.
     #[arg(long, env = "STILLHOUSE_DEVICE", default_value = "auto", value_name = "DEVICE")]
     pub(crate) device: Wanted,
+    /// Serve metrics for Prometheus at http://HOST:PORT/metrics, to whoever can reach that.
+    #[arg(long, env = "STILLHOUSE_METRICS_LISTEN", value_name = "HOST:PORT")]
+    pub(crate) metrics_listen: Option<SocketAddr>,
     /// Which of this host's workers this is, from 0: those that name no card take turns.
     #[arg(long, env = "STILLHOUSE_LOCAL_RANK", default_value_t = 0, value_name = "NUMBER")]
     pub(crate) local_rank: u16,
@@ -163,6 +166,9 @@ pub(crate) struct TeacherServeArgs {
     /// Threads [default: 1].
     #[arg(long, default_value_t = 1)]
     pub(crate) threads: u32,
+    /// Serve metrics for Prometheus at http://HOST:PORT/metrics, to whoever can reach that.
+    #[arg(long, env = "STILLHOUSE_METRICS_LISTEN", value_name = "HOST:PORT")]
+    pub(crate) metrics_listen: Option<SocketAddr>,
     /// Where to compute: auto, cpu, cuda or cuda:NUMBER.
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     pub(crate) device: Wanted,

@@ -183,7 +183,15 @@ impl Computer {
 
     /// Does what a command says and reports. A command that was overtaken is not reported on.
     pub(crate) fn obey(&mut self, fence: Fence, command: Command) {
+        let (metrics, name, begun) = (stillhouse_metrics::worker(), name(&command), Instant::now());
+        metrics.busy.with_label_values(&[name]).set(1.0);
         let result = self.execute(fence, command);
+        metrics.busy.with_label_values(&[name]).set(0.0);
+        metrics
+            .command_seconds
+            .with_label_values(&[name])
+            .observe(begun.elapsed().as_secs_f64());
+        metrics.ranks.set(0.0);
         if self.control.goes_on(fence).is_break() {
             return;
         }
@@ -192,6 +200,8 @@ impl Computer {
             Ok(Some(report)) => report,
             Err(error) => {
                 let retry = is_worth_another_try(&error);
+                let is_of_use = if retry { "yes" } else { "no" };
+                metrics.failures.with_label_values(&[is_of_use]).inc();
                 Report::Failed {
                     retry,
                     cause: format!("{error:#}"),
@@ -236,9 +246,11 @@ impl Computer {
                     control.goes_on(fence)
                 };
                 let k = usize::try_from(k).unwrap_or(usize::MAX);
+                let lambdas = self.job.grid.lambdas().len() as u64;
                 let scan = self
                     .scorer(student)?
                     .scan(start..end, k, width, ceiling, &mut observe)?;
+                stillhouse_metrics::worker().scored.inc_by(scan.scanned * lambdas);
                 Some(Report::Scanned {
                     entries: scan.entries,
                     histogram: scan.histogram,
@@ -246,6 +258,10 @@ impl Computer {
             }
             Command::Rescore { student, pairs } => {
                 let entries = self.scorer(student)?.rescore(&pairs)?;
+                let lambdas = self.job.grid.lambdas().len();
+                stillhouse_metrics::worker()
+                    .scored
+                    .inc_by((entries.len() * lambdas) as u64);
                 Some(Report::Rescored { entries })
             }
             Command::Export { student } => {
@@ -309,6 +325,18 @@ impl Computer {
             evaluation: self.evaluation.as_ref(),
             pool: self.pool(),
         }
+    }
+}
+
+/// One word for a command, for what is counted.
+fn name(command: &Command) -> &'static str {
+    match command {
+        Command::Load { .. } => "load",
+        Command::Train(_) => "train",
+        Command::Calibrate { .. } => "calibrate",
+        Command::Scan { .. } => "scan",
+        Command::Rescore { .. } => "rescore",
+        Command::Export { .. } => "export",
     }
 }
 

@@ -57,6 +57,14 @@ pub(crate) fn run(args: &WorkerArgs) -> anyhow::Result<()> {
         let _inside = runtime.enter();
         signals::install().context("cannot listen for signals")?
     };
+    if let Some(address) = args.metrics_listen {
+        let served = stillhouse_metrics::serve::serve(address, "worker", || async {}, shutdown.drain.clone());
+        runtime
+            .block_on(served)
+            .with_context(|| format!("metrics cannot be served at {address}"))?;
+    }
+    let metrics = stillhouse_metrics::worker();
+    metrics.device_info.with_label_values(&[&device::kind(device)]).set(1.0);
     let Some(mut connection) = runtime.block_on(reach(args, &secret, &shutdown))? else {
         return Ok(());
     };
@@ -72,7 +80,11 @@ pub(crate) fn run(args: &WorkerArgs) -> anyhow::Result<()> {
     tracing::info!(device = device::kind(device), "computes here");
     let mut computer = None;
     loop {
-        match serve(&runtime, connection, &site, &mut computer, &shutdown)? {
+        metrics.connected.set(1.0);
+        let ended = serve(&runtime, connection, &site, &mut computer, &shutdown)?;
+        metrics.connected.set(0.0);
+        metrics.links_lost.inc_by(u64::from(matches!(ended, Ended::Lost(_))));
+        match ended {
             Ended::InPeace => return Ok(()),
             Ended::Lost(error) if args.once => return Err(error),
             Ended::Lost(error) => tracing::warn!(cause = format!("{error:#}"), "lost the coordinator"),

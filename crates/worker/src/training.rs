@@ -12,7 +12,8 @@ use stillhouse_core::sampler::{Purpose, Stream};
 use stillhouse_protocol::message::TrainCommand;
 use stillhouse_protocol::{Fence, FromWorker, Measurement, Report};
 use stillhouse_student::train::{
-    Augmentation, Evaluation, EvaluationSet, Init, OneLoss, Progress, Session, TrainConfig, Training, TransferSet,
+    Augmentation, Evaluation, EvaluationSet, Init, OneLoss, Progress, Session, StepTimes, TrainConfig, Training,
+    TransferSet,
 };
 use tch::Device;
 
@@ -156,7 +157,22 @@ impl Computer {
         let mut outbox = self.outbox.clone();
         let every = Duration::from_secs(self.job.spec.checkpoints.every_seconds.into());
         let mut clock = (command.rank == 0 && !every.is_zero()).then(Instant::now);
+        let metrics = stillhouse_metrics::worker();
+        metrics.ranks.set(command.peers.len() as f64);
         let mut observe = |progress: &Progress, session: &Session| -> ControlFlow<()> {
+            metrics.steps.inc();
+            metrics.loss.set(f64::from(progress.loss));
+            let StepTimes {
+                compute,
+                exchange,
+                update,
+            } = progress.times;
+            for (part, time) in [("compute", compute), ("exchange", exchange), ("update", update)] {
+                metrics
+                    .step_seconds
+                    .with_label_values(&[part])
+                    .observe(time.as_secs_f64());
+            }
             outbox.progress(fence, progress.step, progress.steps, progress.loss);
             if let Some(last) = clock.as_mut().filter(|last| last.elapsed() >= every) {
                 *last = Instant::now();

@@ -33,6 +33,7 @@ pub fn run(args: &RunArgs, bars: &ProgressBars) -> Result<String, Failure> {
         worker_program: worker_program(args)?,
         listen: args.listen.clone(),
         has_gateway: !args.no_gateway,
+        metrics_listen: args.common.metrics_listen,
         base: base(&args.common),
         bars: bars.clone(),
     };
@@ -52,6 +53,7 @@ pub fn coordinator(args: &CoordinatorArgs, bars: &ProgressBars) -> Result<String
         worker_program: PathBuf::new(),
         listen: Some(args.listen.clone()),
         has_gateway: !args.no_gateway,
+        metrics_listen: args.common.metrics_listen,
         base: base(&args.common),
         bars: bars.clone(),
     };

@@ -119,8 +119,11 @@ impl Asker {
         let mut open: HashMap<Key, Sample> = samples.iter().map(|sample| (self.key(*sample), *sample)).collect();
         self.reuse(student.arm, &open).await?;
         let (mut labelled, mut held) = (0, 0);
+        let mut is_first = true;
         while !open.is_empty() {
             let look = self.look(student.arm, &open).await?;
+            count(&look.answers, is_first);
+            is_first = false;
             for (key, admission) in look.answers {
                 match admission {
                     Admission::Known(_) => labelled += 1,
@@ -200,6 +203,7 @@ impl Asker {
     }
 
     async fn wait_for_queue(&self, error: &QueueError) {
+        stillhouse_metrics::queue().errors.inc();
         tracing::debug!(%error, "waiting for the queue");
         tokio::time::sleep(QUEUE_PAUSE).await;
     }
@@ -239,6 +243,7 @@ impl Asker {
 
     async fn begin_anew(&self, outstanding: Vec<(Permit, Sample, Arm)>) -> Result<(), QueueError> {
         self.queue.restart().await?;
+        stillhouse_metrics::queue().restored.inc();
         tracing::info!(references = outstanding.len(), "the queue is filled again");
         for chunk in outstanding.chunks(CHUNK) {
             let references = chunk
@@ -247,6 +252,20 @@ impl Asker {
             self.queue.push(references.collect()).await?;
         }
         Ok(())
+    }
+}
+
+/// What the metrics say of a look. What is known or asked for already is told once a batch.
+fn count(answers: &[(Key, Admission)], is_first: bool) {
+    let metrics = stillhouse_metrics::desk();
+    for (_, admission) in answers {
+        match admission {
+            Admission::Known(_) if is_first => metrics.known.inc(),
+            Admission::InFlight if is_first => metrics.shared.inc(),
+            Admission::Permitted(_) => metrics.permitted.inc(),
+            Admission::Held { .. } | Admission::Exhausted => metrics.held.inc(),
+            Admission::Known(_) | Admission::InFlight => {}
+        }
     }
 }
 

@@ -123,6 +123,11 @@ impl Asking {
         })
     }
 
+    /// What references wait in.
+    pub(super) fn queue(&self) -> Arc<dyn Queue> {
+        self.queue.clone()
+    }
+
     /// Who puts query batches into the queue.
     pub(super) fn asker(&self) -> Arc<Asker> {
         self.asker.clone()

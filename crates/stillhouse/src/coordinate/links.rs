@@ -111,6 +111,7 @@ impl Links {
                 return;
             }
         };
+        stillhouse_metrics::coordinator().link_sent.inc_by(bytes.len() as u64);
         if self
             .senders
             .get(&worker)
@@ -235,6 +236,7 @@ async fn serve(worker: WorkerId, connection: Connection, welcome: Arc<Welcomer>,
         Err(cause) => return tracing::warn!(worker = worker.0, cause, "a worker never became ready"),
     };
     if let Err(reason) = welcome.admit(worker, &device) {
+        stillhouse_metrics::coordinator().workers_refused.inc();
         tracing::warn!(%peer, reason, "a worker was refused");
         if let Ok(refusal) = codec::encode(&ToWorker::Refused { reason }) {
             // It may be gone already.
@@ -265,6 +267,7 @@ async fn serve(worker: WorkerId, connection: Connection, welcome: Arc<Welcomer>,
 
 /// Tells a worker why it is of no use here, so that it does not try again.
 async fn refuse(sender: &FrameSender, reason: String) {
+    stillhouse_metrics::coordinator().workers_refused.inc();
     if let Ok(refusal) = codec::encode(&ToWorker::Refused { reason }) {
         // It may be gone already.
         let _ = sender.send(refusal).await;
@@ -332,8 +335,10 @@ async fn read(worker: WorkerId, receiver: &mut FrameReceiver, events: &Events) -
             Ok(Ok(None)) => return "it closed the link".into(),
             Ok(Ok(Some(frame))) => frame,
         };
+        let metrics = stillhouse_metrics::coordinator();
+        metrics.link_received.inc_by(frame.len() as u64);
         match codec::decode::<FromWorker>(&frame) {
-            Ok(FromWorker::Heartbeat) => {}
+            Ok(FromWorker::Heartbeat) => metrics.heartbeats.inc(),
             Ok(message) => {
                 if events
                     .send((LinkEvent::Message { worker, message }, None))

@@ -18,6 +18,7 @@ pub mod asking;
 mod door;
 pub(crate) mod gateways;
 pub mod links;
+mod measure;
 pub mod meter;
 pub mod record;
 pub mod results;
@@ -25,6 +26,7 @@ pub mod shell;
 pub(crate) mod start;
 mod workers;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -63,6 +65,8 @@ pub struct Options {
     pub listen: Option<String>,
     /// Whether this process asks the teacher too.
     pub has_gateway: bool,
+    /// Where metrics are served, if anywhere.
+    pub metrics_listen: Option<SocketAddr>,
     /// Folder of the job file.
     pub base: PathBuf,
     /// The progress display.
@@ -116,6 +120,10 @@ pub async fn run(
         started_ms,
     })
     .await?;
+    measure::begin(&inputs, ledger.epoch(), started_ms);
+    if let Some(address) = options.metrics_listen {
+        measure::serve(address, &inputs, &ledger, asking.queue(), shutdown.clone()).await?;
+    }
     let window = Window::open(door.watchers);
     let links = Links::serve(door.workers, Welcomer::new(inputs.clone(), classes));
     let (supervisor, children) = workers::spawn_workers(&options, &dir, near, &secret);
@@ -209,6 +217,7 @@ async fn narrate(shell: &mut Shell, event: DeskEvent) -> Result<(), Failure> {
             shell.note("teacher-failed", json!({ "message": message }));
         }
         DeskEvent::Joined { gateway, host } => {
+            stillhouse_metrics::desk().gateways.inc();
             tracing::info!(%gateway, host, "a gateway joined");
             shell.note(
                 "gateway-joined",
@@ -216,6 +225,8 @@ async fn narrate(shell: &mut Shell, event: DeskEvent) -> Result<(), Failure> {
             );
         }
         DeskEvent::Left { gateway, cause } => {
+            stillhouse_metrics::desk().gateways.dec();
+            stillhouse_metrics::desk().gateways_lost.inc();
             tracing::info!(%gateway, cause, "a gateway left");
             shell.note(
                 "gateway-left",

@@ -21,6 +21,7 @@ use tokio::sync::mpsc;
 
 use super::asking::{AskError, Asker};
 use super::links::{LinkEvent, Links};
+use super::measure;
 use super::meter::Meter;
 use super::record::{Record, hardest_samples};
 use crate::checkpoints::{Checkpoints, TrainingId};
@@ -92,6 +93,8 @@ pub struct Shell {
     /// Why nothing is asked at the moment.
     paused: Option<String>,
     finished: bool,
+    /// What the metrics say of stages.
+    stages: measure::Stages,
 }
 
 /// What a shell is made of.
@@ -135,6 +138,7 @@ impl Shell {
     /// A shell that has not begun.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
+        let stages = measure::Stages::new(u64::from(parts.inputs.plan.lambdas));
         Self {
             meter: Meter::new(parts.inputs.plan.scored),
             inputs: parts.inputs,
@@ -158,6 +162,7 @@ impl Shell {
             trains: None,
             paused: None,
             finished: false,
+            stages,
         }
     }
 
@@ -192,6 +197,10 @@ impl Shell {
 
     /// Writes something down for people.
     pub fn note(&mut self, event: &str, fields: serde_json::Value) {
+        stillhouse_metrics::coordinator()
+            .events
+            .with_label_values(&[event])
+            .inc();
         self.show_event(event, &fields);
         self.events.write(unix_ms(), event, fields);
     }
@@ -236,6 +245,7 @@ impl Shell {
                     "worker-joined",
                     json!({ "worker": worker.0, "process": process, "threads": threads, "device": device }),
                 );
+                stillhouse_metrics::coordinator().workers_joined.inc();
                 self.show_arrival(worker, ring, process, (threads, device));
                 self.handle(Event::Joined { worker, ring }).await
             }
@@ -247,6 +257,7 @@ impl Shell {
             LinkEvent::Lost { worker, cause } => {
                 tracing::warn!(worker = worker.0, cause, "worker lost");
                 self.note("worker-lost", json!({ "worker": worker.0, "cause": cause }));
+                stillhouse_metrics::coordinator().workers_lost.inc();
                 self.meter.lose(worker);
                 self.trainers.remove(&worker);
                 self.show_loss(worker);
@@ -279,6 +290,7 @@ impl Shell {
             }
             FromWorker::Report { fence, report } => {
                 if let Report::Failed { retry, cause } = &report {
+                    stillhouse_metrics::coordinator().commands_failed.inc();
                     tracing::warn!(worker = worker.0, retry, cause, "a worker's command failed");
                     self.note(
                         "command-failed",
@@ -384,6 +396,7 @@ impl Shell {
                     ..base.clone()
                 };
                 if rank == 0 {
+                    stillhouse_metrics::coordinator().worlds.inc();
                     self.meter.train(worker, fence);
                 }
                 self.trainers.insert(worker);
@@ -435,6 +448,8 @@ impl Shell {
             .counts()
             .await
             .map_err(|error| Failure::new(Kind::Storage, error))?;
+        measure::counts(&counts, self.inputs.job.spec.teacher.price_per_query);
+        measure::state(&state);
         let summary = Record {
             inputs: &self.inputs,
             history,

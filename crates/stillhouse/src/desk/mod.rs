@@ -238,7 +238,11 @@ impl Desk {
         };
         // Before the ledger hears of it: whatever happens to this call, the request is settled or
         // abandoned by name.
-        self.shared.control().under_way.entry(request).or_insert(under_way);
+        {
+            let mut control = self.shared.control();
+            control.under_way.entry(request).or_insert(under_way);
+            stillhouse_metrics::desk().in_flight.set(control.under_way.len() as f64);
+        }
         self.shared.mark(request, considered.to_vec()).await
     }
 
@@ -249,7 +253,7 @@ impl Desk {
             // Before the turn ends: no other request begins after the one that failed.
             self.stop(stopped);
         }
-        self.shared.control().under_way.remove(&request);
+        self.shared.end(request);
         match self.shared.closed.is_cancelled() {
             true => Settled::Over,
             false => Settled::GoOn,
@@ -273,13 +277,14 @@ impl Desk {
             if let Err(error) = self.shared.ledger.ambiguous(request, permits, cause).await {
                 self.stop(error.into());
             }
-            self.shared.control().under_way.remove(&request);
+            self.shared.end(request);
         }
     }
 
     /// Ends asking for the reason given; the first reason counts.
     pub fn stop(&self, reason: AskingStopped) {
         self.shared.stopped().get_or_insert(reason);
+        stillhouse_metrics::desk().stopped.set(1.0);
         self.shared.closed.cancel();
     }
 
@@ -319,6 +324,13 @@ impl Shared {
 
     fn stopped(&self) -> MutexGuard<'_, Option<AskingStopped>> {
         self.stopped.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A request is settled or abandoned.
+    fn end(&self, request: RequestId) {
+        let mut control = self.control();
+        control.under_way.remove(&request);
+        stillhouse_metrics::desk().in_flight.set(control.under_way.len() as f64);
     }
 
     /// The permits of a request that began before.
@@ -384,10 +396,12 @@ impl Shared {
     /// # Errors
     /// What to answer when the desk pauses or is closed.
     async fn wait_to_send(&self, n: usize) -> Result<(), Begun> {
+        let _timed = stillhouse_metrics::desk().rate_seconds.start_timer();
         loop {
             let now = Instant::now();
             let (taken, paused) = {
                 let pace = &mut self.control().pace;
+                stillhouse_metrics::desk().rate.set(pace.rate());
                 (pace.take(n, now), pace.paused())
             };
             if self.closed.is_cancelled() {

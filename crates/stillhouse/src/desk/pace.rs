@@ -82,6 +82,11 @@ impl Pace {
         Ok(())
     }
 
+    /// Images a second that are tried now; 0 without any limit.
+    pub(super) fn rate(&self) -> f64 {
+        self.rate.unwrap_or(0.0)
+    }
+
     /// Until when nothing at all is sent.
     pub(super) fn paused(&self) -> Instant {
         self.paused

@@ -24,6 +24,7 @@ impl Shared {
             let control = self.control();
             control.under_way.get(&request).map(|under_way| under_way.since)
         };
+        count(&outcome);
         match outcome {
             Outcome::Answered {
                 labels,
@@ -185,10 +186,49 @@ impl Shared {
         control.pace.pause(until);
         drop(control);
         if longer {
+            let metrics = stillhouse_metrics::desk();
+            metrics.waits.inc();
+            metrics
+                .pause_seconds
+                .inc_by(until.saturating_duration_since(now).as_secs_f64());
             let reason = failure.message.clone();
             self.tell(DeskEvent::Waiting { reason, until });
         }
         Ok(())
+    }
+}
+
+/// What the metrics say of a request.
+fn count(outcome: &Outcome) {
+    let metrics = stillhouse_metrics::desk();
+    let images = |name: &str, n: usize| metrics.answers.with_label_values(&[name]).inc_by(n as u64);
+    match outcome {
+        Outcome::Answered {
+            labels,
+            useless,
+            declined,
+            latency,
+            ..
+        } => {
+            metrics.requests.with_label_values(&["answered"]).inc();
+            metrics.latency.observe(latency.as_secs_f64());
+            images("labelled", labels.len());
+            images("useless", useless.len());
+            images("declined", declined.len());
+        }
+        Outcome::Failed { permits, failure } => {
+            metrics.requests.with_label_values(&[failure.kind.name()]).inc();
+            let images_are = match failure.billing() {
+                Billing::NotSent | Billing::Refused => "refused",
+                Billing::Billed => "useless",
+                Billing::Ambiguous => "in-doubt",
+            };
+            images(images_are, permits.len());
+            let status = status_of(failure);
+            if (100..600).contains(&status) {
+                metrics.statuses.with_label_values(&[&status.to_string()]).inc();
+            }
+        }
     }
 }
 

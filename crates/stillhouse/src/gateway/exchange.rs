@@ -82,6 +82,11 @@ impl Gateway {
         };
         let sent = Instant::now();
         let answer = self.teacher.infer(&images, accepted.len(), &attempt).await;
+        let metrics = stillhouse_metrics::gateway();
+        let outcome_is = if answer.is_ok() { "answered" } else { "failed" };
+        metrics.requests.with_label_values(&[outcome_is]).inc();
+        metrics.images.inc_by(accepted.len() as u64);
+        metrics.seconds.observe(sent.elapsed().as_secs_f64());
         self.counter.settle(request, outcome(accepted, answer, sent)).await
     }
 
@@ -97,6 +102,7 @@ impl Gateway {
     /// The canonical bytes of every reference, each checked against its key: no other bytes are
     /// ever sent on its permit. References that name none of this gateway's images are dropped.
     async fn render(&self, leases: Vec<Lease>) -> Rendered {
+        let begun = Instant::now();
         let shape = self.sources.seeds.shape();
         let fingerprint = self.teacher.info().fingerprint;
         let mut rendered = Rendered {
@@ -120,6 +126,9 @@ impl Gateway {
                 .await;
             foreign.push(lease);
         }
+        let metrics = stillhouse_metrics::gateway();
+        metrics.foreign.inc_by(foreign.len() as u64);
+        metrics.render_seconds.inc_by(begun.elapsed().as_secs_f64());
         self.acknowledge(&foreign).await;
         rendered
     }

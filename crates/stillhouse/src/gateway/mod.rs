@@ -142,6 +142,7 @@ impl Gateway {
                 },
                 Err(QueueError::Closed) => break,
                 Err(error) => {
+                    stillhouse_metrics::queue().errors.inc();
                     tracing::debug!(%error, "no references");
                     QUEUE_PAUSE
                 }
@@ -163,8 +164,14 @@ impl Gateway {
             }
             match self.queue.reclaim(age).await {
                 Ok(0) => {}
-                Ok(references) => tracing::info!(references, "took back what a lost gateway had leased"),
-                Err(error) => tracing::debug!(%error, "nothing could be taken back"),
+                Ok(references) => {
+                    stillhouse_metrics::queue().reclaimed.inc_by(references as u64);
+                    tracing::info!(references, "took back what a lost gateway had leased");
+                }
+                Err(error) => {
+                    stillhouse_metrics::queue().errors.inc();
+                    tracing::debug!(%error, "nothing could be taken back");
+                }
             }
         }
     }

@@ -26,6 +26,7 @@ mod session;
 mod shard;
 
 use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
 
 use stillhouse_collective::Collective;
 use stillhouse_core::ImageShape;
@@ -89,6 +90,20 @@ pub struct Progress {
     pub loss: f32,
     /// What was measured, at the end of an epoch that is evaluated.
     pub evaluation: Option<Evaluation>,
+    /// Where this step's time went.
+    pub times: StepTimes,
+}
+
+/// Parts of a step as a rank spends them. On a card, what is still under way there counts for whoever
+/// waits for it: mostly for `exchange`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StepTimes {
+    /// Forward and backward of this rank's shards.
+    pub compute: Duration,
+    /// Adding the gradients of all ranks, waiting for the others included.
+    pub exchange: Duration,
+    /// The optimiser's step.
+    pub update: Duration,
 }
 
 /// A trained student.
@@ -243,7 +258,7 @@ impl Run<'_, '_> {
                 epoch,
                 samples: &order.1[self.steps.range(at)],
             };
-            let loss = self.step(&step, config.rate(epoch, index, steps))?;
+            let (loss, times) = self.step(&step, config.rate(epoch, index, steps))?;
             self.session.losses += f64::from(loss);
             self.session.step += 1;
             let progress = Progress {
@@ -252,6 +267,7 @@ impl Run<'_, '_> {
                 steps,
                 loss,
                 evaluation: self.evaluate_if_due()?,
+                times,
             };
             if observer(&progress, self.session).is_break() {
                 return Err(StudentError::Stopped { step: index + 1 });
@@ -275,15 +291,18 @@ impl Run<'_, '_> {
         stream.permutation(self.samples as u32)
     }
 
-    /// Computes, adds up and applies one step; returns its loss.
-    fn step(&mut self, step: &Step<'_>, rate: f64) -> Result<f32, StudentError> {
+    /// Computes, adds up and applies one step; returns its loss, and where the time went.
+    fn step(&mut self, step: &Step<'_>, rate: f64) -> Result<(f32, StepTimes), StudentError> {
+        let begun = Instant::now();
         self.crew.compute(step)?;
+        let computed = Instant::now();
         let _no_grad = tch::no_grad_guard();
         let sum = self.exchange.sum(self.collective, step.index)?;
         let loss = self.layout.loss_of(&sum)?.f_double_value(&[0])? as f32;
         if !loss.is_finite() {
             return Err(StudentError::Diverged { step: step.index, loss });
         }
+        let exchanged = Instant::now();
         let gradients = self.layout.gradients_of(&sum)?;
         let Session { network, optimizer, .. } = &mut *self.session;
         let memory = network.memory();
@@ -293,7 +312,12 @@ impl Run<'_, '_> {
             let mean = self.layout.buffers_of(&sum)?.f_div_scalar_(used as f64)?;
             memory.buffers.shallow_clone().f_copy_(&mean)?;
         }
-        Ok(loss)
+        let times = StepTimes {
+            compute: computed - begun,
+            exchange: exchanged - computed,
+            update: exchanged.elapsed(),
+        };
+        Ok((loss, times))
     }
 
     /// Measures the student with the other ranks, where an epoch ended that is evaluated and was not.

@@ -70,7 +70,18 @@ pub(super) async fn answer(
         return Err(Trouble::Malformed(expected));
     }
     let (pixels, n) = images(model, inputs)?;
-    let values = model.predict(pixels, n, caller).await?;
+    let metrics = stillhouse_metrics::teacher_server();
+    let timed = metrics.seconds.start_timer();
+    let answered = model.predict(pixels, n, caller).await;
+    timed.observe_duration();
+    let outcome = match &answered {
+        Ok(_) => "answered",
+        Err(Trouble::Failed(_)) => "failed",
+        Err(_) => "refused",
+    };
+    metrics.requests.with_label_values(&[outcome]).inc();
+    let values = answered?;
+    metrics.images.inc_by(n as u64);
     let output = |datatype: &str, columns: usize, data| wire::Tensor {
         name: wire::output_name(config.response).into(),
         shape: vec![n as u64, columns as u64],

@@ -11,6 +11,7 @@ impl Shell {
     /// Notes a step of the history.
     pub(super) fn announce(&mut self, transition: &Transition) {
         self.meter.reset();
+        self.stages.ended(transition);
         match transition {
             Transition::Selected { student, selection } => {
                 let digest = stillhouse_core::selection::batch_digest(&selection.batch);

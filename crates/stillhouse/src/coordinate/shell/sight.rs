@@ -7,6 +7,7 @@ use serde_json::Value;
 use stillhouse_protocol::{Occupation, Student, WorkerId};
 
 use super::Shell;
+use crate::coordinate::measure;
 use crate::coordinate::meter::Reading;
 use crate::report::terminal::{Live, Stage};
 use crate::watch::WorkerSight;
@@ -67,6 +68,7 @@ impl Shell {
 
     pub(super) fn show_stage(&mut self, stage: Stage, done: u64, total: u64) {
         let (now, student) = (Instant::now(), self.coordinator.student());
+        self.stages.progress(student, stage, done, total);
         let is_news =
             |(when, of, was): (Instant, Option<Student>, Stage)| (of, was) != (student, stage) || now - when >= PAUSE;
         if !self.shown.is_none_or(is_news) {
@@ -74,6 +76,7 @@ impl Shell {
         }
         self.shown = Some((now, student, stage));
         let workers = self.coordinator.workers() as u32;
+        measure::crew(self.coordinator.crew().map(|(_, occupation)| occupation));
         let crew: Vec<(u64, String)> = (self.coordinator.crew())
             .map(|(worker, occupation)| (worker.0, words(occupation)))
             .collect();

@@ -1,5 +1,7 @@
 //! The shell's part in a training: what its ranks are given, and its checkpoints.
 
+use std::time::Instant;
+
 use serde_json::json;
 use stillhouse_core::Sample;
 use stillhouse_protocol::Student;
@@ -96,7 +98,13 @@ impl Shell {
             transitions: self.coordinator.history().transitions().len() as u64,
         };
         tokio::spawn(async move {
-            if let Err(error) = checkpoints.keep(training, step, state, watermark).await {
+            let (begun, metrics) = (Instant::now(), stillhouse_metrics::coordinator());
+            metrics.checkpoint_bytes.set(state.len() as f64);
+            let kept = checkpoints.keep(training, step, state, watermark).await;
+            metrics.checkpoint_seconds.observe(begun.elapsed().as_secs_f64());
+            let outcome = if kept.is_ok() { "kept" } else { "failed" };
+            metrics.checkpoints.with_label_values(&[outcome]).inc();
+            if let Err(error) = kept {
                 tracing::warn!(%error, "a checkpoint could not be kept");
             }
         });
