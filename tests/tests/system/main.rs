@@ -26,6 +26,7 @@ mod hosts;
 mod house;
 mod killed;
 mod ledger;
+mod monitoring;
 mod ordeal;
 mod page;
 mod refused;

@@ -27,7 +27,15 @@ pub(super) fn begin(inputs: &Inputs, epoch: u64, started_ms: u64) {
     metrics.pool_pairs.set(inputs.plan.pairs as f64);
     metrics.running.set(1.0);
     budget().failed.set(0.0);
-    stillhouse_metrics::desk().stopped.set(0.0);
+    let desk = stillhouse_metrics::desk();
+    desk.stopped.set(0.0);
+    // An increase is seen only from something that was there before.
+    for outcome in ["labelled", "declined", "useless", "refused", "in-doubt"] {
+        desk.answers.with_label_values(&[outcome]).reset();
+    }
+    for outcome in ["kept", "failed"] {
+        metrics.checkpoints.with_label_values(&[outcome]).reset();
+    }
 }
 
 /// Serves this process's metrics; ledger and queue are looked at when somebody asks.

@@ -1,0 +1,314 @@
+//! A real Prometheus looks on while a real job runs: every panel of every dashboard has an answer, every
+//! alert can be evaluated, and each fires when it should.
+
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::Value;
+use stillhouse_core::job::Size;
+use stillhouse_tests::jobs::{self, digits, root};
+use stillhouse_tests::mortal::Mortal;
+use stillhouse_tests::ports::free_address;
+use stillhouse_tests::processes::{Running, program, stillhouse, wait_for};
+use stillhouse_tests::redis::{self, Persistence, RedisServer};
+use stillhouse_tests::teacher::MODEL;
+
+use crate::world::{alone, skipped};
+
+const TOKEN: &str = "7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a";
+/// In place of Grafana's variable: some scrapes.
+const RATE_INTERVAL: &str = "3s";
+
+fn installed(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    let found = std::env::split_paths(&path)
+        .map(|folder| folder.join(name))
+        .find(|file| file.is_file());
+    if found.is_none() {
+        skipped(&format!("{name} is not installed"));
+    }
+    found
+}
+
+fn promtool(args: &[&str], stdin: Option<&str>) {
+    let Some(promtool) = installed("promtool") else { return };
+    let mut command = Command::new(promtool);
+    command.args(args).current_dir(root().join("deploy/prometheus"));
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(stdin.unwrap_or_default().as_bytes()).unwrap();
+    drop(input);
+    let output = child.wait_with_output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&said));
+}
+
+#[test]
+fn alerts_are_well_formed_and_fire_when_they_should_and_only_then() {
+    promtool(&["check", "rules", "alerts.yaml"], None);
+    promtool(&["check", "config", "--syntax-only", "prometheus.yaml"], None);
+    promtool(&["test", "rules", "alerts.test.yaml"], None);
+}
+
+fn read(path: impl AsRef<Path>) -> String {
+    std::fs::read_to_string(root().join(path)).unwrap()
+}
+
+/// Names after `- alert:`.
+fn alerts() -> Vec<String> {
+    let rules = read("deploy/prometheus/alerts.yaml");
+    let names = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: "));
+    names.map(str::to_owned).collect()
+}
+
+#[test]
+fn every_alert_has_a_runbook_and_tests_both_ways() {
+    let (runbooks, tests) = (read("docs/alerts.md"), read("deploy/prometheus/alerts.test.yaml"));
+    let alerts = alerts();
+    assert!(alerts.len() >= 20);
+    for alert in alerts {
+        assert!(runbooks.contains(&format!("\n## {alert}\n")), "{alert} has no runbook");
+        let tested = tests.matches(&format!("alertname=\"{alert}\"")).count();
+        assert_eq!(tested, 2, "{alert} is tested firing and silent");
+    }
+}
+
+/// `(dashboard and panel, expression)` of every panel.
+fn panels() -> Vec<(String, String)> {
+    let mut panels = Vec::new();
+    for entry in std::fs::read_dir(root().join("deploy/grafana")).unwrap() {
+        let board: Value = serde_json::from_str(&read(entry.unwrap().path())).unwrap();
+        for panel in board["panels"].as_array().unwrap() {
+            for target in panel["targets"].as_array().unwrap() {
+                let name = format!("{}: {}", board["title"], panel["title"]);
+                panels.push((name, target["expr"].as_str().unwrap().to_owned()));
+            }
+        }
+    }
+    panels
+}
+
+/// Expressions of the alerts, on one line each.
+fn conditions() -> Vec<String> {
+    let rules = read("deploy/prometheus/alerts.yaml");
+    let mut conditions: Vec<String> = Vec::new();
+    let mut is_open = false;
+    for line in rules.lines().map(str::trim) {
+        if let Some(expression) = line.strip_prefix("expr: ") {
+            is_open = expression == "|";
+            conditions.push(if is_open { String::new() } else { expression.to_owned() });
+        } else if line.contains(": ") {
+            is_open = false;
+        } else if is_open {
+            let last = conditions.last_mut().unwrap();
+            *last = format!("{last} {line}");
+        }
+    }
+    conditions
+}
+
+/// Metric names in an expression, without what a histogram's series add.
+fn metrics(expression: &str) -> BTreeSet<String> {
+    let words = expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let ours = words.filter(|word| word.starts_with("stillhouse_"));
+    let family = |word: &str| {
+        let suffix = ["_bucket", "_sum", "_count"]
+            .into_iter()
+            .find(|suffix| word.ends_with(suffix));
+        suffix.map_or(word, |suffix| word.trim_end_matches(suffix)).to_owned()
+    };
+    ours.map(family).collect()
+}
+
+#[test]
+fn dashboards_and_alerts_speak_of_documented_metrics_alone() {
+    let documented = read("docs/metrics.md");
+    let conditions = conditions();
+    assert_eq!(conditions.len(), alerts().len());
+    let all = panels().into_iter().map(|(_, expression)| expression).chain(conditions);
+    for expression in all {
+        for metric in metrics(&expression) {
+            assert!(
+                documented.contains(&format!("| `{metric}` |")),
+                "{metric} in {expression}"
+            );
+        }
+    }
+}
+
+/// The body of `GET path`.
+fn get(address: SocketAddr, path: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(30))).ok()?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned())
+}
+
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64()
+}
+
+/// Prometheus, looking at `targets` several times a second.
+struct Prometheus {
+    _process: Mortal,
+    address: SocketAddr,
+    since: f64,
+}
+
+impl Prometheus {
+    fn start(program: &Path, folder: &Path, targets: &[SocketAddr]) -> Self {
+        let address = free_address();
+        let targets: Vec<String> = targets.iter().map(|target| format!("\"{target}\"")).collect();
+        let config = format!(
+            "global: {{ scrape_interval: 250ms, scrape_timeout: 250ms, evaluation_interval: 1s }}\n\
+             rule_files: [\"{}\"]\n\
+             scrape_configs: [{{ job_name: stillhouse, static_configs: [{{ targets: [{}] }}] }}]\n",
+            root().join("deploy/prometheus/alerts.yaml").display(),
+            targets.join(", ")
+        );
+        let file = folder.join("prometheus.yaml");
+        std::fs::write(&file, config).unwrap();
+        let mut command = Command::new(program);
+        command.arg(format!("--config.file={}", file.display()));
+        command.arg(format!("--storage.tsdb.path={}", folder.join("prometheus").display()));
+        command.arg(format!("--web.listen-address={address}"));
+        let mut process = Mortal::new(command, &folder.join("prometheus.log"));
+        process.start();
+        wait_for("Prometheus to be ready", || {
+            get(address, "/-/ready").filter(|body| body.contains("Ready"))
+        });
+        Self {
+            _process: process,
+            address,
+            since: now(),
+        }
+    }
+
+    /// How many series an expression had since the start, and how many points.
+    fn ask(&self, expression: &str) -> (usize, usize) {
+        let expression = expression.replace("$__rate_interval", RATE_INTERVAL);
+        let query: String = url::form_urlencoded::byte_serialize(expression.as_bytes()).collect();
+        let (since, until) = (self.since, now());
+        let path = format!("/api/v1/query_range?query={query}&start={since}&end={until}&step=0.5");
+        let body = get(self.address, &path).unwrap();
+        let answer: Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(answer["status"], "success", "{expression}: {body}");
+        let series = answer["data"]["result"].as_array().unwrap();
+        let points = series.iter().map(|series| series["values"].as_array().unwrap().len());
+        (series.len(), points.sum())
+    }
+}
+
+/// A teacher that learned something, served as a user serves one.
+fn teacher(folder: &Path, listen: SocketAddr, metrics: SocketAddr) -> Mortal {
+    let model = folder.join("teacher.safetensors");
+    let mut train = Command::new(program("stillhouse-worker"));
+    train.args(["teacher", "train", "--epochs", "20", "--batch", "32", "--size", "16x16"]);
+    train.arg("--images").arg(digits("train-images-idx3-ubyte.gz"));
+    train.arg("--labels").arg(digits("train-labels-idx1-ubyte.gz"));
+    train.arg("--out").arg(&model);
+    let _ = Running::start(train).wait().succeeded();
+    let mut serve = Command::new(program("stillhouse-worker"));
+    serve.args(["teacher", "serve", "--name", MODEL, "--listen", &listen.to_string()]);
+    serve
+        .args(["--metrics-listen", &metrics.to_string()])
+        .arg("--model")
+        .arg(model);
+    let mut teacher = Mortal::new(serve, &folder.join("teacher.log"));
+    teacher.start();
+    wait_for("the teacher", || get(listen, "/v2/health/ready"));
+    teacher
+}
+
+#[test]
+fn a_real_prometheus_finds_an_answer_for_every_panel_while_a_real_job_runs() {
+    let _alone = alone();
+    let (Some(prometheus), Some(redis)) = (installed("prometheus"), redis::program()) else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let [model, desk, served, coordinates, works, asks] = std::array::from_fn(|_| free_address());
+    let _teacher = teacher(folder, model, served);
+    let redis = RedisServer::start(&redis, &folder.join("redis"), Persistence::Nothing).unwrap();
+    let prometheus = Prometheus::start(&prometheus, folder, &[coordinates, works, asks, served]);
+
+    let mut job = jobs::three_rounds(&format!("http://{model}"));
+    let queue = format!("{{\"url\": \"redis://{}\"}}", redis.address());
+    job.spec.queue = Some(serde_json::from_str(&queue).unwrap());
+    job.spec.images.size = Some(Size { height: 16, width: 16 });
+    // Slow enough for several scrapes of every stage.
+    job.spec.teacher.rate_per_second = Some(120.0);
+    job.spec.teacher.price_per_query = Some(0.01);
+    job.spec.checkpoints.every_seconds = 1;
+    let file = jobs::write(folder, &job);
+    let mut worker = Command::new(program("stillhouse-worker"));
+    worker.args(["worker", "--threads", "2", "--coordinator", &desk.to_string()]);
+    worker
+        .args(["--metrics-listen", &works.to_string()])
+        .env("STILLHOUSE_TOKEN", TOKEN);
+    let mut gateway = stillhouse();
+    gateway.args(["gateway", "--coordinator", &desk.to_string()]);
+    gateway
+        .args(["--metrics-listen", &asks.to_string()])
+        .env("STILLHOUSE_TOKEN", TOKEN);
+    let mut helpers = [
+        Mortal::new(worker, &folder.join("worker.log")),
+        Mortal::new(gateway, &folder.join("gateway.log")),
+    ];
+    helpers.iter_mut().for_each(Mortal::start);
+    let mut coordinator = stillhouse();
+    coordinator
+        .arg("coordinator")
+        .arg(file)
+        .arg("--dir")
+        .arg(folder.join("job"));
+    coordinator.args(["--quiet", "--no-gateway", "--listen", &desk.to_string()]);
+    coordinator
+        .args(["--metrics-listen", &coordinates.to_string()])
+        .env("STILLHOUSE_TOKEN", TOKEN);
+    let mut running = Running::start(coordinator);
+    let mut scraped = Vec::new();
+    let is_under_way = running.lives_until(|| {
+        scraped = [coordinates, works, asks, served]
+            .iter()
+            .filter_map(|role| get(*role, "/metrics"))
+            .collect();
+        scraped.len() == 4 && scraped[0].contains("stillhouse_students_trained_total{arm=\"control\"}")
+    });
+    if !is_under_way {
+        let finished = running.wait().succeeded();
+        panic!("it ended before every role could be looked at: {finished:?}");
+    }
+    for text in &scraped {
+        promtool(&["check", "metrics"], Some(text));
+        assert!(!text.contains(TOKEN), "the token is shown");
+    }
+    let _ = running.wait().succeeded();
+
+    let mut empty = Vec::new();
+    for (panel, expression) in panels() {
+        if prometheus.ask(&expression).1 == 0 {
+            empty.push(format!("{panel}: {expression}"));
+        }
+    }
+    assert!(empty.is_empty(), "panels without an answer: {empty:#?}");
+    for condition in conditions() {
+        prometheus.ask(&condition);
+    }
+    // What Prometheus saw is what the job says of itself.
+    let billed = "max_over_time(stillhouse_budget_billed_queries[1h]) > 300";
+    assert_ne!(prometheus.ask(billed), (0, 0));
+    let over = "stillhouse_budget_billed_queries > stillhouse_budget_queries";
+    assert_eq!(prometheus.ask(over), (0, 0), "overspent");
+}
