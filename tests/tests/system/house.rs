@@ -10,20 +10,23 @@ use stillhouse_tests::jobs::root;
 use stillhouse_tests::processes::{Running, stillhouse};
 
 /// Which of our crates each may depend on. Everything points towards `core`.
-const EDGES: [(&str, &[&str]); 12] = [
+const EDGES: [(&str, &[&str]); 13] = [
     ("core", &[]),
     ("protocol", &["core"]),
-    ("ledger", &["core"]),
+    ("ledger", &["core", "metrics"]),
     ("queue", &["core"]),
-    ("teacher", &["core"]),
+    ("teacher", &["core", "metrics"]),
     ("data", &["core"]),
-    ("collective", &["core"]),
+    ("collective", &["core", "nccl-rs"]),
     ("nccl-rs", &[]),
-    ("student", &["core", "collective"]),
+    ("metrics", &[]),
+    ("student", &["core", "collective", "nccl-rs"]),
     ("runtime", &[]),
     (
         "stillhouse",
-        &["core", "protocol", "ledger", "queue", "teacher", "data", "runtime"],
+        &[
+            "core", "protocol", "ledger", "queue", "teacher", "data", "runtime", "metrics",
+        ],
     ),
     (
         "worker",
@@ -35,13 +38,14 @@ const EDGES: [(&str, &[&str]); 12] = [
             "student",
             "teacher",
             "runtime",
+            "metrics",
         ],
     ),
 ];
 
 /// Crates that do no input or output, and what would let them.
 const PURE: [&str; 2] = ["core", "protocol"];
-const IMPURE: [&str; 14] = [
+const IMPURE: [&str; 15] = [
     "tokio",
     "mio",
     "socket2",
@@ -53,6 +57,7 @@ const IMPURE: [&str; 14] = [
     "fs4",
     "tempfile",
     "tracing-subscriber",
+    "prometheus",
     "rayon",
     "tch",
     "torch-sys",
