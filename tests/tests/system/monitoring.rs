@@ -13,11 +13,11 @@ use stillhouse_core::job::Size;
 use stillhouse_tests::jobs::{self, digits, root};
 use stillhouse_tests::mortal::Mortal;
 use stillhouse_tests::ports::free_address;
-use stillhouse_tests::processes::{Running, program, stillhouse, wait_for};
+use stillhouse_tests::processes::{Running, program, run_job, stillhouse, wait_for};
 use stillhouse_tests::redis::{self, Persistence, RedisServer};
 use stillhouse_tests::teacher::MODEL;
 
-use crate::world::{alone, skipped};
+use crate::world::{World, alone, skipped};
 
 const TOKEN: &str = "7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a";
 /// In place of Grafana's variable: some scrapes.
@@ -228,6 +228,23 @@ fn teacher(folder: &Path, listen: SocketAddr, metrics: SocketAddr) -> Mortal {
     teacher.start();
     wait_for("the teacher", || get(listen, "/v2/health/ready"));
     teacher
+}
+
+#[test]
+fn a_run_that_is_told_by_the_environment_serves_metrics_and_its_workers_leave_the_address_alone() {
+    let _alone = alone();
+    let (world, address) = (World::new(), free_address());
+    let file = jobs::write(world.path(), &jobs::one_round(&world.url()));
+    let mut command = run_job(&file, &world.path().join("job"), 2);
+    command.env("STILLHOUSE_METRICS_LISTEN", address.to_string());
+    let mut running = Running::start(command);
+    let is_served = running.lives_until(|| {
+        let text = get(address, "/metrics").unwrap_or_default();
+        text.contains("\nstillhouse_budget_queries 40\n") && text.contains("\nstillhouse_workers_joined_total 2\n")
+    });
+    assert!(is_served, "nobody saw both workers");
+    let _ = running.wait().succeeded();
+    assert_eq!(world.bill().len(), 40);
 }
 
 #[test]

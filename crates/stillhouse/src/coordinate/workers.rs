@@ -37,6 +37,8 @@ pub(super) fn spawn_workers(
                 .env(stillhouse_runtime::secret::TOKEN, &token)
                 // That of the gateways, which the coordinator was started with.
                 .env_remove(stillhouse_runtime::secret::TOKEN_FILE)
+                // This process listens there.
+                .env_remove("STILLHOUSE_METRICS_LISTEN")
                 .stdout(std::process::Stdio::null());
             command
         };
