@@ -15,15 +15,32 @@ pub enum Operation {
     Barrier,
 }
 
-impl fmt::Display for Operation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Operation {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
             Operation::Connect => "connect",
             Operation::AllGather => "all-gather",
             Operation::AllReduce => "all-reduce",
             Operation::Barrier => "barrier",
-        })
+        }
     }
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Why a card cannot take part in a world.
+#[derive(Debug, thiserror::Error)]
+pub enum CardError {
+    /// NCCL or the CUDA runtime is not there, or too old.
+    #[error(transparent)]
+    Library(#[from] nccl_rs::OpenError),
+    /// There is no such card.
+    #[error(transparent)]
+    Card(#[from] nccl_rs::cuda::CudaError),
 }
 
 /// Why a collective operation failed. Messages name the rank that reports, the operation, and the

@@ -27,8 +27,8 @@ pub mod ring;
 
 pub use abort::AbortHandle;
 pub use collective::{CardCollective, Collective, MAX_BROADCAST_BYTES};
-pub use error::{CollectiveError, Operation};
+pub use error::{CardError, CollectiveError, Operation};
 pub use local::Local;
 pub use nccl::{Card, CardRing};
-pub use nccl_rs::{DevicePointer, Stream};
+pub use nccl_rs::DevicePointer;
 pub use ring::{GroupId, Membership, Ring, RingListener};

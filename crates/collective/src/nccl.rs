@@ -12,7 +12,7 @@ use nccl_rs::cuda::Cuda;
 use nccl_rs::{Communicator, DevicePointer, Nccl, NcclError, Place, Stream, UniqueId, Version};
 
 use crate::collective::{CardCollective, Collective};
-use crate::error::{CollectiveError, Operation};
+use crate::error::{CardError, CollectiveError, Operation};
 use crate::ring::Ring;
 
 /// Lets several ranks share a card, from [`SHARING`] on. For tests: it gains nothing.
@@ -30,28 +30,25 @@ pub struct Card {
     nccl: Nccl,
     cuda: Cuda,
     device: i32,
-    stream: Stream,
     /// The same for every process on this host that sees the card.
     identity: u64,
 }
 
 impl Card {
     /// Opens NCCL and the CUDA runtime for card number `device` of this process. Operations are put
-    /// on `stream`, in order with what the caller puts there.
+    /// on its default stream, in order with what the caller puts there.
     ///
     /// # Errors
-    /// A sentence: there is no such library or card.
-    pub fn open(device: i32, stream: Stream) -> Result<Self, String> {
-        let nccl = Nccl::open().map_err(|error| sentence(&error))?;
-        let cuda = Cuda::open().map_err(|error| sentence(&error))?;
-        let bus = cuda.bus_id(device).map_err(|error| error.to_string())?;
+    /// There is no such library or card.
+    pub fn open(device: i32) -> Result<Self, CardError> {
+        let (nccl, cuda) = (Nccl::open()?, Cuda::open()?);
+        let bus = cuda.bus_id(device)?;
         // One kernel, one set of buses; containers of one host share it.
         let host = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         Ok(Self {
             nccl,
             cuda,
             device,
-            stream,
             identity: BuildHasherDefault::<DefaultHasher>::default().hash_one((host, bus)),
         })
     }
@@ -60,11 +57,6 @@ impl Card {
         let is_wanted = std::env::var_os(SHARING_VARIABLE).is_some_and(|value| value == "1");
         is_wanted && self.nccl.version().is_ok_and(|version| version >= SHARING)
     }
-}
-
-fn sentence(error: &(dyn std::error::Error + 'static)) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// Why a world of these ranks has no NCCL; the same on every rank.
@@ -151,7 +143,7 @@ impl CardRing {
             communicator,
         } = self;
         let mut lost = None;
-        let waited = communicator.wait(name(operation), || {
+        let waited = communicator.wait(operation.name(), || {
             if done(card)? {
                 return Ok(true);
             }
@@ -187,13 +179,13 @@ impl CardRing {
     fn operate(
         &mut self,
         operation: Operation,
-        enqueue: impl FnOnce(&Communicator, Stream) -> Result<(), NcclError>,
+        enqueue: impl FnOnce(&Communicator) -> Result<(), NcclError>,
     ) -> Result<(), CollectiveError> {
         self.ring.check(operation)?;
         select(&self.card, self.communicator.place(), operation)?;
-        enqueue(&self.communicator, self.card.stream).map_err(|source| self.end(operation, source))?;
+        enqueue(&self.communicator).map_err(|source| self.end(operation, source))?;
         self.wait(operation, |card| {
-            card.cuda.is_done(card.stream).map_err(|error| error.to_string())
+            card.cuda.is_done(Stream::DEFAULT).map_err(|error| error.to_string())
         })
     }
 }
@@ -207,19 +199,10 @@ fn select(card: &Card, place: Place, operation: Operation) -> Result<(), Collect
             operation,
             source: NcclError::Stream {
                 place,
-                operation: name(operation),
+                operation: operation.name(),
                 reason: error.to_string(),
             },
         })
-}
-
-fn name(operation: Operation) -> &'static str {
-    match operation {
-        Operation::Connect => "joining the communicator",
-        Operation::AllGather => "all-gather",
-        Operation::AllReduce => "all-reduce",
-        Operation::Barrier => "barrier",
-    }
 }
 
 impl Collective for CardRing {
@@ -260,14 +243,14 @@ impl CardCollective for CardRing {
                 found: all.floats(),
             });
         }
-        self.operate(Operation::AllGather, |communicator, stream| {
-            communicator.all_gather(mine, all, stream)
+        self.operate(Operation::AllGather, |communicator| {
+            communicator.all_gather(mine, all, Stream::DEFAULT)
         })
     }
 
     fn all_reduce(&mut self, data: DevicePointer) -> Result<(), CollectiveError> {
-        self.operate(Operation::AllReduce, |communicator, stream| {
-            communicator.all_reduce(data, data, stream)
+        self.operate(Operation::AllReduce, |communicator| {
+            communicator.all_reduce(data, data, Stream::DEFAULT)
         })
     }
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use nccl_rs::cuda::{Cuda, DeviceFloats};
 use stillhouse_collective::ring::Membership;
 use stillhouse_collective::{
-    AbortHandle, Card, CardCollective, CardRing, Collective, CollectiveError, GroupId, Ring, RingListener, Stream, nccl,
+    AbortHandle, Card, CardCollective, CardRing, Collective, CollectiveError, GroupId, Ring, RingListener, nccl,
 };
 
 /// Names scenario, rank and number of ranks to a process that is one rank.
@@ -35,9 +35,9 @@ fn skip(reason: &str) -> bool {
 }
 
 fn is_without_card() -> bool {
-    match Card::open(0, Stream::DEFAULT) {
+    match Card::open(0) {
         Ok(_) => false,
-        Err(reason) => skip(&reason),
+        Err(error) => skip(&error.to_string()),
     }
 }
 
@@ -171,7 +171,7 @@ fn one_rank_of_the_other_tests() {
     };
     let abort = AbortHandle::new();
     let mut ring = Ring::join(&listener, &membership, &abort).unwrap();
-    let card = Card::open(0, Stream::DEFAULT).unwrap();
+    let card = Card::open(0).unwrap();
     let obstacle = nccl::obstacle(&mut ring, Some(&card)).unwrap();
     if scenario == "refused" {
         assert_eq!(obstacle.as_deref(), Some("rank 1 shares its card with another"));

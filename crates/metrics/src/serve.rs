@@ -21,6 +21,14 @@ pub fn text() -> String {
     encoded.unwrap_or_default()
 }
 
+/// The address cannot be listened at.
+#[derive(Debug, thiserror::Error)]
+#[error("metrics cannot be served at {address}")]
+pub struct ServeError {
+    address: SocketAddr,
+    source: std::io::Error,
+}
+
 /// Serves the metrics of this process at `address` until `shutdown`; answers with where it listens.
 /// `refresh` is awaited before each answer, for what is looked up and not counted.
 ///
@@ -33,13 +41,14 @@ pub async fn serve<R, F>(
     role: &'static str,
     refresh: R,
     shutdown: CancellationToken,
-) -> std::io::Result<SocketAddr>
+) -> Result<SocketAddr, ServeError>
 where
     R: Fn() -> F + Send + Sync + 'static,
     F: Future<Output = ()> + Send + 'static,
 {
-    let listener = TcpListener::bind(address).await?;
-    let address = listener.local_addr()?;
+    let failed = |source| ServeError { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
     let about = crate::process();
     about
         .build_info

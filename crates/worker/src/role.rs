@@ -10,7 +10,7 @@ use std::sync::mpsc as blocking;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use stillhouse_collective::{Card, RingListener, Stream};
+use stillhouse_collective::{Card, RingListener};
 use stillhouse_protocol::message::{Command, PROTOCOL_VERSION, Welcome};
 use stillhouse_protocol::{Fence, FromWorker, ToWorker, codec};
 use stillhouse_runtime::link::{self, Connection, FrameReceiver, FrameSender, LinkError, Purpose};
@@ -59,9 +59,7 @@ pub(crate) fn run(args: &WorkerArgs) -> anyhow::Result<()> {
     };
     if let Some(address) = args.metrics_listen {
         let served = stillhouse_metrics::serve::serve(address, "worker", || async {}, shutdown.drain.clone());
-        runtime
-            .block_on(served)
-            .with_context(|| format!("metrics cannot be served at {address}"))?;
+        runtime.block_on(served)?;
     }
     let metrics = stillhouse_metrics::worker();
     metrics.device_info.with_label_values(&[&device::kind(device)]).set(1.0);
@@ -100,9 +98,10 @@ pub(crate) fn run(args: &WorkerArgs) -> anyhow::Result<()> {
 fn open_card(device: Device) -> Option<Card> {
     let Device::Cuda(index) = device else { return None };
     let index = i32::try_from(index).ok()?;
-    match Card::open(index, Stream::DEFAULT) {
+    match Card::open(index) {
         Ok(card) => Some(card),
-        Err(reason) => {
+        Err(error) => {
+            let reason = format!("{:#}", anyhow::Error::new(error));
             tracing::warn!(reason, "no NCCL here");
             None
         }

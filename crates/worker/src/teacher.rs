@@ -156,9 +156,7 @@ pub(crate) fn serve(args: &TeacherServeArgs) -> anyhow::Result<()> {
         let shutdown = signals::install().context("cannot listen for signals")?;
         if let Some(address) = args.metrics_listen {
             let served = stillhouse_metrics::serve::serve(address, "teacher", || async {}, shutdown.drain.clone());
-            let served = served.await;
-            let metrics = served.with_context(|| format!("metrics cannot be served at {address}"))?;
-            println!("metrics at http://{metrics}/metrics");
+            println!("metrics at http://{}/metrics", served.await?);
         }
         let grpc = match args.grpc_listen {
             Some(address) => Some(

@@ -63,9 +63,7 @@ pub(super) async fn serve(
         }
     };
     let served = stillhouse_metrics::serve::serve(address, "coordinator", refresh, shutdown).await;
-    served
-        .map(drop)
-        .map_err(|error| Failure::new(Kind::Usage, error).context(format!("metrics cannot be served at {address}")))
+    served.map(drop).map_err(|error| Failure::new(Kind::Usage, error))
 }
 
 /// What was spent.

@@ -217,7 +217,6 @@ async fn narrate(shell: &mut Shell, event: DeskEvent) -> Result<(), Failure> {
             shell.note("teacher-failed", json!({ "message": message }));
         }
         DeskEvent::Joined { gateway, host } => {
-            stillhouse_metrics::desk().gateways.inc();
             tracing::info!(%gateway, host, "a gateway joined");
             shell.note(
                 "gateway-joined",
@@ -225,8 +224,6 @@ async fn narrate(shell: &mut Shell, event: DeskEvent) -> Result<(), Failure> {
             );
         }
         DeskEvent::Left { gateway, cause } => {
-            stillhouse_metrics::desk().gateways.dec();
-            stillhouse_metrics::desk().gateways_lost.inc();
             tracing::info!(%gateway, cause, "a gateway left");
             shell.note(
                 "gateway-left",

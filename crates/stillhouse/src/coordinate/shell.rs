@@ -197,10 +197,6 @@ impl Shell {
 
     /// Writes something down for people.
     pub fn note(&mut self, event: &str, fields: serde_json::Value) {
-        stillhouse_metrics::coordinator()
-            .events
-            .with_label_values(&[event])
-            .inc();
         self.show_event(event, &fields);
         self.events.write(unix_ms(), event, fields);
     }
@@ -245,7 +241,6 @@ impl Shell {
                     "worker-joined",
                     json!({ "worker": worker.0, "process": process, "threads": threads, "device": device }),
                 );
-                stillhouse_metrics::coordinator().workers_joined.inc();
                 self.show_arrival(worker, ring, process, (threads, device));
                 self.handle(Event::Joined { worker, ring }).await
             }
@@ -257,7 +252,6 @@ impl Shell {
             LinkEvent::Lost { worker, cause } => {
                 tracing::warn!(worker = worker.0, cause, "worker lost");
                 self.note("worker-lost", json!({ "worker": worker.0, "cause": cause }));
-                stillhouse_metrics::coordinator().workers_lost.inc();
                 self.meter.lose(worker);
                 self.trainers.remove(&worker);
                 self.show_loss(worker);

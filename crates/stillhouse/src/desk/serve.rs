@@ -74,6 +74,9 @@ impl Service {
             Err(cause) => return tracing::warn!(cause, "a connection of a gateway was refused"),
         };
         self.enter(gateway, number);
+        // Events may be dropped; these may not.
+        let metrics = stillhouse_metrics::desk();
+        metrics.gateways.inc();
         self.desk.tell(DeskEvent::Joined { gateway, host });
         let cause = match sender.send(self.welcome.clone()).await {
             Ok(()) => self.converse(gateway, &sender, &mut receiver).await,
@@ -84,6 +87,8 @@ impl Service {
             .err()
             .cloned()
             .unwrap_or_else(|| "it said goodbye".into());
+        metrics.gateways.dec();
+        metrics.gateways_lost.inc();
         self.desk.tell(DeskEvent::Left { gateway, cause: said });
         if cause.is_err() && self.desk.has_under_way(gateway) {
             tokio::time::sleep(GRACE).await;

@@ -34,9 +34,7 @@ pub async fn run(args: &GatewayArgs, shutdown: CancellationToken) -> Result<Stri
     let gateway = GatewayId::draw().map_err(|error| Failure::new(Kind::Internal, error))?;
     if let Some(address) = args.metrics_listen {
         let served = stillhouse_metrics::serve::serve(address, "gateway", || async {}, shutdown.clone()).await;
-        served.map_err(|error| {
-            Failure::new(Kind::Usage, error).context(format!("metrics cannot be served at {address}"))
-        })?;
+        served.map_err(|error| Failure::new(Kind::Usage, error))?;
     }
     let Some((desk, keeper, welcome)) = reach(&args.coordinator, &secret, gateway, &shutdown).await? else {
         return Ok("stopped before the coordinator was there".to_owned());

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use stillhouse_metrics::coordinator;
 use stillhouse_protocol::{Occupation, Student, WorkerId};
 
 use super::Shell;
@@ -19,6 +20,7 @@ const EVENTS: usize = 50;
 
 impl Shell {
     pub(super) fn show_event(&self, event: &str, fields: &Value) {
+        coordinator().events.with_label_values(&[event]).inc();
         let fields = fields.as_object().into_iter().flatten();
         let text = fields.fold(event.to_owned(), |text, (name, value)| {
             format!("{text}  {name} {value}")
@@ -37,6 +39,7 @@ impl Shell {
         process: u32,
         (threads, device): (u32, String),
     ) {
+        coordinator().workers_joined.inc();
         self.window.change(|now| {
             now.workers.push(WorkerSight {
                 worker: worker.0,
@@ -51,6 +54,7 @@ impl Shell {
     }
 
     pub(super) fn show_loss(&mut self, worker: WorkerId) {
+        coordinator().workers_lost.inc();
         self.window.change(|now| {
             now.workers.retain(|known| known.worker != worker.0);
             now.lost += 1;
