@@ -10,7 +10,7 @@ use stillhouse_tests::jobs::root;
 use stillhouse_tests::processes::{Running, stillhouse};
 
 /// Which of our crates each may depend on. Everything points towards `core`.
-const EDGES: [(&str, &[&str]); 12] = [
+const EDGES: [(&str, &[&str]); 13] = [
     ("core", &[]),
     ("protocol", &["core"]),
     ("ledger", &["core"]),
@@ -21,6 +21,8 @@ const EDGES: [(&str, &[&str]); 12] = [
     ("nccl-rs", &[]),
     ("student", &["core", "collective"]),
     ("runtime", &[]),
+    // The command line for its parser, in a test alone.
+    ("operator", &["core", "stillhouse"]),
     (
         "stillhouse",
         &["core", "protocol", "ledger", "queue", "teacher", "data", "runtime"],
