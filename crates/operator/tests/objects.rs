@@ -189,7 +189,7 @@ fn bad_jobs_are_refused_with_a_sentence() {
         bad.pointer_mut(parent).unwrap()[key] = value;
         refusal_of(bad)
     };
-    assert!(with("/spec/budget/queries", json!(1)).contains("budget"));
+    assert!(with("/spec/budget/perRound", json!(0)).contains("budget"));
     assert!(with("/spec/cluster/replicas", json!(9)).contains("spec.workers.max"));
     assert!(with("/spec/cluster/imag", json!("x")).contains("unknown field `imag`"));
     assert!(with("/spec/teacher/auth", Value::Null).contains("teacherSecret"));
