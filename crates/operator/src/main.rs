@@ -1,4 +1,4 @@
-//! `stillhouse-operator`: what a cluster needs, printed; nothing is sent anywhere.
+//! `stillhouse-operator`: what a cluster needs, printed; nothing is sent anywhere. There is no controller yet.
 
 use std::io::Read as _;
 use std::path::PathBuf;
@@ -22,7 +22,7 @@ struct Cli {
 enum Command {
     /// Print the definition of the custom resource.
     Crd,
-    /// Check a job file as the cluster would, and print the objects that it becomes.
+    /// Check a job file as the operator would, and print the objects that it becomes.
     Render {
         /// The job file; standard input when `-`.
         job: PathBuf,

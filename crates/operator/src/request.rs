@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use stillhouse_core::job::SecretSource;
 use stillhouse_core::{Job, job::JobError};
 
@@ -73,7 +73,7 @@ pub fn parse(object: &DistillJob) -> Result<Request, Refusal> {
     check(&job, &cluster)?;
     resolve(&mut job);
     let file = json!({ "apiVersion": file["apiVersion"], "kind": file["kind"], "metadata": file["metadata"],
-                       "spec": without_nulls(serde_json::to_value(&job.spec).expect("plain data")) });
+                       "spec": job.spec });
     Ok(Request {
         name,
         namespace: object.metadata.namespace.clone().unwrap_or_default(),
@@ -147,17 +147,5 @@ fn resolve(job: &mut Job) {
     let reused = spec.budget.reuse.iter_mut();
     for path in paths.into_iter().chain(of_teacher).flatten().chain(reused) {
         *path = PathBuf::from(DATA).join(&*path);
-    }
-}
-
-/// A job file says nothing where there is nothing to say.
-fn without_nulls(value: Value) -> Value {
-    match value {
-        Value::Object(map) => map
-            .into_iter()
-            .filter(|(_, value)| !value.is_null())
-            .map(|(key, value)| (key, without_nulls(value)))
-            .collect(),
-        other => other,
     }
 }

@@ -157,6 +157,14 @@ fn the_job_file_of_a_pod_is_the_job_of_a_laptop() {
     let there = stillhouse_core::Job::parse(&request.job_file).unwrap();
     assert_eq!(there, request.job);
     assert_eq!(there.spec.images.path, Path::new("/data/train.gz"));
+    // A request's nulls are the teacher's business.
+    let mut with_null = object();
+    with_null["spec"]["teacher"] = json!({ "protocol": "json", "url": "http://t", "model": "m",
+        "request": { "image": "{{image.png.base64}}", "seed": null }, "answer": { "values": "/p" } });
+    with_null["spec"]["cluster"]["teacherSecret"].take();
+    let request = request_of(with_null);
+    assert_eq!(stillhouse_core::Job::parse(&request.job_file).unwrap(), request.job);
+    assert!(request.job.spec.teacher.request.as_ref().unwrap().get("seed").is_some());
     let laptop = stillhouse_core::Job::parse(&object_of_laptop().to_string()).unwrap();
     assert!(
         laptop.spec.cluster.is_some(),
