@@ -22,6 +22,8 @@ const EDGES: [(&str, &[&str]); 13] = [
     ("metrics", &[]),
     ("student", &["core", "collective", "nccl-rs"]),
     ("runtime", &[]),
+    // The command line for its parser, in a test alone.
+    ("operator", &["core", "stillhouse"]),
     (
         "stillhouse",
         &[

@@ -170,8 +170,8 @@ impl Job {
     }
 
     /// BLAKE3 over what makes a job this job. Left out is what may change between two runs of one
-    /// job directory: the budget (it may grow), labels that are reused, the workers, where checkpoints
-    /// are kept, and where and how fast the teacher is.
+    /// job directory: the budget (it may grow), labels that are reused, the workers, the cluster, where
+    /// checkpoints are kept, and where and how fast the teacher is.
     #[must_use]
     pub fn digest(&self) -> [u8; 32] {
         let mut same = self.clone();
@@ -181,6 +181,7 @@ impl Job {
         same.spec.budget.reuse.clear();
         same.spec.workers = WorkersSpec::default();
         same.spec.checkpoints = CheckpointsSpec::default();
+        same.spec.cluster = None;
         same.spec.images.path = PathBuf::new();
         same.spec.teacher = same.spec.teacher.identity();
         let text = serde_json::to_vec(&same).expect("a job has only text keys");

@@ -71,6 +71,9 @@ pub struct Spec {
     /// What accuracy and agreement are measured on.
     #[serde(default)]
     pub evaluation: Option<EvaluationSpec>,
+    /// Settings of a cluster, which the operator checks; one machine ignores them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<serde_json::Value>,
 }
 
 impl Spec {

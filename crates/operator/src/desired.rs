@@ -1,0 +1,233 @@
+//! The objects of a job as a pure function of what is asked and what is there.
+//!
+//! - **Coordinator**: a Job of one pod. A Job, for a job ends: its success is the job's. At most one at a time:
+//!   a pod on a dead node is not replaced before it is gone, the volume lets one pod near it, and the job
+//!   directory has a lock.
+//! - **Workers**: an elastic Indexed Job. A pod on a dead node is replaced at once
+//!   (`podReplacementPolicy: TerminatingOrFailed`), for two workers never disturb each other. That policy
+//!   excludes a pod failure policy, so failures are not limited here: the coordinator judges workers.
+//! - **Gateways**: a Deployment, when the job has a queue.
+
+use serde_json::{Value, json};
+
+use crate::pods::{PORT, Role, labels, template};
+use crate::request::Request;
+
+/// Images of an operator's release.
+#[derive(Clone, Debug)]
+pub struct Images {
+    /// Of coordinator and gateways.
+    pub control: String,
+    /// Of workers.
+    pub worker: String,
+}
+
+/// What is there of a job's coordinator.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Coordinator {
+    /// Nothing.
+    #[default]
+    Absent,
+    /// It has pods that are not gone, or may get some.
+    Active,
+    /// It has no pods.
+    Idle,
+    /// It came to the end of the job.
+    Succeeded,
+    /// It failed for good.
+    Failed,
+}
+
+/// What is there.
+#[derive(Clone, Debug, Default)]
+pub struct Observed {
+    /// The coordinator.
+    pub coordinator: Coordinator,
+    /// The job file that the coordinator was started with, as its annotation has it.
+    pub job_file: Option<String>,
+    /// Whether the Secret with the link's token is there.
+    pub has_token: bool,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Plan {
+    /// Objects to apply, in order.
+    pub apply: Vec<Value>,
+    /// Whether a Secret with a new token is to be made first; it is never read or changed afterwards.
+    pub make_token: bool,
+    /// Jobs to delete, by name; they are applied again once they are gone.
+    pub delete: Vec<String>,
+}
+
+/// The annotation that holds a digest of the job file.
+pub const JOB_FILE: &str = "stillhouse.dev/job-file";
+
+/// Name of the Secret with the link's token.
+#[must_use]
+pub fn secret_name(request: &Request) -> String {
+    format!("{}-link", request.name)
+}
+
+/// A digest of the job file: another one starts the coordinator again.
+#[must_use]
+pub fn job_file_digest(request: &Request) -> String {
+    blake3::hash(request.job_file.as_bytes()).to_hex().to_string()
+}
+
+/// What is to be done for a job.
+#[must_use]
+pub fn plan(request: &Request, observed: &Observed, images: &Images) -> Plan {
+    let name = &request.name;
+    let is_other_file = observed
+        .job_file
+        .as_ref()
+        .is_some_and(|file| *file != job_file_digest(request));
+    let mut plan = Plan {
+        make_token: !observed.has_token,
+        ..Plan::default()
+    };
+    plan.apply.extend([job_file(request), service(request)]);
+    if request.cluster.storage.claim.is_none() {
+        plan.apply.push(claim(request));
+    }
+    if is_other_file {
+        // A Job's template cannot change, and two coordinators must not be: gone first, then again.
+        plan.delete.push(format!("{name}-coordinator"));
+        return plan;
+    }
+    plan.apply.push(coordinator(request, images));
+    let is_over = matches!(observed.coordinator, Coordinator::Succeeded | Coordinator::Failed);
+    // Workers and gateways are needed while the coordinator drains.
+    let is_drained = request.cluster.suspend && observed.coordinator != Coordinator::Active;
+    let is_idle = is_drained || observed.coordinator == Coordinator::Failed;
+    if request.cluster.queue_name.is_some() && is_idle {
+        // Kueue sets `suspend` of what it admits; it must not be fought about that.
+        plan.delete.push(format!("{name}-worker"));
+    } else if observed.coordinator != Coordinator::Succeeded {
+        plan.apply.push(workers(request, images, is_idle));
+    }
+    if request.job.spec.queue.is_some() {
+        plan.apply.push(gateways(request, images, is_over || is_idle));
+    }
+    plan
+}
+
+fn metadata(request: &Request, name: &str) -> Value {
+    json!({
+        "name": name,
+        "namespace": request.namespace,
+        "labels": {
+            "app.kubernetes.io/name": "stillhouse",
+            "app.kubernetes.io/managed-by": "stillhouse-operator",
+            "stillhouse.dev/job": request.name,
+        },
+        "ownerReferences": [{
+            "apiVersion": "stillhouse.dev/v1alpha1", "kind": "DistillJob", "name": request.name, "uid": request.uid,
+            "controller": true, "blockOwnerDeletion": true,
+        }],
+    })
+}
+
+fn job_file(request: &Request) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": metadata(request, &format!("{}-job", request.name)),
+        "data": { "job.yaml": request.job_file },
+    })
+}
+
+/// The Secret with the link's token, 64 hexadecimal digits.
+#[must_use]
+pub fn token(request: &Request, token: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
+        "metadata": metadata(request, &secret_name(request)),
+        "stringData": { "token": token },
+    })
+}
+
+fn service(request: &Request) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": metadata(request, &format!("{}-coordinator", request.name)),
+        "spec": {
+            "selector": labels(request, Role::Coordinator),
+            "ports": [{ "name": "link", "port": PORT, "targetPort": PORT, "protocol": "TCP" }],
+        },
+    })
+}
+
+fn claim(request: &Request) -> Value {
+    let storage = &request.cluster.storage;
+    let mut spec = json!({
+        "accessModes": [storage.access_mode.as_deref().unwrap_or("ReadWriteOncePod")],
+        "resources": { "requests": { "storage": storage.size.as_deref().unwrap_or("10Gi") } },
+    });
+    if let Some(class) = &storage.class_name {
+        spec["storageClassName"] = json!(class);
+    }
+    json!({
+        "apiVersion": "v1", "kind": "PersistentVolumeClaim",
+        "metadata": metadata(request, &format!("{}-job", request.name)),
+        "spec": spec,
+    })
+}
+
+fn coordinator(request: &Request, images: &Images) -> Value {
+    let mut metadata = metadata(request, &format!("{}-coordinator", request.name));
+    metadata["annotations"] = json!({ JOB_FILE: job_file_digest(request) });
+    let mut spec = json!({
+        "suspend": request.cluster.suspend,
+        "completions": 1, "parallelism": 1, "backoffLimit": 6,
+        "podReplacementPolicy": "Failed",
+        "podFailurePolicy": { "rules": [
+            { "action": "Ignore", "onPodConditions": [{ "type": "DisruptionTarget", "status": "True" }] },
+            // Interrupted: it goes on where it was.
+            { "action": "Ignore", "onExitCodes": { "operator": "In", "values": [130] } },
+            // Job file, images, budget, another job's directory: nothing gets better by trying again.
+            { "action": "FailJob", "onExitCodes": { "operator": "In", "values": [2, 3, 5, 6] } },
+        ] },
+        "template": template(request, Role::Coordinator, images),
+    });
+    if let Some(seconds) = request.cluster.active_deadline_seconds {
+        spec["activeDeadlineSeconds"] = json!(seconds);
+    }
+    json!({ "apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec })
+}
+
+/// Workers that are wanted.
+#[must_use]
+pub fn wanted_workers(request: &Request) -> u32 {
+    request.cluster.replicas.unwrap_or(request.job.spec.workers.max)
+}
+
+fn workers(request: &Request, images: &Images, is_idle: bool) -> Value {
+    let wanted = wanted_workers(request);
+    let mut metadata = metadata(request, &format!("{}-worker", request.name));
+    let mut spec = json!({
+        "completionMode": "Indexed",
+        "completions": wanted, "parallelism": wanted,
+        "backoffLimit": i32::MAX,
+        "podReplacementPolicy": "TerminatingOrFailed",
+        "template": template(request, Role::Worker, images),
+    });
+    match &request.cluster.queue_name {
+        Some(queue) => metadata["labels"]["kueue.x-k8s.io/queue-name"] = json!(queue),
+        None => spec["suspend"] = json!(is_idle),
+    }
+    json!({ "apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec })
+}
+
+fn gateways(request: &Request, images: &Images, is_idle: bool) -> Value {
+    let replicas = request.cluster.gateways.replicas.unwrap_or(1);
+    json!({
+        "apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": metadata(request, &format!("{}-gateway", request.name)),
+        "spec": {
+            "replicas": if is_idle { 0 } else { replicas },
+            "selector": { "matchLabels": labels(request, Role::Gateway) },
+            "template": template(request, Role::Gateway, images),
+        },
+    })
+}

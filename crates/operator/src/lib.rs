@@ -1,0 +1,15 @@
+//! Stillhouse on Kubernetes: the custom resource, and what a cluster must have for a job.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`cluster`] | `spec.cluster`: what a cluster needs to know beyond the job |
+//! | [`crd`] | the custom resource and its definition |
+//! | [`request`] | what an object asks for, with the checks that a laptop makes |
+//! | [`desired`] | the objects of a job as a pure function of what is asked and what is there |
+//! | [`pods`] | the pods of coordinator, workers and gateways |
+
+pub mod cluster;
+pub mod crd;
+pub mod desired;
+pub mod pods;
+pub mod request;
