@@ -17,6 +17,7 @@
 //! | [`shards`] | which rank computes which virtual shard of a training step |
 //! | [`job`] | the job file: what was written, and what was meant |
 //! | [`plan`] | the steps of a job and what they cost |
+//! | [`standing`] | how far a job is, in a few words |
 
 pub mod image;
 pub mod job;
@@ -30,6 +31,7 @@ pub mod sampler;
 pub mod score;
 pub mod selection;
 pub mod shards;
+pub mod standing;
 
 pub use image::{ImageSet, ImageShape};
 pub use job::{Job, JobSpec};

@@ -188,6 +188,17 @@ families! {
     }
 }
 
+families! {
+    /// Of the operator of a cluster.
+    Operator, operator {
+        leader: Gauge = "stillhouse_operator_leader" [] "1 while this replica is the one that acts.";
+        jobs: GaugeVec = "stillhouse_operator_jobs" ["phase"] "Jobs by phase.";
+        reconciles: IntCounterVec = "stillhouse_operator_reconciles_total" ["outcome"] "Looks at a job: done or failed.";
+        reconcile_seconds: Histogram = "stillhouse_operator_reconcile_seconds" [] in SHORT "How long a look at a job took, writes included.";
+        writes: IntCounterVec = "stillhouse_operator_writes_total" ["kind"] "Writes to the cluster: apply, delete or status. A job that does not change costs none.";
+    }
+}
+
 /// All of them, by role.
 pub const ALL: &[(&str, &[Family])] = &[
     ("Every process", Process::FAMILIES),
@@ -198,11 +209,12 @@ pub const ALL: &[(&str, &[Family])] = &[
     ("Gateway", Gateway::FAMILIES),
     ("Worker", Worker::FAMILIES),
     ("A teacher of one's own", TeacherServer::FAMILIES),
+    ("Operator", Operator::FAMILIES),
 ];
 
 /// Makes all families at once, as no process does.
 #[cfg(test)]
 pub(crate) fn register_all() {
     let (_, _, _, _) = (process(), coordinator(), ledger(), desk());
-    let (_, _, _, _) = (queue(), gateway(), worker(), teacher_server());
+    let (_, _, _, _, _) = (queue(), gateway(), worker(), teacher_server(), operator());
 }

@@ -20,5 +20,5 @@ mod make;
 pub mod page;
 pub mod serve;
 
-pub use families::{Coordinator, Desk, Gateway, LedgerWriter, Process, Queue, TeacherServer, Worker};
-pub use families::{coordinator, desk, gateway, ledger, process, queue, teacher_server, worker};
+pub use families::{Coordinator, Desk, Gateway, LedgerWriter, Operator, Process, Queue, TeacherServer, Worker};
+pub use families::{coordinator, desk, gateway, ledger, operator, process, queue, teacher_server, worker};

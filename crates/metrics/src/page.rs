@@ -10,8 +10,8 @@ pub fn markdown() -> String {
     let mut page = String::from(
         "# Metrics\n\n\
          Every role answers `GET /metrics` at the address that `--metrics-listen HOST:PORT` names, in Prometheus' text format:\n\
-         `stillhouse run | coordinator | gateway`, `stillhouse-worker worker` and `stillhouse-worker teacher serve`. See\n\
-         [monitoring](monitoring.md) for dashboards and alerts. This page is written by `stillhouse metrics`.\n\n\
+         `stillhouse run | coordinator | gateway`, `stillhouse-worker worker`, `stillhouse-worker teacher serve` and\n\
+         `stillhouse-operator run`. See [monitoring](monitoring.md) for dashboards and alerts. This page is written by `stillhouse metrics`.\n\n\
          A process shows the families of the roles that it plays; `run` is coordinator, desk, ledger and gateway in one. Beside\n\
          these, every process has the usual `process_*` families (processor time, memory, file descriptors, start).\n",
     );

@@ -46,6 +46,24 @@ where
     R: Fn() -> F + Send + Sync + 'static,
     F: Future<Output = ()> + Send + 'static,
 {
+    serve_beside(address, role, refresh, Router::new(), shutdown).await
+}
+
+/// [`serve`], and the routes of `more` at the same address.
+///
+/// # Errors
+/// The address cannot be listened at.
+pub async fn serve_beside<R, F>(
+    address: SocketAddr,
+    role: &'static str,
+    refresh: R,
+    more: Router,
+    shutdown: CancellationToken,
+) -> Result<SocketAddr, ServeError>
+where
+    R: Fn() -> F + Send + Sync + 'static,
+    F: Future<Output = ()> + Send + 'static,
+{
     let failed = |source| ServeError { address, source };
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
@@ -62,7 +80,7 @@ where
             metrics()
         }
     };
-    let router = Router::new()
+    let router = more
         .route("/metrics", get(answer))
         .route("/healthz", get(|| async { StatusCode::OK }));
     tracing::info!(%address, "metrics at /metrics");

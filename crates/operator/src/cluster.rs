@@ -66,6 +66,18 @@ pub struct StorageSpec {
     pub class_name: Option<String>,
     /// Its access mode; `ReadWriteOncePod` when absent, which lets no second coordinator near it.
     pub access_mode: Option<String>,
+    /// What becomes of it when the job is deleted.
+    pub when_deleted: WhenDeleted,
+}
+
+/// What becomes of the volume of a job that is deleted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WhenDeleted {
+    /// It stays, with every label that was paid for.
+    #[default]
+    Retain,
+    /// It goes with the job.
+    Delete,
 }
 
 /// One key of a Secret.

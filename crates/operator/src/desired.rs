@@ -10,6 +10,7 @@
 
 use serde_json::{Value, json};
 
+use crate::cluster::WhenDeleted;
 use crate::pods::{PORT, Role, labels, template};
 use crate::request::Request;
 
@@ -47,6 +48,8 @@ pub struct Observed {
     pub job_file: Option<String>,
     /// Whether the Secret with the link's token is there.
     pub has_token: bool,
+    /// Whether workers still run a minute after the coordinator came to the end of the job.
+    pub workers_linger: bool,
 }
 
 /// What is to be done.
@@ -91,7 +94,9 @@ pub fn plan(request: &Request, observed: &Observed, images: &Images) -> Plan {
     if request.cluster.storage.claim.is_none() {
         plan.apply.push(claim(request));
     }
-    if is_other_file {
+    // A Job that failed for good takes no other try: suspending a job clears it, resuming it makes another.
+    let is_cleared = request.cluster.suspend && observed.coordinator == Coordinator::Failed;
+    if is_other_file || is_cleared {
         // A Job's template cannot change, and two coordinators must not be: gone first, then again.
         plan.delete.push(format!("{name}-coordinator"));
         return plan;
@@ -104,7 +109,9 @@ pub fn plan(request: &Request, observed: &Observed, images: &Images) -> Plan {
     if request.cluster.queue_name.is_some() && is_idle {
         // Kueue sets `suspend` of what it admits; it must not be fought about that.
         plan.delete.push(format!("{name}-worker"));
-    } else if observed.coordinator != Coordinator::Succeeded {
+    } else if observed.coordinator != Coordinator::Succeeded || observed.workers_linger {
+        // Workers of a job that came to its end leave by themselves.
+        let is_idle = is_idle || observed.workers_linger;
         plan.apply.push(workers(request, images, is_idle));
     }
     if request.job.spec.queue.is_some() {
@@ -124,7 +131,7 @@ fn metadata(request: &Request, name: &str) -> Value {
         },
         "ownerReferences": [{
             "apiVersion": "stillhouse.dev/v1alpha1", "kind": "DistillJob", "name": request.name, "uid": request.uid,
-            "controller": true, "blockOwnerDeletion": true,
+            "controller": true,
         }],
     })
 }
@@ -167,11 +174,12 @@ fn claim(request: &Request) -> Value {
     if let Some(class) = &storage.class_name {
         spec["storageClassName"] = json!(class);
     }
-    json!({
-        "apiVersion": "v1", "kind": "PersistentVolumeClaim",
-        "metadata": metadata(request, &format!("{}-job", request.name)),
-        "spec": spec,
-    })
+    let mut metadata = metadata(request, &format!("{}-job", request.name));
+    if storage.when_deleted != WhenDeleted::Delete {
+        // It holds labels that were paid for: a job of the same name takes them up again.
+        metadata["ownerReferences"].take();
+    }
+    json!({ "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": spec })
 }
 
 fn coordinator(request: &Request, images: &Images) -> Value {

@@ -1,14 +1,19 @@
-//! `stillhouse-operator`: what a cluster needs, printed; nothing is sent anywhere. There is no controller yet.
+//! `stillhouse-operator`: looks after distillation jobs on a cluster, or prints what a cluster needs.
+
+mod lead;
 
 use std::io::Read as _;
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use serde_json::{Value, json};
 use stillhouse_operator::crd::{DistillJob, definition};
 use stillhouse_operator::desired::{Images, Observed, plan};
 use stillhouse_operator::request::parse;
+use stillhouse_runtime::logging::{self, Format};
 
 /// Distillation jobs on Kubernetes.
 #[derive(Debug, Parser)]
@@ -20,9 +25,11 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Look after the jobs of a cluster, or of a namespace.
+    Run(RunArgs),
     /// Print the definition of the custom resource.
     Crd,
-    /// Check a job file as the operator would, and print the objects that it becomes.
+    /// Check a job file as the operator would, and print the objects that it becomes; sends nothing.
     Render {
         /// The job file; standard input when `-`.
         job: PathBuf,
@@ -32,24 +39,79 @@ enum Command {
         /// Unique id of the DistillJob that owns them.
         #[arg(long, default_value = "00000000-0000-0000-0000-000000000000")]
         uid: String,
-        /// Image of coordinator and gateways.
-        #[arg(long, default_value = "stillhouse/stillhouse:0.1.0")]
-        image: String,
-        /// Image of workers.
-        #[arg(long, default_value = "stillhouse/stillhouse-worker:0.1.0")]
-        worker_image: String,
+        /// Images.
+        #[command(flatten)]
+        images: ImageArgs,
     },
 }
 
-fn main() -> anyhow::Result<()> {
-    match Cli::parse().command {
+#[derive(Debug, Args)]
+struct ImageArgs {
+    /// Image of coordinators and gateways.
+    #[arg(long, env = "STILLHOUSE_IMAGE", default_value = concat!("stillhouse/stillhouse:", env!("CARGO_PKG_VERSION")))]
+    image: String,
+    /// Image of workers.
+    #[arg(
+        long,
+        env = "STILLHOUSE_WORKER_IMAGE",
+        default_value = concat!("stillhouse/stillhouse-worker:", env!("CARGO_PKG_VERSION"))
+    )]
+    worker_image: String,
+}
+
+impl From<ImageArgs> for Images {
+    fn from(args: ImageArgs) -> Self {
+        Self {
+            control: args.image,
+            worker: args.worker_image,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// The namespace whose jobs are looked after [default: all].
+    #[arg(long, env = "STILLHOUSE_NAMESPACE")]
+    namespace: Option<String>,
+    /// Images.
+    #[command(flatten)]
+    images: ImageArgs,
+    /// Namespace of the Lease by which one of several replicas is chosen [default: that of the account].
+    #[arg(long, env = "STILLHOUSE_LEASE_NAMESPACE")]
+    lease_namespace: Option<String>,
+    /// Name of this replica [default: the host's].
+    #[arg(long, env = "STILLHOUSE_IDENTITY")]
+    identity: Option<String>,
+    /// Serve metrics at http://HOST:PORT/metrics, to whoever can reach that.
+    #[arg(long, env = "STILLHOUSE_METRICS_LISTEN", value_name = "HOST:PORT")]
+    metrics_listen: Option<SocketAddr>,
+}
+
+fn main() -> ExitCode {
+    let outcome = logging::init(Format::Human, std::io::stderr)
+        .map_err(anyhow::Error::from)
+        .and_then(|()| perform(Cli::parse().command));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Run(args) => tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()?
+            .block_on(lead::run(args)),
         Command::Crd => print(&definition()),
         Command::Render {
             job,
             namespace,
             uid,
-            image,
-            worker_image,
+            images,
         } => {
             let mut object: Value = serde_saphyr::from_str(&read(&job)?).context("the job file is no YAML")?;
             anyhow::ensure!(
@@ -59,11 +121,7 @@ fn main() -> anyhow::Result<()> {
             object["metadata"]["namespace"] = json!(namespace);
             object["metadata"]["uid"] = json!(uid);
             let object: DistillJob = serde_json::from_value(object)?;
-            let images = Images {
-                control: image,
-                worker: worker_image,
-            };
-            let items = plan(&parse(&object)?, &Observed::default(), &images).apply;
+            let items = plan(&parse(&object)?, &Observed::default(), &images.into()).apply;
             print(&json!({ "apiVersion": "v1", "kind": "List", "items": items }))
         }
     }

@@ -8,6 +8,10 @@ use crate::request::{DATA, Request, queue_variable, teacher_variable};
 
 /// The coordinator's port.
 pub const PORT: u16 = 7700;
+/// Where every role serves its metrics, and a coordinator how far the job is.
+pub const METRICS_PORT: u16 = 9464;
+/// What a container leaves behind when it ends.
+const ENDING: &str = "/run/stillhouse/ending";
 const JOB_FILE: &str = "/etc/stillhouse/job/job.yaml";
 const JOB_DIR: &str = "/var/lib/stillhouse/job";
 const TOKEN_FILE: &str = "/etc/stillhouse/link/token";
@@ -43,7 +47,9 @@ pub fn command(request: &Request, role: Role) -> Vec<String> {
     let coordinator = format!("{}-coordinator:{PORT}", request.name);
     let line = match role {
         Role::Coordinator => {
-            let mut line = format!("stillhouse coordinator {JOB_FILE} --dir {JOB_DIR} --listen 0.0.0.0:{PORT} --quiet");
+            let mut line = format!(
+                "stillhouse coordinator {JOB_FILE} --dir {JOB_DIR} --listen 0.0.0.0:{PORT} --quiet --ending {ENDING}"
+            );
             if request.job.spec.queue.is_some() {
                 line.push_str(" --no-gateway");
             }
@@ -77,6 +83,8 @@ pub fn template(request: &Request, role: Role, images: &Images) -> Value {
         "env": environment(request, role, settings),
         "resources": resources(settings),
         "volumeMounts": mounts,
+        "ports": ports(role),
+        "terminationMessagePath": ENDING,
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": {
             "allowPrivilegeEscalation": false,
@@ -121,6 +129,15 @@ pub fn labels(request: &Request, role: Role) -> Value {
     })
 }
 
+fn ports(role: Role) -> Vec<Value> {
+    let metrics = json!({ "name": "metrics", "containerPort": METRICS_PORT, "protocol": "TCP" });
+    let link = json!({ "name": "link", "containerPort": PORT, "protocol": "TCP" });
+    match role {
+        Role::Coordinator => vec![link, metrics],
+        Role::Worker | Role::Gateway => vec![metrics],
+    }
+}
+
 fn settings(request: &Request, role: Role) -> &PodSettings {
     match role {
         Role::Coordinator => &request.cluster.coordinator,
@@ -148,7 +165,10 @@ fn resources(settings: &PodSettings) -> Value {
 /// Who asks the teacher gets its credential; nobody else does.
 fn environment(request: &Request, role: Role, settings: &PodSettings) -> Vec<Value> {
     let secret = |name: &str, from: &SecretKey| json!({ "name": name, "valueFrom": { "secretKeyRef": { "name": from.name, "key": from.key } } });
-    let mut variables = vec![json!({ "name": "STILLHOUSE_TOKEN_FILE", "value": TOKEN_FILE })];
+    let mut variables = vec![
+        json!({ "name": "STILLHOUSE_TOKEN_FILE", "value": TOKEN_FILE }),
+        json!({ "name": "STILLHOUSE_METRICS_LISTEN", "value": format!("0.0.0.0:{METRICS_PORT}") }),
+    ];
     if role != Role::Worker {
         let teacher = teacher_variable(&request.job).zip(request.cluster.teacher_secret.as_ref());
         let queue = queue_variable(&request.job).zip(request.cluster.queue_secret.as_ref());

@@ -223,6 +223,9 @@ pub struct CoordinatorArgs {
     /// Ask the teacher through gateways of other processes alone; needs spec.queue.
     #[arg(long)]
     pub no_gateway: bool,
+    /// Where it is written, when this process ends, how far the job is and why it ended: JSON of at most 4 KiB.
+    #[arg(long, value_name = "FILE")]
+    pub ending: Option<PathBuf>,
 }
 
 /// Arguments of `gateway`. The job's token is in STILLHOUSE_TOKEN, or in a file that

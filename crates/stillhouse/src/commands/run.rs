@@ -16,6 +16,7 @@ use crate::job_dir::JobDir;
 use crate::report::summary::{State, Summary};
 use crate::report::{ProgressBars, terminal};
 use crate::reuse;
+use crate::watch::standing;
 
 /// Runs a job with workers of this machine, or goes on with it; returns the closing table.
 ///
@@ -37,7 +38,8 @@ pub fn run(args: &RunArgs, bars: &ProgressBars) -> Result<String, Failure> {
         base: base(&args.common),
         bars: bars.clone(),
     };
-    go(inputs, &args.common, options)
+    let dir = dir_of(&inputs, &args.common);
+    go(inputs, &dir, options)
 }
 
 /// Coordinates a job with workers that are started elsewhere, or goes on with it; returns the
@@ -46,18 +48,41 @@ pub fn run(args: &RunArgs, bars: &ProgressBars) -> Result<String, Failure> {
 /// # Errors
 /// Whatever stops it.
 pub fn coordinator(args: &CoordinatorArgs, bars: &ProgressBars) -> Result<String, Failure> {
-    let inputs = load(&args.common)?;
-    let options = Options {
-        workers: 0,
-        threads: 0,
-        worker_program: PathBuf::new(),
-        listen: Some(args.listen.clone()),
-        has_gateway: !args.no_gateway,
-        metrics_listen: args.common.metrics_listen,
-        base: base(&args.common),
-        bars: bars.clone(),
+    let (dir, outcome) = match load(&args.common) {
+        Ok(inputs) => {
+            let options = Options {
+                workers: 0,
+                threads: 0,
+                worker_program: PathBuf::new(),
+                listen: Some(args.listen.clone()),
+                has_gateway: !args.no_gateway,
+                metrics_listen: args.common.metrics_listen,
+                base: base(&args.common),
+                bars: bars.clone(),
+            };
+            let dir = dir_of(&inputs, &args.common);
+            (Some(dir.clone()), go(inputs, &dir, options))
+        }
+        Err(failure) => (args.common.dir.clone(), Err(failure)),
     };
-    go(inputs, &args.common, options)
+    if let Some(ending) = &args.ending {
+        leave(ending, dir.as_deref(), outcome.as_ref().err());
+    }
+    outcome
+}
+
+fn dir_of(inputs: &Inputs, args: &JobRunArgs) -> PathBuf {
+    let dir = args.dir.clone();
+    dir.unwrap_or_else(|| Path::new("jobs").join(&inputs.job.name))
+}
+
+/// Leaves how far the job in `dir` is, and what ended this process, in `ending`.
+fn leave(ending: &Path, dir: Option<&Path>, failure: Option<&Failure>) {
+    let summary = dir.and_then(|dir| results::read_summary(dir).ok());
+    let text = serde_json::to_string(&standing::at_the_end(summary.as_ref(), failure)).expect("plain data");
+    if let Err(error) = std::fs::write(ending, text) {
+        tracing::warn!(%error, "cannot write {}", ending.display());
+    }
 }
 
 /// How many cards of NVIDIA's this machine has, if a worker may use them and there are any.
@@ -80,12 +105,8 @@ fn load(args: &JobRunArgs) -> Result<Inputs, Failure> {
     Ok(inputs)
 }
 
-fn go(mut inputs: Inputs, args: &JobRunArgs, options: Options) -> Result<String, Failure> {
-    let dir = args
-        .dir
-        .clone()
-        .unwrap_or_else(|| Path::new("jobs").join(&inputs.job.name));
-    if let Some(added) = added_budget(&inputs, &dir) {
+fn go(mut inputs: Inputs, dir: &Path, options: Options) -> Result<String, Failure> {
+    if let Some(added) = added_budget(&inputs, dir) {
         tracing::info!(
             queries = added,
             file = inputs.plan.budget,
@@ -93,18 +114,18 @@ fn go(mut inputs: Inputs, args: &JobRunArgs, options: Options) -> Result<String,
         );
         inputs.plan.budget = added;
     }
-    if let Some(summary) = finished(&inputs, &dir) {
-        return Ok(closing(&summary, &dir));
+    if let Some(summary) = finished(&inputs, dir) {
+        return Ok(closing(&summary, dir));
     }
     let summary = runtime()?.block_on(async {
         let shutdown = signals::install().map_err(|error| Failure::new(Kind::Internal, error).context("cannot listen for signals"))?;
         tokio::select! {
-            outcome = run_job(inputs, &dir, options, shutdown.drain) => outcome,
+            outcome = run_job(inputs, dir, options, shutdown.drain) => outcome,
             () = shutdown.abort.cancelled() => Err(Failure::message(Kind::Interrupted, "aborted; queries under way are in doubt and stay held")
                 .hint("run the same command again to go on")),
         }
     })?;
-    Ok(closing(&summary, &dir))
+    Ok(closing(&summary, dir))
 }
 
 /// The ledger's budget, where `budget add` made it larger than the job file's. Where the file was

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use axum::routing::get;
+use axum::{Json, Router};
 use stillhouse_ledger::{Counts, Ledger};
 use stillhouse_metrics::{coordinator, ledger as budget, queue as queued};
 use stillhouse_protocol::{Measurement, Occupation, Student, Transition};
@@ -15,6 +17,8 @@ use crate::failure::{Failure, Kind};
 use crate::inputs::Inputs;
 use crate::report::summary::State;
 use crate::report::terminal::Stage;
+use crate::watch::serve::Glance;
+use crate::watch::standing;
 
 /// What does not change while the job runs.
 pub(super) fn begin(inputs: &Inputs, epoch: u64, started_ms: u64) {
@@ -38,7 +42,8 @@ pub(super) fn begin(inputs: &Inputs, epoch: u64, started_ms: u64) {
     }
 }
 
-/// Serves this process's metrics; ledger and queue are looked at when somebody asks.
+/// Serves this process's metrics, and how far the job is at `/standing`; ledger and queue are looked at when
+/// somebody asks.
 ///
 /// # Errors
 /// The address cannot be listened at.
@@ -47,9 +52,20 @@ pub(super) async fn serve(
     inputs: &Inputs,
     ledger: &Ledger,
     queue: Arc<dyn Queue>,
+    glance: Glance,
     shutdown: CancellationToken,
 ) -> Result<(), Failure> {
-    let (ledger, price) = (ledger.clone(), inputs.job.spec.teacher.price_per_query);
+    let price = inputs.job.spec.teacher.price_per_query;
+    let planned = inputs.plan.rounds().len() as u32;
+    let told = ledger.clone();
+    let standing = Router::new().route(
+        "/standing",
+        get(move || {
+            let (glance, ledger) = (glance.clone(), told.clone());
+            async move { Json(standing::of(glance.summary().as_deref(), &glance.now(), &ledger, planned).await) }
+        }),
+    );
+    let ledger = ledger.clone();
     let refresh = move || {
         let (ledger, queue) = (ledger.clone(), queue.clone());
         async move {
@@ -62,7 +78,7 @@ pub(super) async fn serve(
             }
         }
     };
-    let served = stillhouse_metrics::serve::serve(address, "coordinator", refresh, shutdown).await;
+    let served = stillhouse_metrics::serve::serve_beside(address, "coordinator", refresh, standing, shutdown).await;
     served.map(drop).map_err(|error| Failure::new(Kind::Usage, error))
 }
 

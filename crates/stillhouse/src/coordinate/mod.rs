@@ -121,10 +121,11 @@ pub async fn run(
     })
     .await?;
     measure::begin(&inputs, ledger.epoch(), started_ms);
-    if let Some(address) = options.metrics_listen {
-        measure::serve(address, &inputs, &ledger, asking.queue(), shutdown.clone()).await?;
-    }
     let window = Window::open(door.watchers);
+    if let Some(address) = options.metrics_listen {
+        let queue = asking.queue();
+        measure::serve(address, &inputs, &ledger, queue, window.glance(), shutdown.clone()).await?;
+    }
     let links = Links::serve(door.workers, Welcomer::new(inputs.clone(), classes));
     let (supervisor, children) = workers::spawn_workers(&options, &dir, near, &secret);
 

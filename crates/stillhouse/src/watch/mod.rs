@@ -5,12 +5,14 @@
 //! | [`serve`] | the coordinator's side: tells every watcher what changed |
 //! | [`client`] | the watcher's side of the link |
 //! | [`view`] | text for the terminal |
+//! | [`standing`] | how far the job is, in a few words, for whoever manages it |
 //!
 //! What is told is JSON, a [`Sight`] a frame: a coordinator and a watcher of different versions still
 //! understand what both know.
 
 pub mod client;
 pub mod serve;
+pub mod standing;
 pub mod view;
 
 use serde::{Deserialize, Serialize};

@@ -47,6 +47,15 @@ impl Window {
         }
     }
 
+    /// What is seen through it, at any time from now on.
+    #[must_use]
+    pub fn glance(&self) -> Glance {
+        Glance {
+            summary: self.summary.subscribe(),
+            now: self.now.subscribe(),
+        }
+    }
+
     /// Shows every watcher the last summary, and lets it go.
     pub async fn close(&self) {
         self.closing.cancel();
@@ -62,6 +71,27 @@ impl Window {
     /// What goes on has changed.
     pub fn change(&self, change: impl FnOnce(&mut Now)) {
         self.now.send_modify(change);
+    }
+}
+
+/// A way to look through a window without a link.
+#[derive(Clone, Debug)]
+pub struct Glance {
+    summary: watch::Receiver<Option<Arc<Summary>>>,
+    now: watch::Receiver<Now>,
+}
+
+impl Glance {
+    /// The newest summary; none before the first.
+    #[must_use]
+    pub fn summary(&self) -> Option<Arc<Summary>> {
+        self.summary.borrow().clone()
+    }
+
+    /// What goes on.
+    #[must_use]
+    pub fn now(&self) -> Now {
+        self.now.borrow().clone()
     }
 }
 
