@@ -10,9 +10,11 @@
 //! | [`mortal`] | programs that are killed, stopped and started again |
 //! | [`proxy`] | a TCP proxy that cuts and stalls |
 //! | [`redis`] | a Redis server whose data can be lost |
+//! | [`kubernetes`] | a real control plane, and nodes that run pods as processes |
 //! | [`ordeal`] | whole jobs under random blows, and what must hold all the same |
 
 pub mod jobs;
+pub mod kubernetes;
 pub mod mortal;
 pub mod ordeal;
 pub mod outcomes;

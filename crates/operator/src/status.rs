@@ -198,9 +198,11 @@ fn tell(status: &mut Status, verdict: &Verdict, is_accepted: bool, now: i64) {
     let accepted = if is_accepted { ("Accepted", "") } else { (reason, message) };
     set(status, "Accepted", is_accepted, accepted, now);
     set(status, "Running", verdict.phase == "Running", (reason, message), now);
-    set(status, "Suspended", verdict.phase == "Suspended", (reason, message), now);
-    set(status, "Complete", verdict.phase == "Succeeded", (reason, message), now);
-    set(status, "Failed", verdict.phase == "Failed", (reason, message), now);
+    for (kind, phase) in [("Suspended", "Suspended"), ("Complete", "Succeeded"), ("Failed", "Failed")] {
+        let holds = verdict.phase == phase;
+        let why = if holds { (reason, message) } else { (verdict.phase, "") };
+        set(status, kind, holds, why, now);
+    }
 }
 
 /// Sets a condition; the time of its last change moves only when its status does.

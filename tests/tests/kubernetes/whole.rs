@@ -1,0 +1,32 @@
+//! A job that is applied ends with the student that one machine makes.
+
+use serde_json::json;
+use stillhouse_tests::jobs;
+use stillhouse_tests::outcomes::Outcome;
+use stillhouse_tests::processes::{Running, run_job};
+
+use crate::world::{World, alone};
+
+#[test]
+fn a_job_that_is_applied_ends_with_the_student_of_one_machine() {
+    let _alone = alone();
+    let Some(world) = World::new() else { return };
+    world.images();
+    let job = jobs::three_rounds(&world.url);
+    let object = world.object("whole", &job, json!({ "workers": { "gpus": 1 }, "replicas": 2 }));
+    world.submit(&object);
+    let phases = world.phase("whole", "Succeeded");
+    assert_eq!(phases.last().map(String::as_str), Some("Succeeded"));
+    assert!(phases.contains(&"Running".to_owned()), "{phases:?}");
+    let outcome = Outcome::of(&world.storage("whole").join("job"));
+    outcome.settle(&world.teacher.billed().unwrap());
+    let status = world.status("whole");
+    assert_eq!(status.queries, "530/530");
+    assert_eq!(status.round, Some(3));
+    let folder = tempfile::tempdir().unwrap();
+    let reference = Outcome::of(&folder.path().join("job"));
+    let near = jobs::three_rounds(&world.teacher.url());
+    let file = jobs::write(folder.path(), &near);
+    let _ = Running::start(run_job(&file, &reference.file(""), 2)).wait().succeeded();
+    assert_eq!(outcome.essence(), reference.essence());
+}

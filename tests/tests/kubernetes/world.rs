@@ -1,0 +1,294 @@
+//! A cluster with an operator, a teacher, and volumes.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::batch::v1::Job as BatchJob;
+use k8s_openapi::api::core::v1::{PersistentVolume, Pod};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::{Client, ResourceExt};
+use serde_json::{Value, json};
+use stillhouse_core::job::JobSpec;
+use stillhouse_operator::crd::{DistillJob, Status, definition};
+use stillhouse_tests::jobs::{CLASSES, SHAPE, root};
+use stillhouse_tests::kubernetes::kubelet::Kubelet;
+use stillhouse_tests::kubernetes::network::Network;
+use stillhouse_tests::kubernetes::plane::{ControlPlane, Programs};
+use stillhouse_tests::mortal::Mortal;
+use stillhouse_tests::ports::free_address;
+use stillhouse_tests::processes::program;
+use stillhouse_tests::proxy::Proxy;
+use stillhouse_tests::teacher::TestTeacher;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+/// The namespace of the jobs.
+pub(crate) const LAB: &str = "default";
+/// Longest wait for anything.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// One cluster at a time.
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A cluster; all of it ends when this is dropped.
+pub(crate) struct World {
+    pub(crate) runtime: Runtime,
+    pub(crate) operator: Mortal,
+    pub(crate) client: Client,
+    pub(crate) kubelet: Kubelet,
+    pub(crate) plane: ControlPlane,
+    pub(crate) teacher: TestTeacher,
+    _proxy: Proxy,
+    /// The teacher, as pods reach it.
+    pub(crate) url: String,
+    folder: TempDir,
+}
+
+impl World {
+    /// With three nodes of one card each; `None`, with the reason said, where there can be none.
+    pub(crate) fn new() -> Option<Self> {
+        let Some(programs) = Programs::find() else {
+            return skipped("there is no control plane: scripts/control-plane.sh builds one, and etcd is needed");
+        };
+        let Some(network) = Network::new() else {
+            return skipped("no bridge can be made (it needs root and iproute2)");
+        };
+        // One of two providers in this process has to be named.
+        let _is_first = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let folder = tempfile::tempdir().unwrap();
+        let plane = ControlPlane::start(&programs, &folder.path().join("plane")).unwrap();
+        let runtime = Runtime::new().unwrap();
+        let client = runtime.block_on(plane.client()).unwrap();
+        let kubelet = {
+            let _in = runtime.enter();
+            Kubelet::start(client.clone(), folder.path().join("pods"), plane.server(), network)
+        };
+        for node in ["node-a", "node-b", "node-c"] {
+            runtime.block_on(kubelet.add_node(node, 1)).unwrap();
+        }
+        let teacher = TestTeacher::start(SHAPE, CLASSES, Some(&folder.path().join("bill"))).unwrap();
+        let near: SocketAddr = teacher.url().trim_start_matches("http://").parse().unwrap();
+        let far = SocketAddr::from((Network::host(), free_address().port()));
+        let proxy = Proxy::start(far, near).unwrap();
+        let operator = Mortal::new(Command::new("false"), &folder.path().join("operator.log"));
+        let mut world = Self {
+            runtime,
+            operator,
+            client,
+            kubelet,
+            plane,
+            teacher,
+            _proxy: proxy,
+            url: format!("http://{far}"),
+            folder,
+        };
+        world.define();
+        world.operator = Mortal::new(world.operator_command(), &world.path("operator.log"));
+        world.operator.start();
+        Some(world)
+    }
+
+    fn define(&self) {
+        let definitions: Api<CustomResourceDefinition> = Api::all(self.client.clone());
+        let wanted = definition();
+        let params = PatchParams::apply("test").force();
+        let name = "distilljobs.stillhouse.dev";
+        self.wait(definitions.patch(name, &params, &Patch::Apply(&wanted))).unwrap();
+        self.until("the definition", || self.wait(self.jobs().list(&ListParams::default())).ok());
+    }
+
+    fn operator_command(&self) -> Command {
+        let mut command = Command::new(program("stillhouse-operator"));
+        command.args(["run", "--lease-namespace", "default"]);
+        command.env("KUBECONFIG", self.plane.kubeconfig("admin"));
+        command
+    }
+
+    /// Waits for a future.
+    pub(crate) fn wait<T>(&self, future: impl Future<Output = T>) -> T {
+        self.runtime.block_on(future)
+    }
+
+    /// Waits until `look` finds something.
+    pub(crate) fn until<T>(&self, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+        let begun = Instant::now();
+        loop {
+            if let Some(found) = look() {
+                return found;
+            }
+            if begun.elapsed() > PATIENCE {
+                self.report();
+                panic!("waited {PATIENCE:?} for {what}");
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// Prints what helps to see why something did not happen.
+    fn report(&self) {
+        for job in self.wait(self.jobs().list(&ListParams::default())).into_iter().flatten() {
+            eprintln!("{}: {}", job.name_any(), serde_json::to_string_pretty(&job.status).unwrap());
+        }
+        for pod in self.wait(self.pods().list(&ListParams::default())).into_iter().flatten() {
+            eprintln!("{}: {}", pod.name_any(), serde_json::to_string(&pod.status).unwrap());
+        }
+        let tail = |file: PathBuf| {
+            let text = std::fs::read_to_string(&file).unwrap_or_default();
+            let lines: Vec<_> = text.lines().rev().take(15).collect();
+            eprintln!("--- {}", file.display());
+            lines.iter().rev().for_each(|line| eprintln!("{line}"));
+        };
+        tail(self.path("operator.log"));
+        for pod in std::fs::read_dir(self.kubelet.home()).into_iter().flatten().flatten() {
+            tail(pod.path().join("log"));
+        }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub(crate) fn jobs(&self) -> Api<DistillJob> {
+        Api::namespaced(self.client.clone(), LAB)
+    }
+
+    pub(crate) fn batch_jobs(&self) -> Api<BatchJob> {
+        Api::namespaced(self.client.clone(), LAB)
+    }
+
+    pub(crate) fn pods(&self) -> Api<Pod> {
+        Api::namespaced(self.client.clone(), LAB)
+    }
+
+    /// A volume of this machine that only the claim `claim` gets.
+    pub(crate) fn volume(&self, claim: &str, folder: &Path, mode: &str) {
+        std::fs::create_dir_all(folder).unwrap();
+        let volumes: Api<PersistentVolume> = Api::all(self.client.clone());
+        let volume = json!({
+            "metadata": { "name": format!("{LAB}-{claim}") },
+            "spec": {
+                "capacity": { "storage": "100Gi" }, "accessModes": [mode], "hostPath": { "path": folder },
+                "persistentVolumeReclaimPolicy": "Retain", "claimRef": { "namespace": LAB, "name": claim },
+            },
+        });
+        let volume = serde_json::from_value(volume).unwrap();
+        self.wait(volumes.create(&PostParams::default(), &volume)).unwrap();
+    }
+
+    /// A claim named `images` with the digits.
+    pub(crate) fn images(&self) {
+        let folder = self.path("images");
+        std::fs::create_dir_all(&folder).unwrap();
+        for entry in std::fs::read_dir(root().join("examples/data/digits")).unwrap() {
+            let entry = entry.unwrap();
+            std::fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
+        }
+        self.volume("images", &folder, "ReadOnlyMany");
+        let claims: Api<k8s_openapi::api::core::v1::PersistentVolumeClaim> = Api::namespaced(self.client.clone(), LAB);
+        let claim = json!({ "metadata": { "name": "images" }, "spec": { "accessModes": ["ReadOnlyMany"],
+            "resources": { "requests": { "storage": "1Gi" } } } });
+        self.wait(claims.create(&PostParams::default(), &serde_json::from_value(claim).unwrap())).unwrap();
+    }
+
+    /// The object of `job` under another name, with its images in the claim, and a volume for it.
+    pub(crate) fn object(&self, name: &str, job: &JobSpec, cluster: Value) -> Value {
+        let mut object = without_nulls(serde_json::to_value(job).unwrap());
+        object["metadata"]["name"] = json!(name);
+        let spec = &mut object["spec"];
+        spec["images"]["path"] = json!("train-images-idx3-ubyte.gz");
+        if spec["evaluation"].is_object() {
+            spec["evaluation"]["images"] = json!("test-images-idx3-ubyte.gz");
+            spec["evaluation"]["labels"] = json!("test-labels-idx1-ubyte.gz");
+        }
+        spec["cluster"] = cluster;
+        spec["cluster"]["data"] = json!({ "claim": "images" });
+        object
+    }
+
+    /// Where the files of a job are.
+    pub(crate) fn storage(&self, name: &str) -> PathBuf {
+        self.path("volumes").join(name)
+    }
+
+    /// Applies an object, with a volume for its job.
+    pub(crate) fn submit(&self, object: &Value) {
+        let name = object["metadata"]["name"].as_str().unwrap();
+        self.volume(&format!("{name}-job"), &self.storage(name), "ReadWriteOncePod");
+        self.apply(object).unwrap();
+    }
+
+    pub(crate) fn apply(&self, object: &Value) -> Result<DistillJob, kube::Error> {
+        let name = object["metadata"]["name"].as_str().unwrap();
+        self.wait(self.jobs().patch(name, &PatchParams::apply("test").force(), &Patch::Apply(object)))
+    }
+
+    pub(crate) fn patch(&self, name: &str, spec: &Value) -> Result<DistillJob, kube::Error> {
+        self.wait(self.jobs().patch(name, &PatchParams::default(), &Patch::Merge(&json!({ "spec": spec }))))
+    }
+
+    pub(crate) fn status(&self, name: &str) -> Status {
+        let job = self.wait(self.jobs().get(name)).ok();
+        job.and_then(|job| job.status).unwrap_or_default()
+    }
+
+    /// Waits for a phase; answers with every other phase on the way.
+    pub(crate) fn phase(&self, name: &str, phase: &str) -> Vec<String> {
+        let mut seen: Vec<String> = Vec::new();
+        self.until(&format!("{name} to be {phase}"), || {
+            let now = self.status(name).phase;
+            if seen.last() != Some(&now) {
+                seen.push(now.clone());
+            }
+            (now == phase).then_some(())
+        });
+        seen
+    }
+
+    /// Pods of a role that are there and not about to go.
+    pub(crate) fn pods_of(&self, job: &str, role: &str) -> Vec<Pod> {
+        let labels = format!("stillhouse.dev/job={job},app.kubernetes.io/component={role}");
+        let found = self.wait(self.pods().list(&ListParams::default().labels(&labels)));
+        let pods = found.map(|list| list.items).unwrap_or_default();
+        pods.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()).collect()
+    }
+
+    pub(crate) fn delete_pod(&self, name: &str, grace: u32) {
+        let params = DeleteParams::default().grace_period(grace);
+        self.wait(self.pods().delete(name, &params)).unwrap();
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.operator.kill();
+        self.kubelet.stop();
+        // Pods end, and their namespaces go, before the bridge does.
+        std::thread::sleep(Duration::from_millis(500));
+    }
+}
+
+/// A job as somebody writes it: what is not said is not there.
+fn without_nulls(value: Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let said = map.into_iter().filter(|(_, value)| !value.is_null());
+            said.map(|(key, value)| (key, without_nulls(value))).collect()
+        }
+        other => other,
+    }
+}
+
+/// Says that a test could not run; a failure where every test must.
+fn skipped<T>(reason: &str) -> Option<T> {
+    println!("skipped: {reason}");
+    let is_expected = std::env::var_os("STILLHOUSE_EXPECT_KUBERNETES").is_some_and(|value| value == "1");
+    assert!(!is_expected, "skipped: {reason}");
+    None
+}
