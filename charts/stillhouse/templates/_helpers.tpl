@@ -56,9 +56,15 @@ app.kubernetes.io/name: stillhouse-redis
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
+{{- /* With `stillhouse.labels` they hold the selector. */}}
 {{- define "stillhouse.operatorLabels" -}}
-{{ include "stillhouse.operatorSelector" . }}
+app.kubernetes.io/name: stillhouse-operator
 app.kubernetes.io/component: operator
+{{- end }}
+
+{{- define "stillhouse.redisLabels" -}}
+app.kubernetes.io/name: stillhouse-redis
+app.kubernetes.io/component: queue
 {{- end }}
 
 {{- /* An image by digest, or by tag; called with the image and the release's version. */}}
