@@ -41,7 +41,8 @@ COPY deploy/docker/packages.sh /usr/local/bin/
 RUN sh /usr/local/bin/packages.sh ca-certificates libstdc++6 \
     && rm /usr/local/bin/packages.sh \
     && echo 'stillhouse:x:65532:65532::/tmp:/sbin/nologin' >> /etc/passwd \
-    && echo 'stillhouse:x:65532:' >> /etc/group
+    && echo 'stillhouse:x:65532:' >> /etc/group \
+    && install -d -o 65532 -g 65532 /var/lib/stillhouse
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 ARG CREATED=1970-01-01T00:00:00Z
