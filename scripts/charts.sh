@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Helm charts and what is made of them, without a cluster.
 #   scripts/charts.sh check    lint, render, validate; copies and deploy/manifests are in step; Dockerfiles are linted
+#   scripts/charts.sh faults   plant faults, each of which a check must find
 #   scripts/charts.sh sync     write the copies in the chart, and deploy/manifests
 #   scripts/charts.sh python   print the Python that has Helm (tests/python/helm.py runs with it)
 set -euo pipefail
@@ -14,6 +15,7 @@ if ! cmp -s "$pins" "$home/.complete"; then
 fi
 case ${1:-} in
   check | sync) exec "$home/bin/python" tests/python/charts.py "$1" ;;
+  faults) exec "$home/bin/python" tests/python/charts_faults.py ;;
   python) echo "$PWD/$home/bin/python" ;;
-  *) sed -n '2,5s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+  *) sed -n '2,6s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac

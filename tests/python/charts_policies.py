@@ -1,5 +1,7 @@
 """What a set of NetworkPolicies lets through, and whether that is what the chart's should."""
 
+import ipaddress
+
 HERE, ELSEWHERE = "stillhouse", "elsewhere"
 JOB = "app.kubernetes.io/name"
 ROLE = "app.kubernetes.io/component"
@@ -10,10 +12,20 @@ def pod(role, namespace):
     return {"namespace": namespace, "labels": {JOB: "stillhouse", ROLE: role}}
 
 
+# Of each values file: the teacher that it lets be asked, at which port, and whether anything else may be.
+IN_CLUSTER = {"namespace": HERE, "labels": {"app": "teacher"}}
+TEACHERS = {
+    "defaults": ({"ip": "192.0.2.1"}, 8080, False),
+    "cluster": ({"ip": "203.0.113.9"}, 443, True),
+    "everything": (IN_CLUSTER, 8080, True),
+    "kind": (IN_CLUSTER, 8080, True),
+}
+
+
 def network_faults(variant, policies):
     """Connections that are open and should not be, or the other way."""
-    jobs = {"cluster": "vision", "least": None}.get(variant, HERE)
-    if jobs is None:
+    jobs = "vision" if variant == "cluster" else HERE
+    if variant == "least":
         if policies:
             yield "policies although they are switched off"
         return
@@ -23,9 +35,7 @@ def network_faults(variant, policies):
     stranger = {"namespace": ELSEWHERE, "labels": {"app": "stranger"}}
     prometheus = {"namespace": "monitoring", "labels": {}}
     internet = {"ip": "192.0.2.1"}
-    teacher = {"defaults": internet, "cluster": {"ip": "203.0.113.9"}, "everything": {"namespace": HERE, "labels": {"app": "teacher"}}}[variant]
-    teacher_port = {"defaults": 8080, "cluster": 443, "everything": 8080}[variant]
-    is_narrowed = variant != "defaults"
+    teacher, teacher_port, is_narrowed = TEACHERS[variant]
     expected = [
         (worker, coordinator, 7700, True),
         (gateway, coordinator, 7700, True),
@@ -63,7 +73,7 @@ def network_faults(variant, policies):
             (gateway, {"ip": "203.0.113.7"}, 443, False),
             (stranger, coordinator, 9464, False),
         ]
-    if variant == "everything":
+    if variant in ("everything", "kind"):
         expected += [
             (gateway, redis, 6379, True),
             (coordinator, redis, 6379, True),
@@ -109,8 +119,6 @@ def is_port(ports, port, protocol):
 
 
 def is_peer(peer, end, namespace):
-    import ipaddress
-
     if "ipBlock" in peer:
         if "ip" not in end:
             return False
