@@ -130,7 +130,10 @@ def stale_dashboards():
 def manifests():
     """The plain manifests, by file name."""
     crd = render(CRDS, {"keep": False})["distilljobs.yaml"]
-    made = {"crd.yaml": header("The definition of DistillJob. Server-side: kubectl apply --server-side -f crd.yaml") + plain(crd)}
+    made = {
+        "crd.yaml": header("The definition of DistillJob. Server-side: kubectl apply --server-side -f crd.yaml")
+        + plain(crd)
+    }
     for scope, about in {
         "namespace": "The operator for the jobs of namespace stillhouse alone. crd.yaml comes first.",
         "cluster": "The operator for the jobs of every namespace. crd.yaml comes first.",
@@ -157,8 +160,8 @@ def namespace():
 
 def plain(text):
     """A rendered text without what only Helm has a use for."""
-    helms = ("helm.sh/", "app.kubernetes.io/managed-by: Helm", "app.kubernetes.io/instance: stillhouse\n")
-    lines = [line for line in text.strip().splitlines() if not line.strip().startswith(helms[:2])]
+    helms = ("helm.sh/", "app.kubernetes.io/managed-by: Helm")
+    lines = [line for line in text.strip().splitlines() if not line.strip().startswith(helms)]
     return "\n".join(lines).removeprefix("---\n") + "\n"
 
 
@@ -217,7 +220,10 @@ def objects_are_valid():
     checked = set()
     everything = [(name, item) for name, values in variants().items() for item in rendered_objects(CHART, values)]
     everything += [("crds", item) for item in rendered_objects(CRDS, {})]
-    for file in [*sorted(MANIFESTS.glob("*.yaml")), *(ROOT / "deploy/kind" / name for name in ("data.yaml", "teacher.yaml"))]:
+    for file in [
+        *sorted(MANIFESTS.glob("*.yaml")),
+        *(ROOT / "deploy/kind" / name for name in ("data.yaml", "teacher.yaml")),
+    ]:
         everything += [(str(rel(file)), item) for item in objects(file.read_text())]
     for variant, item in everything:
         key = json.dumps(item, sort_keys=True)
@@ -331,7 +337,11 @@ def pods_have_no_rights():
                 continue
             pod = item["spec"]["template"]["spec"]
             security, (container,) = pod["securityContext"], pod["containers"]
-            expected = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
+            expected = {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
             is_tight = (
                 security["runAsNonRoot"]
                 and security["runAsUser"] == 65532
@@ -350,7 +360,10 @@ def selectors_select():
         items = rendered_objects(CHART, values)
         pods = [item["spec"]["template"]["metadata"]["labels"] for item in items if "template" in item.get("spec", {})]
         services = [item["metadata"]["labels"] for item in items if item["kind"] == "Service"]
-        jobs = [{"app.kubernetes.io/name": "stillhouse", "app.kubernetes.io/component": role} for role in ("coordinator", "worker", "gateway")]
+        jobs = [
+            {"app.kubernetes.io/name": "stillhouse", "app.kubernetes.io/component": role}
+            for role in ("coordinator", "worker", "gateway")
+        ]
         for item in items:
             spec = item.get("spec", {})
             selector = spec.get("podSelector") or spec.get("selector") or {}
@@ -373,7 +386,9 @@ def networks_are_closed():
 def dockerfiles_pass_lint():
     files = sorted((ROOT / "deploy/docker").glob("*.Dockerfile"))
     linter = pathlib.Path(sys.executable).with_name("hadolint")
-    done = subprocess.run([linter, "--config", ROOT / "deploy/docker/hadolint.yaml", *files], capture_output=True, text=True)
+    done = subprocess.run(
+        [linter, "--config", ROOT / "deploy/docker/hadolint.yaml", *files], capture_output=True, text=True
+    )
     if done.returncode != 0 or not files:
         yield done.stdout + done.stderr
 

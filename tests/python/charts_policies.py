@@ -89,7 +89,9 @@ def network_faults(variant, policies):
 
 
 def name(end):
-    return end.get("ip") or f"{end['labels'].get(ROLE) or end['labels'].get(JOB) or end['labels']} in {end['namespace']}"
+    return (
+        end.get("ip") or f"{end['labels'].get(ROLE) or end['labels'].get(JOB) or end['labels']} in {end['namespace']}"
+    )
 
 
 def allows(policies, source, target, port, protocol="TCP"):
@@ -111,7 +113,9 @@ def passes(policies, direction, own, other, port, protocol):
 
 
 def selects(policy, end):
-    return end.get("namespace") == policy["metadata"]["namespace"] and matches(policy["spec"]["podSelector"], end["labels"])
+    return end.get("namespace") == policy["metadata"]["namespace"] and matches(
+        policy["spec"]["podSelector"], end["labels"]
+    )
 
 
 def is_port(ports, port, protocol):
@@ -123,12 +127,19 @@ def is_peer(peer, end, namespace):
         if "ip" not in end:
             return False
         address = ipaddress.ip_address(end["ip"])
-        within = [address in ipaddress.ip_network(net) for net in [peer["ipBlock"]["cidr"], *peer["ipBlock"].get("except", [])]]
+        within = [
+            address in ipaddress.ip_network(net)
+            for net in [peer["ipBlock"]["cidr"], *peer["ipBlock"].get("except", [])]
+        ]
         return within[0] and not any(within[1:])
     if "ip" in end:
         return False
     spaces = peer.get("namespaceSelector")
-    is_there = end["namespace"] == namespace if spaces is None else matches(spaces, {"kubernetes.io/metadata.name": end["namespace"]})
+    is_there = (
+        end["namespace"] == namespace
+        if spaces is None
+        else matches(spaces, {"kubernetes.io/metadata.name": end["namespace"]})
+    )
     return is_there and matches(peer.get("podSelector", {}), end["labels"])
 
 

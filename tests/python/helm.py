@@ -64,19 +64,27 @@ def perform(given, config):
     values = merged(given.values)
     if given.action == "render":
         with helm.Chart.load(given.chart) as chart:
-            for path, text in sorted(config.render(chart, values, name=given.release, namespace=given.namespace).items()):
+            for path, text in sorted(
+                config.render(chart, values, name=given.release, namespace=given.namespace).items()
+            ):
                 if path.endswith(".yaml") and text.strip():
                     print(f"---\n# {path}\n{text.strip()}")
         return DONE
     if there == (given.action == "install"):
-        return say(STATE, f"release {given.release} is {'there already' if there else 'not there'} in {given.namespace}")
+        return say(
+            STATE, f"release {given.release} is {'there already' if there else 'not there'} in {given.namespace}"
+        )
     if given.action == "install":
         release = config.install(
             given.chart, given.release, values, namespace=given.namespace, create_namespace=True, **waiting
         )
     else:
-        release = config.upgrade(given.chart, given.release, values, namespace=given.namespace, reset_values=True, **waiting)
-    summary = {key: release.get(key) for key in ("name", "namespace", "version", "revision", "status") if key in release}
+        release = config.upgrade(
+            given.chart, given.release, values, namespace=given.namespace, reset_values=True, **waiting
+        )
+    summary = {
+        key: release.get(key) for key in ("name", "namespace", "version", "revision", "status") if key in release
+    }
     return say(DONE, json.dumps(summary))
 
 
