@@ -3,7 +3,7 @@
 export CARGO_BUILD_JOBS ?= $(shell nproc)
 CARGO ?= cargo
 
-.PHONY: demo build test test-gpu ordeal permits lint libtorch python-torch foreign-teachers bench clean-demo
+.PHONY: demo build test test-gpu ordeal permits lint charts libtorch python-torch foreign-teachers bench clean-demo
 
 demo: build ## train a teacher, serve it over HTTP, distil a student from it, on real images
 	scripts/demo.sh
@@ -25,6 +25,9 @@ permits: ## ten million random schedules of the permit protocol (minutes)
 
 lint: libtorch ## formatting, clippy, licences and sources of dependencies
 	scripts/lint.sh
+
+charts: ## Helm charts, manifests and Dockerfiles, and faults that these checks must find; no cluster is needed
+	scripts/charts.sh check && scripts/charts.sh faults
 
 libtorch: ## libtorch 2.11.0 in .libtorch, unless LIBTORCH names one
 	scripts/libtorch.sh
