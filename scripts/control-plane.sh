@@ -10,9 +10,12 @@ if [ -n "${KUBEBUILDER_ASSETS:-}" ]; then
 fi
 mkdir -p "$out"
 mark=$(cat tests/control-plane/go.mod tests/control-plane/go.sum tests/control-plane/main.go | sha256sum)
+# What a cluster of this version says it is.
+version=k8s.io/component-base/version
+flags="-s -w -X $version.gitVersion=v1.36.2 -X $version.gitMajor=1 -X $version.gitMinor=36"
 if [ "$(cat "$out/mark" 2>/dev/null)" != "$mark" ]; then
   command -v go >/dev/null || { echo "go is not installed: no control plane for tests" >&2; exit 1; }
-  (cd tests/control-plane && CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o "$out/control-plane" .)
+  (cd tests/control-plane && CGO_ENABLED=0 go build -trimpath -ldflags "$flags" -o "$out/control-plane" .)
   for part in kube-apiserver kube-controller-manager kube-scheduler; do
     ln -sf control-plane "$out/$part"
   done

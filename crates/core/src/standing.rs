@@ -71,7 +71,13 @@ mod tests {
         };
         let text = serde_json::to_string(&standing.bounded()).unwrap();
         assert!(text.len() <= 4096, "{}", text.len());
-        assert!(serde_json::from_str::<Standing>(&text).unwrap().reason.unwrap().starts_with('ü'));
+        assert!(
+            serde_json::from_str::<Standing>(&text)
+                .unwrap()
+                .reason
+                .unwrap()
+                .starts_with('ü')
+        );
     }
 
     #[test]

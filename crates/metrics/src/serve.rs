@@ -1,4 +1,4 @@
-//! `GET /metrics` in Prometheus' text format, and `GET /healthz`.
+//! `GET /metrics` in Prometheus' text format, and `GET /healthz` and `/readyz`.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -82,7 +82,8 @@ where
     };
     let router = more
         .route("/metrics", get(answer))
-        .route("/healthz", get(|| async { StatusCode::OK }));
+        .route("/healthz", get(|| async { StatusCode::OK }))
+        .route("/readyz", get(|| async { StatusCode::OK }));
     tracing::info!(%address, "metrics at /metrics");
     tokio::spawn(async move {
         let served = axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned());

@@ -138,7 +138,11 @@ pub async fn run(
     let context = Arc::new(Context {
         client,
         images,
-        http: reqwest::Client::builder().timeout(ANSWER).no_proxy().build().expect("no settings that can fail"),
+        http: reqwest::Client::builder()
+            .timeout(ANSWER)
+            .no_proxy()
+            .build()
+            .expect("no settings that can fail"),
         recorder,
         jobs,
         deployments,
@@ -147,7 +151,11 @@ pub async fn run(
         failures: std::sync::Mutex::default(),
     });
     let controller = Controller::new(objects, watcher::Config::default())
-        .with_config(Config::default().concurrency(CONCURRENCY).debounce(Duration::from_millis(200)))
+        .with_config(
+            Config::default()
+                .concurrency(CONCURRENCY)
+                .debounce(Duration::from_millis(200)),
+        )
         .owns_stream(job_stream)
         .owns_stream(deployment_stream)
         .watches_stream(pod_stream, |pod: Pod| {
@@ -178,7 +186,9 @@ where
     K: Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
 {
     let (store, writer) = reflector::store();
-    let stream = watcher(api, config).default_backoff().modify(|object| object.managed_fields_mut().clear());
+    let stream = watcher(api, config)
+        .default_backoff()
+        .modify(|object| object.managed_fields_mut().clear());
     (store, stream.reflect(writer).touched_objects())
 }
 
@@ -188,7 +198,9 @@ async fn keep_books(store: Store<DistillJob>, context: Arc<Context>) {
         let jobs = store.state();
         let mut phases = std::collections::BTreeMap::<&str, u32>::new();
         for job in &jobs {
-            *phases.entry(job.status.as_ref().map_or("", |status| &status.phase)).or_default() += 1;
+            *phases
+                .entry(job.status.as_ref().map_or("", |status| &status.phase))
+                .or_default() += 1;
         }
         for phase in PHASES {
             let count = phases.get(phase).copied().unwrap_or(0);
@@ -203,7 +215,14 @@ async fn keep_books(store: Store<DistillJob>, context: Arc<Context>) {
 
 /// Every phase of a job.
 const PHASES: [&str; 8] = [
-    "Pending", "Running", "Paused", "Suspending", "Suspended", "Succeeded", "Failed", "Invalid",
+    "Pending",
+    "Running",
+    "Paused",
+    "Suspending",
+    "Suspended",
+    "Succeeded",
+    "Failed",
+    "Invalid",
 ];
 
 async fn reconcile(object: Arc<DistillJob>, context: Arc<Context>) -> Result<Action, ReconcileError> {
@@ -303,7 +322,11 @@ impl Context {
 
     /// What a coordinator says of itself; `None` of one that does not answer.
     async fn standing(&self, ip: &str) -> Option<Standing> {
-        let host = if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() };
+        let host = if ip.contains(':') {
+            format!("[{ip}]")
+        } else {
+            ip.to_owned()
+        };
         let url = format!("http://{host}:{METRICS_PORT}/standing");
         let mut answer = self.http.get(url).send().await.ok()?.error_for_status().ok()?;
         let mut text = Vec::new();
@@ -364,17 +387,25 @@ impl Context {
         }
         let api = self.of_object(object.namespace().unwrap_or_default().as_str());
         let patch = json!({ "status": new });
-        let sent = api.patch_status(&object.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await;
+        let sent = api
+            .patch_status(&object.name_any(), &PatchParams::default(), &Patch::Merge(&patch))
+            .await;
         match sent {
             // It went meanwhile.
             Err(kube::Error::Api(status)) if status.is_not_found() => return Ok(()),
-            other => other.map(drop).map_err(ReconcileError::server("cannot write the status"))?,
+            other => other
+                .map(drop)
+                .map_err(ReconcileError::server("cannot write the status"))?,
         }
         metrics().writes.with_label_values(&["status"]).inc();
         let reference = object.object_ref(&());
         for news in news::between(old, new) {
             let event = Event {
-                type_: if news.is_warning { EventType::Warning } else { EventType::Normal },
+                type_: if news.is_warning {
+                    EventType::Warning
+                } else {
+                    EventType::Normal
+                },
                 reason: news.reason.to_owned(),
                 note: Some(news.note.chars().take(1000).collect()),
                 action: news.action,
@@ -398,7 +429,9 @@ impl Context {
         };
         match self.of_object(&request.namespace).delete(&request.name, &params).await {
             Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(()),
-            other => other.map(drop).map_err(ReconcileError::server("cannot delete a job whose time is over")),
+            other => other
+                .map(drop)
+                .map_err(ReconcileError::server("cannot delete a job whose time is over")),
         }
     }
 
@@ -406,4 +439,3 @@ impl Context {
         Api::namespaced(self.client.clone(), namespace)
     }
 }
-

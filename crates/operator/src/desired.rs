@@ -14,8 +14,8 @@ use crate::cluster::WhenDeleted;
 use crate::pods::{PORT, Role, labels, template};
 use crate::request::Request;
 
-/// Images of an operator's release.
-#[derive(Clone, Debug)]
+/// Images of an operator's release, or of a job that it started.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Images {
     /// Of coordinator and gateways.
     pub control: String,
@@ -44,8 +44,12 @@ pub enum Coordinator {
 pub struct Observed {
     /// The coordinator.
     pub coordinator: Coordinator,
-    /// The job file that the coordinator was started with, as its annotation has it.
-    pub job_file: Option<String>,
+    /// What the coordinator was started from, as its annotation has it.
+    pub coordinator_template: Option<String>,
+    /// What the workers were started from.
+    pub worker_template: Option<String>,
+    /// The images that the job was started with.
+    pub images: Option<Images>,
     /// Whether the Secret with the link's token is there.
     pub has_token: bool,
     /// Whether workers still run a minute after the coordinator came to the end of the job.
@@ -63,8 +67,12 @@ pub struct Plan {
     pub delete: Vec<String>,
 }
 
-/// The annotation that holds a digest of the job file.
-pub const JOB_FILE: &str = "stillhouse.dev/job-file";
+/// The annotation with a digest of what the pods of a Job are made from: their template, and a coordinator's job file.
+pub const TEMPLATE: &str = "stillhouse.dev/template";
+/// The annotation of a coordinator's Job with the image of coordinator and gateways.
+pub const IMAGE: &str = "stillhouse.dev/image";
+/// The annotation of a coordinator's Job with the image of workers.
+pub const WORKER_IMAGE: &str = "stillhouse.dev/worker-image";
 
 /// Name of the Secret with the link's token.
 #[must_use]
@@ -72,20 +80,27 @@ pub fn secret_name(request: &Request) -> String {
     format!("{}-link", request.name)
 }
 
-/// A digest of the job file: another one starts the coordinator again.
+/// A digest of what the pods of a role are made from: a Job of another one is made anew.
 #[must_use]
-pub fn job_file_digest(request: &Request) -> String {
-    blake3::hash(request.job_file.as_bytes()).to_hex().to_string()
+pub fn template_digest(request: &Request, role: Role, images: &Images) -> String {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(template(request, role, images).to_string().as_bytes());
+    if role == Role::Coordinator {
+        hasher.update(request.job_file.as_bytes());
+    }
+    hasher.finalize().to_hex().to_string()
 }
 
-/// What is to be done for a job.
+/// What is to be done for a job. `images` are those of this release: a job that was started keeps its own, so that
+/// coordinator, workers and gateways are of one version, until its coordinator is made anew.
 #[must_use]
 pub fn plan(request: &Request, observed: &Observed, images: &Images) -> Plan {
     let name = &request.name;
-    let is_other_file = observed
-        .job_file
-        .as_ref()
-        .is_some_and(|file| *file != job_file_digest(request));
+    let images = observed.images.as_ref().unwrap_or(images);
+    let is_other = |seen: &Option<String>, role| {
+        let seen = seen.as_ref();
+        seen.is_some_and(|seen| *seen != template_digest(request, role, images))
+    };
     let mut plan = Plan {
         make_token: !observed.has_token,
         ..Plan::default()
@@ -96,7 +111,7 @@ pub fn plan(request: &Request, observed: &Observed, images: &Images) -> Plan {
     }
     // A Job that failed for good takes no other try: suspending a job clears it, resuming it makes another.
     let is_cleared = request.cluster.suspend && observed.coordinator == Coordinator::Failed;
-    if is_other_file || is_cleared {
+    if is_other(&observed.coordinator_template, Role::Coordinator) || is_cleared {
         // A Job's template cannot change, and two coordinators must not be: gone first, then again.
         plan.delete.push(format!("{name}-coordinator"));
         return plan;
@@ -106,8 +121,9 @@ pub fn plan(request: &Request, observed: &Observed, images: &Images) -> Plan {
     // Workers and gateways are needed while the coordinator drains.
     let is_drained = request.cluster.suspend && observed.coordinator != Coordinator::Active;
     let is_idle = is_drained || observed.coordinator == Coordinator::Failed;
-    if request.cluster.queue_name.is_some() && is_idle {
-        // Kueue sets `suspend` of what it admits; it must not be fought about that.
+    let is_held = request.cluster.queue_name.is_some() && is_idle;
+    if is_held || is_other(&observed.worker_template, Role::Worker) {
+        // Kueue sets `suspend` of what it admits, and must not be fought about that. Another template needs another Job.
         plan.delete.push(format!("{name}-worker"));
     } else if observed.coordinator != Coordinator::Succeeded || observed.workers_linger {
         // Workers of a job that came to its end leave by themselves.
@@ -184,7 +200,9 @@ fn claim(request: &Request) -> Value {
 
 fn coordinator(request: &Request, images: &Images) -> Value {
     let mut metadata = metadata(request, &format!("{}-coordinator", request.name));
-    metadata["annotations"] = json!({ JOB_FILE: job_file_digest(request) });
+    metadata["annotations"] = json!({
+        TEMPLATE: template_digest(request, Role::Coordinator, images), IMAGE: images.control, WORKER_IMAGE: images.worker,
+    });
     let mut spec = json!({
         "suspend": request.cluster.suspend,
         "completions": 1, "parallelism": 1, "backoffLimit": 6,
@@ -213,6 +231,7 @@ pub fn wanted_workers(request: &Request) -> u32 {
 fn workers(request: &Request, images: &Images, is_idle: bool) -> Value {
     let wanted = wanted_workers(request);
     let mut metadata = metadata(request, &format!("{}-worker", request.name));
+    metadata["annotations"] = json!({ TEMPLATE: template_digest(request, Role::Worker, images) });
     let mut spec = json!({
         "completionMode": "Indexed",
         "completions": wanted, "parallelism": wanted,

@@ -30,7 +30,9 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<()> {
     }
     metrics().leader.set(0.0);
     let identity = args.identity.unwrap_or_else(host);
-    let namespace = args.lease_namespace.unwrap_or_else(|| client.default_namespace().to_owned());
+    let namespace = args
+        .lease_namespace
+        .unwrap_or_else(|| client.default_namespace().to_owned());
     let lease = LeaseManagerBuilder::new(client.clone(), LEASE)
         .with_namespace(namespace)
         .with_identity(identity.clone())
@@ -58,7 +60,13 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<()> {
     let scope = args.namespace.filter(|namespace| !namespace.is_empty());
     let scope = scope.map_or(Scope::Cluster, Scope::Namespace);
     let stop = CancellationToken::new();
-    let controlled = controller::run(client, &scope, args.images.into(), recorder, stop.clone().cancelled_owned());
+    let controlled = controller::run(
+        client,
+        &scope,
+        args.images.into(),
+        recorder,
+        stop.clone().cancelled_owned(),
+    );
     let (outcome, is_lost) = {
         tokio::pin!(controlled);
         let is_lost = tokio::select! {
@@ -81,5 +89,8 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<()> {
 }
 
 fn host() -> String {
-    std::env::var("HOSTNAME").ok().filter(|name| !name.is_empty()).unwrap_or_else(|| std::process::id().to_string())
+    std::env::var("HOSTNAME")
+        .ok()
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(|| std::process::id().to_string())
 }

@@ -4,7 +4,7 @@ use k8s_openapi::api::batch::v1::Job as BatchJob;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use stillhouse_core::standing::Standing;
 
-use crate::desired::{Coordinator, JOB_FILE, Observed};
+use crate::desired::{Coordinator, IMAGE, Images, Observed, TEMPLATE, WORKER_IMAGE};
 
 /// Label of a pod's role.
 pub const COMPONENT: &str = "app.kubernetes.io/component";
@@ -59,9 +59,11 @@ impl PodSight {
 /// Why a pod does not run: nobody takes it, or its node cannot start it.
 fn obstacle(pod: &Pod, container: Option<&ContainerStatus>) -> Option<(String, String)> {
     let status = pod.status.as_ref()?;
-    let unscheduled = status.conditions.iter().flatten().find(|condition| {
-        condition.type_ == "PodScheduled" && condition.status == "False"
-    });
+    let unscheduled = status
+        .conditions
+        .iter()
+        .flatten()
+        .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
     if let Some(condition) = unscheduled {
         let message = condition.message.clone().unwrap_or_default();
         return Some((unschedulable(&message).to_owned(), message));
@@ -120,13 +122,20 @@ impl Sight {
             Some(job) if is_idle(job, &pods) => Coordinator::Idle,
             Some(_) => Coordinator::Active,
         };
-        let annotations = coordinator.and_then(|job| job.metadata.annotations.as_ref());
+        let images = |job| {
+            Some(Images {
+                control: annotation(job, IMAGE)?,
+                worker: annotation(job, WORKER_IMAGE)?,
+            })
+        };
         let is_late = end.as_ref().is_some_and(|end| end.at + LINGER_SECONDS < now);
         let active = workers.and_then(|job| job.status.as_ref()?.active).unwrap_or(0);
         Self {
             observed: Observed {
                 coordinator: state,
-                job_file: annotations.and_then(|all| all.get(JOB_FILE).cloned()),
+                coordinator_template: coordinator.and_then(|job| annotation(job, TEMPLATE)),
+                worker_template: workers.and_then(|job| annotation(job, TEMPLATE)),
+                images: coordinator.and_then(images),
                 has_token: false,
                 workers_linger: state == Coordinator::Succeeded && is_late && active > 0,
             },
@@ -167,10 +176,17 @@ fn ended(job: &BatchJob) -> Option<End> {
         .find(|condition| condition.status == "True" && ["Complete", "Failed"].contains(&condition.type_.as_str()))?;
     Some(End {
         is_success: condition.type_ == "Complete",
-        at: condition.last_transition_time.as_ref().map_or(0, |time| time.0.as_second()),
+        at: condition
+            .last_transition_time
+            .as_ref()
+            .map_or(0, |time| time.0.as_second()),
         reason: condition.reason.clone().unwrap_or_default(),
         message: condition.message.clone().unwrap_or_default(),
     })
+}
+
+fn annotation(job: &BatchJob, name: &str) -> Option<String> {
+    job.metadata.annotations.as_ref()?.get(name).cloned()
 }
 
 fn is_suspended(job: &BatchJob) -> bool {

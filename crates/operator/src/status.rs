@@ -147,7 +147,10 @@ fn without_workers(request: &Request, sight: &Sight, now: i64) -> Verdict {
         let text = format!("the workers wait to be admitted by the queue {queue}");
         return Verdict::new("Pending", "Queue", text);
     }
-    let since = sight.of_role("coordinator").next().map_or(now, |pod: &PodSight| pod.created);
+    let since = sight
+        .of_role("coordinator")
+        .next()
+        .map_or(now, |pod: &PodSight| pod.created);
     let has_pods = sight.of_role("worker").next().is_some();
     if !has_pods && since + FIRST_POD_SECONDS < now {
         let text = format!(
@@ -195,10 +198,18 @@ fn tell(status: &mut Status, verdict: &Verdict, is_accepted: bool, now: i64) {
     verdict.phase.clone_into(&mut status.phase);
     verdict.message.clone_into(&mut status.message);
     let (reason, message) = (verdict.reason.as_str(), verdict.message.as_str());
-    let accepted = if is_accepted { ("Accepted", "") } else { (reason, message) };
+    let accepted = if is_accepted {
+        ("Accepted", "")
+    } else {
+        (reason, message)
+    };
     set(status, "Accepted", is_accepted, accepted, now);
     set(status, "Running", verdict.phase == "Running", (reason, message), now);
-    for (kind, phase) in [("Suspended", "Suspended"), ("Complete", "Succeeded"), ("Failed", "Failed")] {
+    for (kind, phase) in [
+        ("Suspended", "Suspended"),
+        ("Complete", "Succeeded"),
+        ("Failed", "Failed"),
+    ] {
         let holds = verdict.phase == phase;
         let why = if holds { (reason, message) } else { (verdict.phase, "") };
         set(status, kind, holds, why, now);

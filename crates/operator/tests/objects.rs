@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Parser as _;
 use serde_json::{Value, json};
 use stillhouse_operator::crd::{DistillJob, definition};
-use stillhouse_operator::desired::{Coordinator, Images, Observed, Plan, job_file_digest, plan, token};
+use stillhouse_operator::desired::{Coordinator, Images, Observed, Plan, plan, template_digest, token};
 use stillhouse_operator::pods::{Role, command};
 use stillhouse_operator::request::{Request, parse};
 
@@ -66,9 +66,8 @@ fn plan_of(object: Value, coordinator: Coordinator) -> Plan {
     };
     let observed = Observed {
         coordinator,
-        job_file: None,
         has_token: true,
-        workers_linger: false,
+        ..Observed::default()
     };
     plan(&request_of(object), &observed, &images)
 }
@@ -287,13 +286,32 @@ fn a_larger_budget_starts_the_coordinator_again_and_never_a_second_beside_it() {
     };
     let observed = Observed {
         coordinator: Coordinator::Active,
-        job_file: Some(job_file_digest(&before)),
+        coordinator_template: Some(template_digest(&before, Role::Coordinator, &images)),
+        worker_template: Some(template_digest(&before, Role::Worker, &images)),
+        images: Some(images.clone()),
         has_token: true,
         workers_linger: false,
     };
-    let plan = plan(&request_of(larger), &observed, &images);
-    assert_eq!(plan.delete, ["mnist-coordinator"]);
-    assert!(find(&plan, "Job", "mnist-coordinator").is_none());
+    let larger = plan(&request_of(larger), &observed, &images);
+    assert_eq!(larger.delete, ["mnist-coordinator"]);
+    assert!(find(&larger, "Job", "mnist-coordinator").is_none());
+
+    let newer = Images {
+        control: "c:2".into(),
+        worker: "w:2".into(),
+    };
+    let upgraded = plan(&before, &observed, &newer);
+    assert!(
+        upgraded.delete.is_empty(),
+        "a job under way keeps the images of its start"
+    );
+    assert_eq!(upgraded.apply, plan(&before, &observed, &images).apply);
+
+    let mut other = object();
+    other["spec"]["cluster"]["workers"]["cpu"] = json!("8");
+    let other = plan(&request_of(other), &observed, &images);
+    assert_eq!(other.delete, ["mnist-worker"], "another template needs another Job");
+    assert!(find(&other, "Job", "mnist-worker").is_none());
 }
 
 #[test]
@@ -325,7 +343,11 @@ fn every_object_but_the_labels_goes_with_its_job_and_every_pod_is_confined() {
     for item in plan_of(object(), Coordinator::Absent).apply {
         // What was paid for stays.
         let stays = item["kind"] == "PersistentVolumeClaim";
-        assert_eq!(item["metadata"]["ownerReferences"][0]["controller"] == true, !stays, "{item}");
+        assert_eq!(
+            item["metadata"]["ownerReferences"][0]["controller"] == true,
+            !stays,
+            "{item}"
+        );
         let pod = &item["spec"]["template"]["spec"];
         if pod.is_object() {
             assert_eq!(pod["securityContext"]["runAsNonRoot"], true);

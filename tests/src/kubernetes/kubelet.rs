@@ -95,7 +95,9 @@ impl Kubelet {
             "conditions": [{ "type": "Ready", "status": "True", "reason": "KubeletReady" }],
             "addresses": [{ "type": "InternalIP", "address": Network::host().to_string() }],
         } });
-        nodes.patch_status(name, &PatchParams::default(), &Patch::Merge(&status)).await?;
+        nodes
+            .patch_status(name, &PatchParams::default(), &Patch::Merge(&status))
+            .await?;
         self.shared.nodes().insert(name.to_owned());
         Ok(())
     }
@@ -158,7 +160,9 @@ fn is_over(pod: &Pod) -> bool {
 
 async fn watch_pods(shared: Arc<Shared>) {
     let pods: Api<Pod> = Api::all(shared.client.clone());
-    let stream = watcher(pods, watcher::Config::default()).default_backoff().touched_objects();
+    let stream = watcher(pods, watcher::Config::default())
+        .default_backoff()
+        .touched_objects();
     pin_mut!(stream);
     while let Some(event) = stream.next().await {
         if let Ok(pod) = event {
@@ -304,15 +308,24 @@ fn signal(child: &Child, signal: Signal) {
 }
 
 fn code(status: Option<ExitStatus>) -> i32 {
-    status.map_or(1, |status| status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)))
+    status.map_or(1, |status| {
+        status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
+    })
 }
 
 async fn say(shared: &Shared, pod: &Pod, sandbox: &Sandbox, restarts: u32, container: &Container, stays: bool) {
-    let name = pod.spec.as_ref().map(|spec| spec.containers[0].name.clone()).unwrap_or_default();
+    let name = pod
+        .spec
+        .as_ref()
+        .map(|spec| spec.containers[0].name.clone())
+        .unwrap_or_default();
     let status = status::of(&name, sandbox.plug.address(), restarts, container, stays);
     for _ in 0..100 {
         let is_ours = node_of(pod).is_some_and(|node| shared.nodes().contains(node));
-        let sent = shared.api(pod).patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Merge(&status)).await;
+        let sent = shared
+            .api(pod)
+            .patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Merge(&status))
+            .await;
         match sent {
             Err(kube::Error::Api(error)) if error.is_not_found() => return,
             Err(_) if is_ours => tokio::time::sleep(AGAIN).await,
@@ -327,7 +340,9 @@ async fn beat(shared: Arc<Shared>) {
         let nodes: Vec<_> = shared.nodes().iter().cloned().collect();
         let leases: Api<Lease> = Api::namespaced(shared.client.clone(), "kube-node-lease");
         for node in nodes {
-            let now = k8s_openapi::jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string();
+            let now = k8s_openapi::jiff::Timestamp::now()
+                .strftime("%Y-%m-%dT%H:%M:%S%.6fZ")
+                .to_string();
             let lease = json!({ "apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": { "name": node },
                 "spec": { "holderIdentity": node, "leaseDurationSeconds": 8, "renewTime": now } });
             let params = PatchParams::apply("test-kubelet").force();
@@ -348,7 +363,9 @@ fn write_names(shared: &Shared, services: &[Service]) {
     let mut lines: BTreeMap<String, String> = BTreeMap::new();
     for service in services {
         let selector = service.spec.as_ref().and_then(|spec| spec.selector.clone());
-        let Some(selector) = selector.filter(|selector| !selector.is_empty()) else { continue };
+        let Some(selector) = selector.filter(|selector| !selector.is_empty()) else {
+            continue;
+        };
         let (name, namespace) = (service.name_any(), service.namespace().unwrap_or_default());
         let behind = pods.values().find(|running| {
             let labels = running.pod.labels();
@@ -357,12 +374,17 @@ fn write_names(shared: &Shared, services: &[Service]) {
                 && selector.iter().all(|(key, value)| labels.get(key) == Some(value))
         });
         if let Some(running) = behind {
-            let line = format!("{} {name} {name}.{namespace} {name}.{namespace}.svc\n", running.sandbox.plug.address());
+            let line = format!(
+                "{} {name} {name}.{namespace} {name}.{namespace}.svc\n",
+                running.sandbox.plug.address()
+            );
             lines.entry(namespace).or_default().push_str(&line);
         }
     }
     for running in pods.values() {
-        let own = lines.get(&running.pod.namespace().unwrap_or_default()).map_or("", String::as_str);
+        let own = lines
+            .get(&running.pod.namespace().unwrap_or_default())
+            .map_or("", String::as_str);
         running.sandbox.write_hosts(&format!("127.0.0.1 localhost\n{own}"));
     }
 }

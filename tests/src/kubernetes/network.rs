@@ -88,7 +88,15 @@ impl Plug {
             && ip(&["link", "add", &self.cable, "type", "veth", "peer", "name", far])
             && ip(&["link", "set", far, "netns", &self.space])
             && ip(&["link", "set", &self.cable, "master", bridge, "up"])
-            && ip(&["-n", &self.space, "addr", "add", &format!("{}/24", self.address), "dev", far])
+            && ip(&[
+                "-n",
+                &self.space,
+                "addr",
+                "add",
+                &format!("{}/24", self.address),
+                "dev",
+                far,
+            ])
             && ip(&["-n", &self.space, "link", "set", far, "up"])
             && ip(&["-n", &self.space, "link", "set", "lo", "up"])
     }
@@ -117,7 +125,10 @@ impl Drop for Plug {
 fn clear() {
     let listed = |args: &[&str]| {
         let output = Command::new("ip").args(args).output();
-        output.map_or_else(|_| String::new(), |output| String::from_utf8_lossy(&output.stdout).into_owned())
+        output.map_or_else(
+            |_| String::new(),
+            |output| String::from_utf8_lossy(&output.stdout).into_owned(),
+        )
     };
     let is_left = |name: &str| {
         let process = name.strip_prefix("sk").and_then(|name| name.split(['b', 'n']).next());

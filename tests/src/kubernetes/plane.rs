@@ -18,6 +18,12 @@ use crate::processes::wait_for;
 /// The administrator's token: whoever is on the bridge could use it, and only this test is.
 const TOKEN: &str = "administrator-of-a-test";
 
+/// What accounts of pods ask the server, without contents.
+const AUDIT: &str = r#"{ "apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"], "rules": [
+    { "level": "None", "userGroups": ["system:masters"] },
+    { "level": "Metadata", "userGroups": ["system:serviceaccounts"] },
+    { "level": "None" } ] }"#;
+
 /// Where the programs of a control plane are, and etcd.
 #[derive(Clone, Debug)]
 pub struct Programs {
@@ -29,11 +35,14 @@ impl Programs {
     /// In the folder that `KUBEBUILDER_ASSETS` names, or where `scripts/control-plane.sh` leaves them.
     #[must_use]
     pub fn find() -> Option<Self> {
-        let folder = std::env::var_os("KUBEBUILDER_ASSETS").map_or_else(|| root().join(".tools/kubernetes"), PathBuf::from);
+        let folder =
+            std::env::var_os("KUBEBUILDER_ASSETS").map_or_else(|| root().join(".tools/kubernetes"), PathBuf::from);
         let is_there = |program: &PathBuf| program.is_file();
         let etcd = Some(folder.join("etcd")).filter(is_there).or_else(|| {
             let path = std::env::var_os("PATH")?;
-            std::env::split_paths(&path).map(|folder| folder.join("etcd")).find(is_there)
+            std::env::split_paths(&path)
+                .map(|folder| folder.join("etcd"))
+                .find(is_there)
         })?;
         let parts = ["kube-apiserver", "kube-controller-manager", "kube-scheduler"];
         let whole = parts.into_iter().all(|part| folder.join(part).is_file());
@@ -61,9 +70,17 @@ impl ControlPlane {
         std::fs::create_dir_all(home)?;
         let server = SocketAddr::from((Network::host(), free_address().port()));
         let key = home.join("accounts.key");
-        let made = Command::new("openssl").args(["genrsa", "-out"]).arg(&key).arg("2048").output();
+        let made = Command::new("openssl")
+            .args(["genrsa", "-out"])
+            .arg(&key)
+            .arg("2048")
+            .output();
         anyhow::ensure!(made.context("openssl")?.status.success(), "openssl makes no key");
-        std::fs::write(home.join("tokens.csv"), format!("{TOKEN},administrator,0,system:masters\n"))?;
+        std::fs::write(home.join("audit.yaml"), AUDIT)?;
+        std::fs::write(
+            home.join("tokens.csv"),
+            format!("{TOKEN},administrator,0,system:masters\n"),
+        )?;
         let mut plane = Self {
             home: home.to_owned(),
             server,
@@ -96,10 +113,22 @@ impl ControlPlane {
             .arg(format!("--bind-address={}", self.server.ip()))
             .arg(format!("--advertise-address={}", self.server.ip()))
             .arg(format!("--secure-port={}", self.server.port()))
-            .args(["--authorization-mode=RBAC", "--allow-privileged=true", "--service-cluster-ip-range=10.96.0.0/16"])
-            .args(["--default-not-ready-toleration-seconds=3", "--default-unreachable-toleration-seconds=3"])
-            .args(["--service-account-issuer=https://kubernetes.default.svc", "--request-timeout=30s"])
+            .args([
+                "--authorization-mode=RBAC",
+                "--allow-privileged=true",
+                "--service-cluster-ip-range=10.96.0.0/16",
+            ])
+            .args([
+                "--default-not-ready-toleration-seconds=3",
+                "--default-unreachable-toleration-seconds=3",
+            ])
+            .args([
+                "--service-account-issuer=https://kubernetes.default.svc",
+                "--request-timeout=30s",
+            ])
             .args(with("--cert-dir=", &self.home.join("certs")))
+            .args(with("--audit-policy-file=", &self.home.join("audit.yaml")))
+            .args(with("--audit-log-path=", &self.audit_log()))
             .args(with("--token-auth-file=", &self.home.join("tokens.csv")))
             .args(with("--service-account-signing-key-file=", &key))
             .args(with("--service-account-key-file=", &key));
@@ -118,9 +147,18 @@ impl ControlPlane {
             command
                 .args(["--node-monitor-period=1s", "--node-monitor-grace-period=8s"])
                 .args(with("--root-ca-file=", &self.certificate()))
-                .args(with("--service-account-private-key-file=", &self.home.join("accounts.key")));
+                .args(with(
+                    "--service-account-private-key-file=",
+                    &self.home.join("accounts.key"),
+                ));
         }
         command
+    }
+
+    /// What accounts of pods asked the server, an event a line.
+    #[must_use]
+    pub fn audit_log(&self) -> PathBuf {
+        self.home.join("audit.log")
     }
 
     /// The certificate by which the server is known.
@@ -169,7 +207,11 @@ impl ControlPlane {
         let begun = std::time::Instant::now();
         let request = || http_request("/readyz");
         while client.request_text(request()).await.is_err() {
-            anyhow::ensure!(begun.elapsed().as_secs() < 90, "the API server is not ready: {}", self.log());
+            anyhow::ensure!(
+                begun.elapsed().as_secs() < 90,
+                "the API server is not ready: {}",
+                self.log()
+            );
             tokio::time::sleep(std::time::Duration::from_millis(200)).await;
         }
         Ok(client)

@@ -85,7 +85,15 @@ impl Sandbox {
         let log = std::fs::File::options().append(true).create(true).open(self.log())?;
         let mut command = Command::new("ip");
         command
-            .args(["netns", "exec", self.plug.space(), "unshare", "--mount", "--propagation", "private"])
+            .args([
+                "netns",
+                "exec",
+                self.plug.space(),
+                "unshare",
+                "--mount",
+                "--propagation",
+                "private",
+            ])
             .args(["bash", "-c", &script, "pod"])
             .args(line(container)?)
             .env_clear()
@@ -109,6 +117,8 @@ impl Sandbox {
         );
         let mut mount = |from: &Path, to: &str, is_read_only: bool| {
             let (from, is_dir) = (from.display(), from.is_dir());
+            // A link that would lead out of the pod.
+            let to = to.replacen("/var/run/", "/run/", 1);
             let make = if is_dir { "mkdir -p" } else { "touch" };
             script.push_str(&format!(
                 "mkdir -p $(dirname {root}/m{to}); {make} {root}/m{to}; mount --bind {from} {root}/m{to}\n"
@@ -122,7 +132,10 @@ impl Sandbox {
         }
         mount(&libtorch(), "/opt/libtorch", true);
         mount(&self.home.join("hosts"), "/etc/hosts", true);
-        let message = container.termination_message_path.as_deref().unwrap_or("/run/termination-log");
+        let message = container
+            .termination_message_path
+            .as_deref()
+            .unwrap_or("/run/termination-log");
         mount(&self.home.join("ending"), message, false);
         // `/tmp` hides what this machine has there, from which volumes come: it is last.
         let mut mounts: Vec<_> = container.volume_mounts.iter().flatten().collect();
@@ -130,7 +143,9 @@ impl Sandbox {
         for wanted in mounts {
             let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
             let volume = volumes.into_iter().find(|volume| volume.name == wanted.name);
-            let from = self.volume(client, pod, volume.context("a mount without its volume")?).await?;
+            let from = self
+                .volume(client, pod, volume.context("a mount without its volume")?)
+                .await?;
             mount(&from, &wanted.mount_path, wanted.read_only.unwrap_or(false));
         }
         let (user, is_read_only) = security(pod, container);
@@ -161,7 +176,10 @@ impl Sandbox {
         } else if let Some(source) = &volume.projected {
             write_all(&own, &projected(client, pod, source).await?)?;
         } else if volume.empty_dir.is_none() {
-            bail!("volume {}: only claims, ConfigMaps, Secrets, projections and emptyDir are known here", volume.name);
+            bail!(
+                "volume {}: only claims, ConfigMaps, Secrets, projections and emptyDir are known here",
+                volume.name
+            );
         }
         give_to_group(&own, pod)?;
         Ok(own)
@@ -194,7 +212,9 @@ fn line(container: &Container) -> anyhow::Result<Vec<String>> {
 fn security(pod: &Pod, container: &Container) -> (i64, bool) {
     let of_pod = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
     let own = container.security_context.as_ref();
-    let user = own.and_then(|own| own.run_as_user).or(of_pod.and_then(|of| of.run_as_user));
+    let user = own
+        .and_then(|own| own.run_as_user)
+        .or(of_pod.and_then(|of| of.run_as_user));
     let is_read_only = own.and_then(|own| own.read_only_root_filesystem).unwrap_or(false);
     (user.unwrap_or(0), is_read_only)
 }
@@ -216,7 +236,11 @@ fn give_to_group(folder: &Path, pod: &Pod) -> anyhow::Result<()> {
         let more = if about.is_dir() { 0o2070 } else { 0o060 };
         std::fs::set_permissions(&path, PermissionsExt::from_mode(about.permissions().mode() | more))?;
         if about.is_dir() {
-            open.extend(std::fs::read_dir(&path)?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>()?);
+            open.extend(
+                std::fs::read_dir(&path)?
+                    .map(|entry| entry.map(|entry| entry.path()))
+                    .collect::<Result<Vec<_>, _>>()?,
+            );
         }
     }
     Ok(())
@@ -232,10 +256,15 @@ fn write_all(folder: &Path, files: &BTreeMap<String, Vec<u8>>) -> anyhow::Result
 async fn claimed(client: &Client, namespace: &str, name: &str) -> anyhow::Result<PathBuf> {
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
     let claim = claims.get(name).await.with_context(|| format!("claim {name}"))?;
-    let volume = claim.spec.and_then(|spec| spec.volume_name).context("a claim that is not bound")?;
+    let volume = claim
+        .spec
+        .and_then(|spec| spec.volume_name)
+        .context("a claim that is not bound")?;
     let volumes: Api<PersistentVolume> = Api::all(client.clone());
     let spec = volumes.get(&volume).await?.spec.context("a volume without a spec")?;
-    Ok(PathBuf::from(spec.host_path.context("only volumes on hosts are known here")?.path))
+    Ok(PathBuf::from(
+        spec.host_path.context("only volumes on hosts are known here")?.path,
+    ))
 }
 
 async fn config_map(client: &Client, namespace: &str, name: &str) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
@@ -264,7 +293,10 @@ async fn projected(
         if let Some(token) = &part.service_account_token {
             let account = pod.spec.as_ref().and_then(|spec| spec.service_account_name.clone());
             let account = account.unwrap_or_else(|| "default".into());
-            files.insert(token.path.clone(), account_token(client, &namespace, &account).await?.into_bytes());
+            files.insert(
+                token.path.clone(),
+                account_token(client, &namespace, &account).await?.into_bytes(),
+            );
         }
         if let Some(map) = &part.config_map {
             files.extend(config_map(client, &namespace, &map.name).await?);
@@ -298,7 +330,10 @@ async fn environment(
     server: std::net::SocketAddr,
 ) -> anyhow::Result<Vec<(String, String)>> {
     let mut all = vec![
-        ("PATH".to_owned(), "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()),
+        (
+            "PATH".to_owned(),
+            "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),
+        ),
         ("HOSTNAME".to_owned(), pod.name_any()),
         ("LD_LIBRARY_PATH".to_owned(), "/opt/libtorch/torch/lib".to_owned()),
         ("KUBERNETES_SERVICE_HOST".to_owned(), server.ip().to_string()),
@@ -310,19 +345,16 @@ async fn environment(
     Ok(all)
 }
 
-async fn value(
-    client: &Client,
-    pod: &Pod,
-    variable: &EnvVar,
-    address: std::net::Ipv4Addr,
-) -> anyhow::Result<String> {
+async fn value(client: &Client, pod: &Pod, variable: &EnvVar, address: std::net::Ipv4Addr) -> anyhow::Result<String> {
     let Some(source) = &variable.value_from else {
         return Ok(variable.value.clone().unwrap_or_default());
     };
     let namespace = pod.namespace().unwrap_or_default();
     if let Some(key) = &source.secret_key_ref {
         let all = secret(client, &namespace, &key.name).await?;
-        let bytes = all.get(&key.key).with_context(|| format!("key {} in the secret {}", key.key, key.name))?;
+        let bytes = all
+            .get(&key.key)
+            .with_context(|| format!("key {} in the secret {}", key.key, key.name))?;
         return Ok(String::from_utf8(bytes.clone())?);
     }
     let field = source.field_ref.as_ref().map(|field| field.field_path.as_str());
@@ -338,4 +370,3 @@ async fn value(
         other => bail!("variable {}: {other:?} is not known here", variable.name),
     }
 }
-

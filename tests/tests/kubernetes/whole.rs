@@ -27,6 +27,8 @@ fn a_job_that_is_applied_ends_with_the_student_of_one_machine() {
     let reference = Outcome::of(&folder.path().join("job"));
     let near = jobs::three_rounds(&world.teacher.url());
     let file = jobs::write(folder.path(), &near);
-    let _ = Running::start(run_job(&file, &reference.file(""), 2)).wait().succeeded();
+    let _ = Running::start(run_job(&file, &reference.file(""), 2))
+        .wait()
+        .succeeded();
     assert_eq!(outcome.essence(), reference.essence());
 }

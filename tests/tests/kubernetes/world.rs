@@ -7,20 +7,18 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::batch::v1::Job as BatchJob;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{PersistentVolume, Pod};
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
 use stillhouse_core::job::JobSpec;
-use stillhouse_operator::crd::{DistillJob, Status, definition};
+use stillhouse_operator::crd::{DistillJob, Status};
 use stillhouse_tests::jobs::{CLASSES, SHAPE, root};
 use stillhouse_tests::kubernetes::kubelet::Kubelet;
 use stillhouse_tests::kubernetes::network::Network;
 use stillhouse_tests::kubernetes::plane::{ControlPlane, Programs};
-use stillhouse_tests::mortal::Mortal;
 use stillhouse_tests::ports::free_address;
-use stillhouse_tests::processes::program;
 use stillhouse_tests::proxy::Proxy;
 use stillhouse_tests::teacher::TestTeacher;
 use tempfile::TempDir;
@@ -40,12 +38,12 @@ pub(crate) fn alone() -> MutexGuard<'static, ()> {
 /// A cluster; all of it ends when this is dropped.
 pub(crate) struct World {
     pub(crate) runtime: Runtime,
-    pub(crate) operator: Mortal,
     pub(crate) client: Client,
+    // It goes before the bridge on which it listens.
+    _proxy: Proxy,
     pub(crate) kubelet: Kubelet,
     pub(crate) plane: ControlPlane,
     pub(crate) teacher: TestTeacher,
-    _proxy: Proxy,
     /// The teacher, as pods reach it.
     pub(crate) url: String,
     folder: TempDir,
@@ -77,10 +75,8 @@ impl World {
         let near: SocketAddr = teacher.url().trim_start_matches("http://").parse().unwrap();
         let far = SocketAddr::from((Network::host(), free_address().port()));
         let proxy = Proxy::start(far, near).unwrap();
-        let operator = Mortal::new(Command::new("false"), &folder.path().join("operator.log"));
-        let mut world = Self {
+        let world = Self {
             runtime,
-            operator,
             client,
             kubelet,
             plane,
@@ -89,26 +85,36 @@ impl World {
             url: format!("http://{far}"),
             folder,
         };
-        world.define();
-        world.operator = Mortal::new(world.operator_command(), &world.path("operator.log"));
-        world.operator.start();
+        world.helm(&["install", "crds", "charts/stillhouse-crds"]);
+        world.helm(&["install", "stillhouse", "charts/stillhouse", "--wait", "60"]);
         Some(world)
     }
 
-    fn define(&self) {
-        let definitions: Api<CustomResourceDefinition> = Api::all(self.client.clone());
-        let wanted = definition();
-        let params = PatchParams::apply("test").force();
-        let name = "distilljobs.stillhouse.dev";
-        self.wait(definitions.patch(name, &params, &Patch::Apply(&wanted))).unwrap();
-        self.until("the definition", || self.wait(self.jobs().list(&ListParams::default())).ok());
+    /// Real Helm, in the namespace of the jobs.
+    pub(crate) fn helm(&self, args: &[&str]) {
+        let python = Command::new("scripts/charts.sh")
+            .arg("python")
+            .current_dir(root())
+            .output()
+            .unwrap();
+        let python = String::from_utf8(python.stdout).unwrap();
+        let mut helm = Command::new(python.trim());
+        helm.current_dir(root())
+            .arg("tests/python/helm.py")
+            .args(args)
+            .args(["--namespace", LAB, "--kubeconfig"]);
+        let done = helm.arg(self.plane.kubeconfig("admin")).output().unwrap();
+        if !done.status.success() {
+            self.report();
+            panic!("helm {args:?}: {}", String::from_utf8_lossy(&done.stderr));
+        }
     }
 
-    fn operator_command(&self) -> Command {
-        let mut command = Command::new(program("stillhouse-operator"));
-        command.args(["run", "--lease-namespace", "default"]);
-        command.env("KUBECONFIG", self.plane.kubeconfig("admin"));
-        command
+    /// The operator's replica that acts, if one does.
+    pub(crate) fn leader(&self) -> Option<String> {
+        let leases: Api<Lease> = Api::namespaced(self.client.clone(), LAB);
+        let lease = self.wait(leases.get("stillhouse-operator")).ok()?;
+        lease.spec?.holder_identity
     }
 
     /// Waits for a future.
@@ -133,10 +139,22 @@ impl World {
 
     /// Prints what helps to see why something did not happen.
     fn report(&self) {
-        for job in self.wait(self.jobs().list(&ListParams::default())).into_iter().flatten() {
-            eprintln!("{}: {}", job.name_any(), serde_json::to_string_pretty(&job.status).unwrap());
+        for job in self
+            .wait(self.jobs().list(&ListParams::default()))
+            .into_iter()
+            .flatten()
+        {
+            eprintln!(
+                "{}: {}",
+                job.name_any(),
+                serde_json::to_string_pretty(&job.status).unwrap()
+            );
         }
-        for pod in self.wait(self.pods().list(&ListParams::default())).into_iter().flatten() {
+        for pod in self
+            .wait(self.pods().list(&ListParams::default()))
+            .into_iter()
+            .flatten()
+        {
             eprintln!("{}: {}", pod.name_any(), serde_json::to_string(&pod.status).unwrap());
         }
         let tail = |file: PathBuf| {
@@ -145,7 +163,6 @@ impl World {
             eprintln!("--- {}", file.display());
             lines.iter().rev().for_each(|line| eprintln!("{line}"));
         };
-        tail(self.path("operator.log"));
         for pod in std::fs::read_dir(self.kubelet.home()).into_iter().flatten().flatten() {
             tail(pod.path().join("log"));
         }
@@ -194,7 +211,8 @@ impl World {
         let claims: Api<k8s_openapi::api::core::v1::PersistentVolumeClaim> = Api::namespaced(self.client.clone(), LAB);
         let claim = json!({ "metadata": { "name": "images" }, "spec": { "accessModes": ["ReadOnlyMany"],
             "resources": { "requests": { "storage": "1Gi" } } } });
-        self.wait(claims.create(&PostParams::default(), &serde_json::from_value(claim).unwrap())).unwrap();
+        self.wait(claims.create(&PostParams::default(), &serde_json::from_value(claim).unwrap()))
+            .unwrap();
     }
 
     /// The object of `job` under another name, with its images in the claim, and a volume for it.
@@ -226,11 +244,17 @@ impl World {
 
     pub(crate) fn apply(&self, object: &Value) -> Result<DistillJob, kube::Error> {
         let name = object["metadata"]["name"].as_str().unwrap();
-        self.wait(self.jobs().patch(name, &PatchParams::apply("test").force(), &Patch::Apply(object)))
+        self.wait(
+            self.jobs()
+                .patch(name, &PatchParams::apply("test").force(), &Patch::Apply(object)),
+        )
     }
 
     pub(crate) fn patch(&self, name: &str, spec: &Value) -> Result<DistillJob, kube::Error> {
-        self.wait(self.jobs().patch(name, &PatchParams::default(), &Patch::Merge(&json!({ "spec": spec }))))
+        self.wait(
+            self.jobs()
+                .patch(name, &PatchParams::default(), &Patch::Merge(&json!({ "spec": spec }))),
+        )
     }
 
     pub(crate) fn status(&self, name: &str) -> Status {
@@ -256,7 +280,9 @@ impl World {
         let labels = format!("stillhouse.dev/job={job},app.kubernetes.io/component={role}");
         let found = self.wait(self.pods().list(&ListParams::default().labels(&labels)));
         let pods = found.map(|list| list.items).unwrap_or_default();
-        pods.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()).collect()
+        pods.into_iter()
+            .filter(|pod| pod.metadata.deletion_timestamp.is_none())
+            .collect()
     }
 
     pub(crate) fn delete_pod(&self, name: &str, grace: u32) {
@@ -267,7 +293,6 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        self.operator.kill();
         self.kubelet.stop();
         // Pods end, and their namespaces go, before the bridge does.
         std::thread::sleep(Duration::from_millis(500));
