@@ -27,18 +27,18 @@ ORDER = ["serviceaccount", "rbac", "user-roles", "networkpolicies", "redis", "mo
 
 # What the operator may do, in full: group, resource, verbs. Whoever adds a right adds it here too.
 RIGHTS = {
-    ("stillhouse.dev", "distilljobs"): {"get", "list", "watch", "delete"},
+    ("stillhouse.dev", "distilljobs"): {"list", "watch", "delete"},
     ("stillhouse.dev", "distilljobs/status"): {"patch"},
-    ("batch", "jobs"): {"get", "list", "watch", "create", "patch", "delete"},
-    ("apps", "deployments"): {"get", "list", "watch", "create", "patch"},
-    ("", "services"): {"get", "create", "patch"},
-    ("", "configmaps"): {"get", "create", "patch"},
-    ("", "persistentvolumeclaims"): {"get", "create", "patch"},
+    ("batch", "jobs"): {"list", "watch", "create", "patch", "delete"},
+    ("apps", "deployments"): {"list", "watch", "create", "patch"},
+    ("", "services"): {"create", "patch"},
+    ("", "configmaps"): {"create", "patch"},
+    ("", "persistentvolumeclaims"): {"create", "patch"},
     ("", "pods"): {"list", "watch"},
     ("", "secrets"): {"create"},
     ("events.k8s.io", "events"): {"create", "patch"},
 }
-LEASE = {("coordination.k8s.io", "leases"): {"get", "create", "patch", "update"}}
+LEASE = {("coordination.k8s.io", "leases"): {"get", "create", "patch"}}
 
 # Values that the schema must refuse, each for one reason.
 BAD = {

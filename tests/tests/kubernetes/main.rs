@@ -2,9 +2,15 @@
 //!
 //! | module | what must hold |
 //! |---|---|
+//! | [`blows`] | what a cluster does to a job changes neither its queries nor its student |
+//! | [`refused`] | bad jobs are refused with a sentence, and a job that waits says for what |
+//! | [`rights`] | the operator's roles hold exactly the rights that it uses |
 //! | [`whole`] | a job that is applied ends with the student that one machine makes, and says so on the way |
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
+mod blows;
+mod refused;
+mod rights;
 mod whole;
 mod world;

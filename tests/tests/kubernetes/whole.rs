@@ -3,8 +3,8 @@
 use serde_json::json;
 use stillhouse_tests::jobs;
 use stillhouse_tests::outcomes::Outcome;
-use stillhouse_tests::processes::{Running, run_job};
 
+use crate::blows::reference;
 use crate::world::{World, alone};
 
 #[test]
@@ -23,12 +23,5 @@ fn a_job_that_is_applied_ends_with_the_student_of_one_machine() {
     let status = world.status("whole");
     assert_eq!(status.queries, "530/530");
     assert_eq!(status.round, Some(3));
-    let folder = tempfile::tempdir().unwrap();
-    let reference = Outcome::of(&folder.path().join("job"));
-    let near = jobs::three_rounds(&world.teacher.url());
-    let file = jobs::write(folder.path(), &near);
-    let _ = Running::start(run_job(&file, &reference.file(""), 2))
-        .wait()
-        .succeeded();
-    assert_eq!(outcome.essence(), reference.essence());
+    assert_eq!(outcome.essence(), reference(&world, jobs::three_rounds));
 }

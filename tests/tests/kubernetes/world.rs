@@ -6,9 +6,8 @@ use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::batch::v1::Job as BatchJob;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{PersistentVolume, Pod};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
@@ -176,10 +175,6 @@ impl World {
         Api::namespaced(self.client.clone(), LAB)
     }
 
-    pub(crate) fn batch_jobs(&self) -> Api<BatchJob> {
-        Api::namespaced(self.client.clone(), LAB)
-    }
-
     pub(crate) fn pods(&self) -> Api<Pod> {
         Api::namespaced(self.client.clone(), LAB)
     }
@@ -208,7 +203,7 @@ impl World {
             std::fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
         }
         self.volume("images", &folder, "ReadOnlyMany");
-        let claims: Api<k8s_openapi::api::core::v1::PersistentVolumeClaim> = Api::namespaced(self.client.clone(), LAB);
+        let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), LAB);
         let claim = json!({ "metadata": { "name": "images" }, "spec": { "accessModes": ["ReadOnlyMany"],
             "resources": { "requests": { "storage": "1Gi" } } } });
         self.wait(claims.create(&PostParams::default(), &serde_json::from_value(claim).unwrap()))
@@ -283,6 +278,55 @@ impl World {
         pods.into_iter()
             .filter(|pod| pod.metadata.deletion_timestamp.is_none())
             .collect()
+    }
+
+    /// Every pod of a job that is there.
+    pub(crate) fn all_pods(&self, job: &str) -> Vec<Pod> {
+        let found = self.wait(
+            self.pods()
+                .list(&ListParams::default().labels(&format!("stillhouse.dev/job={job}"))),
+        );
+        found.map(|list| list.items).unwrap_or_default()
+    }
+
+    /// Deletes a job as a user does.
+    pub(crate) fn delete(&self, name: &str) {
+        let _deleted = self.wait(self.jobs().delete(name, &DeleteParams::default())).unwrap();
+    }
+
+    pub(crate) fn has_claim(&self, name: &str) -> bool {
+        let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), LAB);
+        self.wait(claims.get_opt(name)).unwrap().is_some()
+    }
+
+    /// An address of this machine, as pods reach it.
+    pub(crate) fn reachable(&self, near: SocketAddr) -> (Proxy, SocketAddr) {
+        let far = SocketAddr::from((Network::host(), free_address().port()));
+        (Proxy::start(far, near).unwrap(), far)
+    }
+
+    /// The operator looks again at a job that does not change, and writes nothing.
+    pub(crate) fn at_rest(&self, name: &str) {
+        let writes = || {
+            let log = std::fs::read_to_string(self.plane.audit_log()).unwrap();
+            let is_write = |line: &&str| {
+                line.contains(":stillhouse-operator\"")
+                    && !line.contains("\"resource\":\"leases\"")
+                    && ["create", "patch", "update", "delete"]
+                        .iter()
+                        .any(|verb| line.contains(&format!("\"verb\":\"{verb}\"")))
+            };
+            log.lines().filter(is_write).count()
+        };
+        // What is still on its way.
+        std::thread::sleep(Duration::from_secs(3));
+        let before = writes();
+        assert!(before > 5, "the log knows the operator");
+        let touch = json!({ "metadata": { "annotations": { "touched": "by a test" } } });
+        self.wait(self.jobs().patch(name, &PatchParams::default(), &Patch::Merge(&touch)))
+            .unwrap();
+        std::thread::sleep(Duration::from_secs(4));
+        assert_eq!(writes(), before, "a job that does not change costs no write");
     }
 
     pub(crate) fn delete_pod(&self, name: &str, grace: u32) {
