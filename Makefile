@@ -3,7 +3,7 @@
 export CARGO_BUILD_JOBS ?= $(shell nproc)
 CARGO ?= cargo
 
-.PHONY: demo build test test-gpu ordeal permits lint charts libtorch python-torch foreign-teachers bench clean-demo
+.PHONY: demo build test test-gpu kubernetes ordeal permits lint charts libtorch python-torch foreign-teachers bench clean-demo
 
 demo: build ## train a teacher, serve it over HTTP, distil a student from it, on real images
 	scripts/demo.sh
@@ -16,6 +16,10 @@ test: build ## every test
 
 test-gpu: build ## what needs a card, on a machine that has one; STILLHOUSE_NCCL names NCCL 2.30 or later (docs/gpu.md)
 	scripts/test-gpu.sh
+
+kubernetes: build ## jobs on a real control plane, built from Go modules (minutes the first time); needs root, Go, etcd, iproute2
+	scripts/control-plane.sh
+	STILLHOUSE_EXPECT_KUBERNETES=1 $(CARGO) test --release --locked -p stillhouse-tests --test kubernetes
 
 ordeal: build ## ten minutes of random kills, cuts and full disks around whole jobs (docs/ordeal.md)
 	$(CARGO) run --release --locked -p stillhouse-tests --bin ordeal
