@@ -8,6 +8,7 @@
 //! | [`outcomes`] | what a job left in its directory |
 //! | [`ports`] | ports that programs keep over many lives |
 //! | [`mortal`] | programs that are killed, stopped and started again |
+//! | [`prometheus`] | a real Prometheus, and the panels that it must answer |
 //! | [`proxy`] | a TCP proxy that cuts and stalls |
 //! | [`redis`] | a Redis server whose data can be lost |
 //! | [`kubernetes`] | a real control plane, and nodes that run pods as processes |
@@ -20,6 +21,7 @@ pub mod ordeal;
 pub mod outcomes;
 pub mod ports;
 pub mod processes;
+pub mod prometheus;
 pub mod proxy;
 pub mod redis;
 pub mod teacher;

@@ -45,6 +45,14 @@ pub fn program(name: &str) -> PathBuf {
     path
 }
 
+/// A program of the system, if it is installed.
+#[must_use]
+pub fn on_path(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    let found = std::env::split_paths(&path).map(|folder| folder.join(name));
+    found.into_iter().find(|program| program.is_file())
+}
+
 /// `stillhouse run JOB --dir DIR --workers N`, without progress bars.
 #[must_use]
 pub fn run_job(job: &Path, dir: &Path, workers: u32) -> Command {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::mortal::Mortal;
 use crate::ports::free_address;
-use crate::processes::wait_for;
+use crate::processes::{on_path, wait_for};
 
 /// The server answers at once or is not up.
 const ANSWER: Duration = Duration::from_secs(2);
@@ -44,9 +44,7 @@ impl Persistence {
 /// `redis-server`, if it is installed.
 #[must_use]
 pub fn program() -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    let found = std::env::split_paths(&path).map(|folder| folder.join("redis-server"));
-    found.into_iter().find(|program| program.is_file())
+    on_path("redis-server")
 }
 
 /// A server on a port that it keeps over its lives. Stops when dropped.

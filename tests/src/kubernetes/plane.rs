@@ -13,7 +13,7 @@ use super::network::Network;
 use crate::jobs::root;
 use crate::mortal::Mortal;
 use crate::ports::free_address;
-use crate::processes::wait_for;
+use crate::processes::{on_path, wait_for};
 
 /// The administrator's token: whoever is on the bridge could use it, and only this test is.
 const TOKEN: &str = "administrator-of-a-test";
@@ -37,13 +37,8 @@ impl Programs {
     pub fn find() -> Option<Self> {
         let folder =
             std::env::var_os("KUBEBUILDER_ASSETS").map_or_else(|| root().join(".tools/kubernetes"), PathBuf::from);
-        let is_there = |program: &PathBuf| program.is_file();
-        let etcd = Some(folder.join("etcd")).filter(is_there).or_else(|| {
-            let path = std::env::var_os("PATH")?;
-            std::env::split_paths(&path)
-                .map(|folder| folder.join("etcd"))
-                .find(is_there)
-        })?;
+        let etcd = Some(folder.join("etcd")).filter(|program| program.is_file());
+        let etcd = etcd.or_else(|| on_path("etcd"))?;
         let parts = ["kube-apiserver", "kube-controller-manager", "kube-scheduler"];
         let whole = parts.into_iter().all(|part| folder.join(part).is_file());
         whole.then_some(Self { folder, etcd })

@@ -3,6 +3,8 @@
 use serde_json::json;
 use stillhouse_tests::jobs;
 use stillhouse_tests::outcomes::Outcome;
+use stillhouse_tests::processes::on_path;
+use stillhouse_tests::prometheus::{Prometheus, panels, unanswered};
 
 use crate::blows::reference;
 use crate::world::{World, alone};
@@ -14,6 +16,11 @@ fn a_job_that_is_applied_ends_with_the_student_of_one_machine() {
     world.images();
     let job = jobs::three_rounds(&world.url);
     let object = world.object("whole", &job, json!({ "workers": { "gpus": 1 }, "replicas": 2 }));
+    let prometheus = on_path("prometheus").map(|program| {
+        let operators = world.operators();
+        assert_eq!(operators.len(), 2);
+        Prometheus::start(&program, &world.path(""), &operators)
+    });
     world.submit(&object);
     let phases = world.phase("whole", "Succeeded");
     assert_eq!(phases.last().map(String::as_str), Some("Succeeded"));
@@ -23,5 +30,11 @@ fn a_job_that_is_applied_ends_with_the_student_of_one_machine() {
     let status = world.status("whole");
     assert_eq!(status.queries, "530/530");
     assert_eq!(status.round, Some(3));
+    if let Some(prometheus) = prometheus {
+        let empty = unanswered(&prometheus, &panels(|board| board == "operator"));
+        assert!(empty.is_empty(), "panels without an answer: {empty:#?}");
+        let leaders = "sum(stillhouse_operator_leader) != 1";
+        assert_eq!(prometheus.ask(leaders), (0, 0), "one replica acts");
+    }
     assert_eq!(outcome.essence(), reference(&world, jobs::three_rounds));
 }

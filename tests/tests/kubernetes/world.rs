@@ -109,6 +109,17 @@ impl World {
         }
     }
 
+    /// Where the operator's replicas serve their metrics.
+    pub(crate) fn operators(&self) -> Vec<SocketAddr> {
+        let ours = ListParams::default().labels("app.kubernetes.io/name=stillhouse-operator");
+        let pods = self.wait(self.pods().list(&ours)).unwrap().items;
+        let address = |pod: Pod| pod.status?.pod_ip?.parse().ok();
+        pods.into_iter()
+            .filter_map(address)
+            .map(|ip| SocketAddr::new(ip, 9464))
+            .collect()
+    }
+
     /// The operator's replica that acts, if one does.
     pub(crate) fn leader(&self) -> Option<String> {
         let leases: Api<Lease> = Api::namespaced(self.client.clone(), LAB);

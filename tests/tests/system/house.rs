@@ -10,7 +10,7 @@ use stillhouse_tests::jobs::root;
 use stillhouse_tests::processes::{Running, stillhouse};
 
 /// Which of our crates each may depend on. Everything points towards `core`.
-const EDGES: [(&str, &[&str]); 13] = [
+const EDGES: [(&str, &[&str]); 14] = [
     ("core", &[]),
     ("protocol", &["core"]),
     ("ledger", &["core", "metrics"]),
@@ -23,7 +23,7 @@ const EDGES: [(&str, &[&str]); 13] = [
     ("student", &["core", "collective", "nccl-rs"]),
     ("runtime", &[]),
     // The command line for its parser, in a test alone.
-    ("operator", &["core", "stillhouse"]),
+    ("operator", &["core", "metrics", "runtime", "stillhouse"]),
     (
         "stillhouse",
         &[
@@ -240,7 +240,8 @@ fn every_example_is_a_valid_job() {
         .filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
         .collect();
     assert!(jobs.len() >= 2, "{jobs:?}");
-    for path in jobs {
+    let deployed = ["deploy/compose/job.yaml", "deploy/kind/job.yaml"].map(|path| root().join(path));
+    for path in jobs.into_iter().chain(deployed) {
         let job = Job::parse(&std::fs::read_to_string(&path).unwrap())
             .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let mut validate = stillhouse();

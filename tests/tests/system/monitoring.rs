@@ -2,32 +2,26 @@
 //! alert can be evaluated, and each fires when it should.
 
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::Write;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use serde_json::Value;
 use stillhouse_core::job::Size;
 use stillhouse_tests::jobs::{self, digits, root};
 use stillhouse_tests::mortal::Mortal;
 use stillhouse_tests::ports::free_address;
-use stillhouse_tests::processes::{Running, program, run_job, stillhouse, wait_for};
+use stillhouse_tests::processes::{Running, on_path, program, run_job, stillhouse, wait_for};
+use stillhouse_tests::prometheus::{Prometheus, get, panels, unanswered};
 use stillhouse_tests::redis::{self, Persistence, RedisServer};
 use stillhouse_tests::teacher::MODEL;
 
 use crate::world::{World, alone, skipped};
 
 const TOKEN: &str = "7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a";
-/// In place of Grafana's variable: some scrapes.
-const RATE_INTERVAL: &str = "3s";
 
 fn installed(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    let found = std::env::split_paths(&path)
-        .map(|folder| folder.join(name))
-        .find(|file| file.is_file());
+    let found = on_path(name);
     if found.is_none() {
         skipped(&format!("{name} is not installed"));
     }
@@ -81,21 +75,6 @@ fn every_alert_has_a_runbook_and_tests_both_ways() {
     }
 }
 
-/// `(dashboard and panel, expression)` of every panel.
-fn panels() -> Vec<(String, String)> {
-    let mut panels = Vec::new();
-    for entry in std::fs::read_dir(root().join("deploy/grafana")).unwrap() {
-        let board: Value = serde_json::from_str(&read(entry.unwrap().path())).unwrap();
-        for panel in board["panels"].as_array().unwrap() {
-            for target in panel["targets"].as_array().unwrap() {
-                let name = format!("{}: {}", board["title"], panel["title"]);
-                panels.push((name, target["expr"].as_str().unwrap().to_owned()));
-            }
-        }
-    }
-    panels
-}
-
 /// Expressions of the alerts, on one line each.
 fn conditions() -> Vec<String> {
     let rules = read("deploy/prometheus/alerts.yaml");
@@ -133,7 +112,10 @@ fn dashboards_and_alerts_speak_of_documented_metrics_alone() {
     let documented = read("docs/metrics.md");
     let conditions = conditions();
     assert_eq!(conditions.len(), alerts().len());
-    let all = panels().into_iter().map(|(_, expression)| expression).chain(conditions);
+    let all = panels(|_| true)
+        .into_iter()
+        .map(|(_, expression)| expression)
+        .chain(conditions);
     for expression in all {
         for metric in metrics(&expression) {
             assert!(
@@ -141,71 +123,6 @@ fn dashboards_and_alerts_speak_of_documented_metrics_alone() {
                 "{metric} in {expression}"
             );
         }
-    }
-}
-
-/// The body of `GET path`.
-fn get(address: SocketAddr, path: &str) -> Option<String> {
-    let mut stream = TcpStream::connect(address).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(30))).ok()?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned())
-}
-
-fn now() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64()
-}
-
-/// Prometheus, looking at `targets` several times a second.
-struct Prometheus {
-    _process: Mortal,
-    address: SocketAddr,
-    since: f64,
-}
-
-impl Prometheus {
-    fn start(program: &Path, folder: &Path, targets: &[SocketAddr]) -> Self {
-        let address = free_address();
-        let targets: Vec<String> = targets.iter().map(|target| format!("\"{target}\"")).collect();
-        let config = format!(
-            "global: {{ scrape_interval: 250ms, scrape_timeout: 250ms, evaluation_interval: 1s }}\n\
-             rule_files: [\"{}\"]\n\
-             scrape_configs: [{{ job_name: stillhouse, static_configs: [{{ targets: [{}] }}] }}]\n",
-            root().join("deploy/prometheus/alerts.yaml").display(),
-            targets.join(", ")
-        );
-        let file = folder.join("prometheus.yaml");
-        std::fs::write(&file, config).unwrap();
-        let mut command = Command::new(program);
-        command.arg(format!("--config.file={}", file.display()));
-        command.arg(format!("--storage.tsdb.path={}", folder.join("prometheus").display()));
-        command.arg(format!("--web.listen-address={address}"));
-        let mut process = Mortal::new(command, &folder.join("prometheus.log"));
-        process.start();
-        wait_for("Prometheus to be ready", || {
-            get(address, "/-/ready").filter(|body| body.contains("Ready"))
-        });
-        Self {
-            _process: process,
-            address,
-            since: now(),
-        }
-    }
-
-    /// How many series an expression had since the start, and how many points.
-    fn ask(&self, expression: &str) -> (usize, usize) {
-        let expression = expression.replace("$__rate_interval", RATE_INTERVAL);
-        let query: String = url::form_urlencoded::byte_serialize(expression.as_bytes()).collect();
-        let (since, until) = (self.since, now());
-        let path = format!("/api/v1/query_range?query={query}&start={since}&end={until}&step=0.5");
-        let body = get(self.address, &path).unwrap();
-        let answer: Value = serde_json::from_str(&body).unwrap();
-        assert_eq!(answer["status"], "success", "{expression}: {body}");
-        let series = answer["data"]["result"].as_array().unwrap();
-        let points = series.iter().map(|series| series["values"].as_array().unwrap().len());
-        (series.len(), points.sum())
     }
 }
 
@@ -313,15 +230,10 @@ fn a_real_prometheus_finds_an_answer_for_every_panel_while_a_real_job_runs() {
     }
     let _ = running.wait().succeeded();
 
-    let mut empty = Vec::new();
-    for (panel, expression) in panels() {
-        if prometheus.ask(&expression).1 == 0 {
-            empty.push(format!("{panel}: {expression}"));
-        }
-    }
+    let empty = unanswered(&prometheus, &panels(|board| board != "operator"));
     assert!(empty.is_empty(), "panels without an answer: {empty:#?}");
     for condition in conditions() {
-        prometheus.ask(&condition);
+        let _answered = prometheus.ask(&condition);
     }
     // What Prometheus saw is what the job says of itself.
     let billed = "max_over_time(stillhouse_budget_billed_queries[1h]) > 300";
