@@ -171,19 +171,32 @@ fn doing(standing: &Standing) -> String {
     )
 }
 
-/// Exit codes of the coordinator, as the README lists them.
+/// Exit codes of the coordinator, as the README lists them, and reasons.
+const CAUSES: [(i32, &str); 10] = [
+    (2, "JobFile"),
+    (3, "Images"),
+    (4, "Teacher"),
+    (5, "Budget"),
+    (6, "JobDirectory"),
+    (7, "Storage"),
+    (8, "Workers"),
+    (130, "Interrupted"),
+    (143, "Interrupted"),
+    (137, "Killed"),
+];
+
 fn cause(code: i32) -> &'static str {
-    match code {
-        2 => "JobFile",
-        3 => "Images",
-        4 => "Teacher",
-        5 => "Budget",
-        6 => "JobDirectory",
-        7 => "Storage",
-        8 => "Workers",
-        130 | 143 => "Interrupted",
-        137 => "Killed",
-        _ => "Internal",
+    let known = CAUSES.into_iter().find(|(known, _)| *known == code);
+    known.map_or("Internal", |(_, reason)| reason)
+}
+
+/// The exit code that the reason of a failure stands for; a job that is refused counts as its file's.
+#[must_use]
+pub fn exit_code(reason: &str) -> i32 {
+    match CAUSES.into_iter().find(|(_, known)| *known == reason) {
+        Some((code, _)) => code,
+        None if reason == "Invalid" => 2,
+        None => 1,
     }
 }
 

@@ -5,6 +5,13 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use cluster::{ClusterArgs, ExportStudentArgs, ListArgs, LogsArgs, NameArgs, ResizeArgs, ServeResultsArgs, SubmitArgs};
+
+pub mod cluster;
+
+/// What a job of a cluster begins with, where a job directory may stand as well.
+pub const CLUSTER_JOB: &str = "djob/";
+
 /// Distils a student from a black-box teacher, and never spends one query more than the budget.
 #[derive(Debug, Parser)]
 #[command(name = "stillhouse", version, about, max_term_width = 100)]
@@ -43,6 +50,27 @@ pub enum Command {
     /// What a job may spend.
     #[command(subcommand)]
     Budget(BudgetCommand),
+    /// Send a job to a cluster, or its changed file.
+    Submit(SubmitArgs),
+    /// List the jobs of a cluster.
+    List(ListArgs),
+    /// Say how a job of a cluster is, what it waits for and what can be done about it.
+    Describe(NameArgs),
+    /// Show what a job's programs wrote on a cluster.
+    Logs(LogsArgs),
+    /// Settle what a job of a cluster has sent, then let its pods go.
+    Suspend(NameArgs),
+    /// Go on with a job that was suspended, in the same round.
+    Resume(NameArgs),
+    /// Change how many workers a job of a cluster has.
+    Resize(ResizeArgs),
+    /// Delete a job from a cluster; its volume stays, with the labels that were paid for.
+    Cancel(NameArgs),
+    /// Fetch student, report and labels of a job of a cluster that is over.
+    Export(ExportStudentArgs),
+    /// Serve the results in a job directory for `export`.
+    #[command(hide = true)]
+    ServeResults(ServeResultsArgs),
     /// List every metric that the roles serve with --metrics-listen, as Markdown.
     Metrics,
 }
@@ -65,7 +93,7 @@ pub enum LedgerCommand {
 /// What to do with a budget.
 #[derive(Debug, Subcommand)]
 pub enum BudgetCommand {
-    /// Allow a job that is not running to spend more.
+    /// Allow a job to spend more: one in a directory that is not running, or one of a cluster.
     Add(BudgetAddArgs),
 }
 
@@ -126,11 +154,14 @@ pub struct ImportArgs {
 /// Arguments of `budget add`.
 #[derive(Debug, Args)]
 pub struct BudgetAddArgs {
-    /// The job directory.
+    /// The job directory, or `djob/NAME` of a cluster.
     pub dir: PathBuf,
     /// Queries to add.
     #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     pub queries: u64,
+    /// The cluster.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
 }
 
 /// Arguments of `init`.
@@ -151,12 +182,21 @@ pub struct JobArgs {
 /// A job to look at.
 #[derive(Debug, Args)]
 pub struct LookArgs {
-    /// The job directory.
+    /// The job directory, or `djob/NAME` of a cluster.
     #[arg(required_unless_present = "coordinator")]
     pub dir: Option<PathBuf>,
     /// A coordinator, of whose job STILLHOUSE_TOKEN or STILLHOUSE_TOKEN_FILE has the token.
     #[arg(long, value_name = "HOST:PORT", conflicts_with = "dir")]
     pub coordinator: Option<String>,
+    /// The cluster.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+}
+
+/// The job of a cluster that `djob/NAME` names in place of a directory.
+#[must_use]
+pub fn cluster_job(dir: &std::path::Path) -> Option<&str> {
+    dir.to_str()?.strip_prefix(CLUSTER_JOB).filter(|name| !name.is_empty())
 }
 
 /// A job directory.
@@ -251,6 +291,35 @@ mod tests {
     fn the_command_line_is_consistent() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_line_of_a_pod_is_one_that_this_program_reads() {
+        use stillhouse_operator::pods::{Role, command};
+        let text = include_str!("../../../deploy/kind/job.yaml");
+        let mut object: serde_json::Value = serde_saphyr::from_str(text).unwrap();
+        object["metadata"]["namespace"] = "lab".into();
+        let request = stillhouse_operator::request::parse(&serde_json::from_value(object).unwrap()).unwrap();
+        for role in [Role::Coordinator, Role::Gateway] {
+            Cli::try_parse_from(command(&request, role)).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_job_of_a_cluster_stands_where_a_directory_may() {
+        let parse = |line: &str| Cli::try_parse_from(line.split(' ')).unwrap().command;
+        let Command::Status(args) = parse("stillhouse status djob/mnist -n lab") else {
+            panic!()
+        };
+        assert_eq!(args.dir.as_deref().and_then(cluster_job), Some("mnist"));
+        let Command::Suspend(args) = parse("stillhouse suspend djob/mnist") else {
+            panic!()
+        };
+        assert_eq!(args.name, "mnist");
+        let Command::Watch(args) = parse("stillhouse watch jobs/mnist") else {
+            panic!()
+        };
+        assert_eq!(args.dir.as_deref().and_then(cluster_job), None);
     }
 
     #[test]

@@ -44,6 +44,25 @@ impl Kind {
     }
 }
 
+impl Kind {
+    /// The kind of a process that ended with `code`.
+    #[must_use]
+    pub fn of_exit_code(code: i32) -> Self {
+        let kinds = [
+            Kind::Usage,
+            Kind::Data,
+            Kind::Teacher,
+            Kind::Budget,
+            Kind::Directory,
+            Kind::Storage,
+            Kind::Workers,
+            Kind::Interrupted,
+        ];
+        let found = kinds.into_iter().find(|kind| kind.exit_code() == code);
+        found.unwrap_or(Kind::Internal)
+    }
+}
+
 /// A failure on its way to the user.
 #[derive(Debug)]
 pub struct Failure {

@@ -5,8 +5,8 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
-use stillhouse::cli::{BudgetCommand, Cli, Command};
-use stillhouse::commands::{budget, gateway, init, ledger, look, run, show, validate};
+use stillhouse::cli::{BudgetCommand, Cli, Command, cluster_job};
+use stillhouse::commands::{budget, cluster, gateway, init, ledger, look, run, show, validate};
 use stillhouse::failure::{Failure, Kind};
 use stillhouse::report::ProgressBars;
 use stillhouse_runtime::logging::{self, Format};
@@ -29,7 +29,9 @@ fn main() -> ExitCode {
         .and_then(|()| perform(&cli.command, &bars));
     match outcome {
         Ok(text) => {
-            say(io::stdout(), &text);
+            if !text.is_empty() {
+                say(io::stdout(), &text);
+            }
             ExitCode::SUCCESS
         }
         Err(failure) => {
@@ -57,11 +59,30 @@ fn perform(command: &Command, bars: &ProgressBars) -> Result<String, Failure> {
         Command::Run(args) => run::run(args, bars),
         Command::Coordinator(args) => run::coordinator(args, bars),
         Command::Gateway(args) => gateway::gateway(args),
-        Command::Status(args) => look::status(args),
-        Command::Watch(args) => look::watch(args),
+        Command::Status(args) => match args.dir.as_deref().and_then(cluster_job) {
+            Some(name) => cluster::look::status(&args.cluster, name),
+            None => look::status(args),
+        },
+        Command::Watch(args) => match args.dir.as_deref().and_then(cluster_job) {
+            Some(name) => cluster::look::watch(&args.cluster, name),
+            None => look::watch(args),
+        },
         Command::Report(args) => show::report(&args.dir),
         Command::Ledger(command) => ledger::perform(command),
-        Command::Budget(BudgetCommand::Add(args)) => budget::add(&args.dir, args.queries),
+        Command::Budget(BudgetCommand::Add(args)) => match cluster_job(&args.dir) {
+            Some(name) => cluster::change::add_budget(&args.cluster, name, args.queries),
+            None => budget::add(&args.dir, args.queries),
+        },
+        Command::Submit(args) => cluster::submit::submit(args),
+        Command::List(args) => cluster::look::list(args),
+        Command::Describe(args) => cluster::describe::describe(args),
+        Command::Logs(args) => cluster::logs::logs(args),
+        Command::Suspend(args) => cluster::change::suspend(args, true),
+        Command::Resume(args) => cluster::change::suspend(args, false),
+        Command::Resize(args) => cluster::change::resize(args),
+        Command::Cancel(args) => cluster::change::cancel(args),
+        Command::Export(args) => cluster::export::export(args),
+        Command::ServeResults(args) => cluster::export::serve_results(args),
         Command::Metrics => Ok(stillhouse_metrics::page::markdown().trim_end().to_owned()),
     }
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::ExitStatus;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures::{StreamExt, pin_mut};
@@ -19,6 +19,7 @@ use serde_json::json;
 use tokio::process::Child;
 use tokio::sync::watch;
 
+use super::logs;
 use super::network::Network;
 use super::pod::Sandbox;
 use super::status::{self, Container};
@@ -39,6 +40,8 @@ struct Shared {
     home: PathBuf,
     server: SocketAddr,
     network: Network,
+    /// Where logs are served.
+    port: OnceLock<u16>,
     /// Nodes that live.
     nodes: Mutex<HashSet<String>>,
     pods: Mutex<HashMap<String, Running>>,
@@ -71,6 +74,7 @@ impl Kubelet {
             home,
             server,
             network,
+            port: OnceLock::new(),
             nodes: Mutex::default(),
             pods: Mutex::default(),
         });
@@ -85,6 +89,11 @@ impl Kubelet {
     /// What the server says.
     pub async fn add_node(&self, name: &str, gpus: u32) -> anyhow::Result<()> {
         let nodes: Api<Node> = Api::all(self.shared.client.clone());
+        if self.shared.port.get().is_none() {
+            let shared = Arc::downgrade(&self.shared);
+            let port = logs::serve(move |pod| shared.upgrade()?.log_of(pod)).await?;
+            let _is_first = self.shared.port.set(port);
+        }
         let node = json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": name, "labels": {
             "kubernetes.io/hostname": name, "kubernetes.io/os": "linux" } } });
         let params = PatchParams::apply("test-kubelet").force();
@@ -93,6 +102,7 @@ impl Kubelet {
         let status = json!({ "status": {
             "capacity": capacity, "allocatable": capacity,
             "conditions": [{ "type": "Ready", "status": "True", "reason": "KubeletReady" }],
+            "daemonEndpoints": { "kubeletEndpoint": { "Port": self.shared.port.get() } },
             "addresses": [{ "type": "InternalIP", "address": Network::host().to_string() }],
         } });
         nodes
@@ -110,14 +120,6 @@ impl Kubelet {
                 running.fate.send_replace(Fate::Lost);
             }
         }
-    }
-
-    /// Where a pod that runs writes its log.
-    #[must_use]
-    pub fn log_of(&self, pod: &str) -> Option<PathBuf> {
-        let pods = self.shared.pods();
-        let running = pods.values().find(|running| running.pod.name_any() == pod)?;
-        Some(running.sandbox.log())
     }
 
     /// Logs of every pod that there was, by the folder of its node.
@@ -142,6 +144,19 @@ impl Shared {
 
     fn pods(&self) -> MutexGuard<'_, HashMap<String, Running>> {
         self.pods.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The log of a pod of this kubelet, and whether its container may still write.
+    fn log_of(&self, pod: &str) -> Option<logs::Log> {
+        let is_there = self.pods().values().any(|running| running.pod.name_any() == pod);
+        let mut folders = std::fs::read_dir(&self.home).ok()?.flatten();
+        // A folder goes by the pod's name and unique id.
+        let folder = folders.find(|folder| {
+            let name = folder.file_name().to_string_lossy().into_owned();
+            name.strip_prefix(pod)
+                .is_some_and(|rest| rest.len() == 37 && rest.starts_with('-'))
+        })?;
+        Some((folder.path().join("log"), is_there))
     }
 
     fn api(&self, pod: &Pod) -> Api<Pod> {

@@ -5,6 +5,7 @@
 //! | [`plane`] | etcd, API server, controller manager and scheduler, as processes |
 //! | [`network`] | a bridge, and a network namespace a pod |
 //! | [`kubelet`] | nodes: they take pods, run them, and say how they are |
+//! | [`logs`] | what nodes serve to the API server |
 //! | [`pod`] | one pod: its volumes, its root, its process |
 //! | [`status`] | what a node says of a pod |
 //!
@@ -14,6 +15,7 @@
 //! alone. Everything else is Kubernetes' own.
 
 pub mod kubelet;
+pub mod logs;
 pub mod network;
 pub mod plane;
 pub mod pod;

@@ -3,6 +3,7 @@
 //! | module | what must hold |
 //! |---|---|
 //! | [`blows`] | what a cluster does to a job changes neither its queries nor its student |
+//! | [`commands`] | what a user does with `stillhouse` alone |
 //! | [`refused`] | bad jobs are refused with a sentence, and a job that waits says for what |
 //! | [`rights`] | the operator's roles hold exactly the rights that it uses |
 //! | [`whole`] | a job that is applied ends with the student that one machine makes, and says so on the way |
@@ -10,6 +11,7 @@
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
 mod blows;
+mod commands;
 mod refused;
 mod rights;
 mod whole;

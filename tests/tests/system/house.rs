@@ -22,12 +22,11 @@ const EDGES: [(&str, &[&str]); 14] = [
     ("metrics", &[]),
     ("student", &["core", "collective", "nccl-rs"]),
     ("runtime", &[]),
-    // The command line for its parser, in a test alone.
-    ("operator", &["core", "metrics", "runtime", "stillhouse"]),
+    ("operator", &["core", "metrics", "runtime"]),
     (
         "stillhouse",
         &[
-            "core", "protocol", "ledger", "queue", "teacher", "data", "runtime", "metrics",
+            "core", "protocol", "ledger", "queue", "teacher", "data", "runtime", "metrics", "operator",
         ],
     ),
     (
