@@ -115,7 +115,16 @@ fn what_cannot_be_done_gets_one_clear_error() {
     object["spec"]["cluster"]["storage"] = json!({ "size": "ten" });
     std::fs::write(&bad, object.to_string()).unwrap();
     let refused = run(&world, &["submit", bad.to_str().unwrap()]).refused(2);
-    assert!(refused.error.contains("the cluster refuses the job"), "{refused:?}");
+    assert!(refused.error.contains("spec.cluster.storage.size"), "{refused:?}");
+
+    // What only a comparison with what is there can refuse.
+    object["spec"]["cluster"] = json!({ "suspend": true });
+    std::fs::write(&bad, object.to_string()).unwrap();
+    let _ = run(&world, &["submit", bad.to_str().unwrap()]).succeeded();
+    object["spec"]["budget"]["queries"] = json!(39);
+    std::fs::write(&bad, object.to_string()).unwrap();
+    let refused = run(&world, &["submit", bad.to_str().unwrap()]).refused(2);
+    assert!(refused.error.contains("may only grow"), "{refused:?}");
 
     // An account that may do nothing.
     let token = world
@@ -127,7 +136,14 @@ fn what_cannot_be_done_gets_one_clear_error() {
         .unwrap();
     let weak = world.plane.write_kubeconfig("weak", &token).unwrap();
     let forbidden = run(&world, &["list", "--kubeconfig", weak.to_str().unwrap()]).refused(2);
-    assert!(forbidden.hint.as_deref().unwrap_or_default().contains("lacks the right"), "{forbidden:?}");
+    assert!(
+        forbidden
+            .hint
+            .as_deref()
+            .unwrap_or_default()
+            .contains("lacks the right"),
+        "{forbidden:?}"
+    );
     assert!(!forbidden.error.contains(&token));
     let nowhere = run(&world, &["list", "--kubeconfig", "/nowhere"]).refused(2);
     assert!(nowhere.error.contains("no cluster is configured"), "{nowhere:?}");

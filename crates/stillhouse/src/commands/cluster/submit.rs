@@ -7,6 +7,7 @@ use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 use stillhouse_operator::crd::DistillJob;
 use stillhouse_operator::desired::{Images, Observed, plan};
+use stillhouse_operator::offline::violations;
 use stillhouse_operator::request::{Request, parse};
 
 use super::{look, refused, with};
@@ -23,6 +24,15 @@ pub(super) const MANAGER: &str = "stillhouse";
 /// When the file asks for nothing that can be done, or the cluster refuses.
 pub fn submit(args: &SubmitArgs) -> Result<String, Failure> {
     let (object, request) = read(&args.job)?;
+    let violations = violations(&object);
+    if !violations.is_empty() {
+        let text = format!(
+            "a cluster would refuse {}: {}",
+            args.job.display(),
+            violations.join("; ")
+        );
+        return Err(Failure::message(Kind::Usage, text));
+    }
     if args.dry_run == Some(DryRun::Client) {
         return Ok(told(&request));
     }
