@@ -41,6 +41,8 @@ pub(crate) enum Command {
     Pool1e9(DataArgs),
     /// The way of a query beside BullMQ, apalis-redis, Celery, Dramatiq and RQ; recovery (about 30 minutes).
     Queue(QueueArgs),
+    /// Thousands of jobs on a real control plane with nodes that run nothing: needs root, and `make kubernetes` once.
+    Cluster(ClusterArgs),
     /// One process of our own way of a query: `queue` starts it.
     #[command(hide = true)]
     OwnQueue(OwnQueueArgs),
@@ -59,6 +61,17 @@ pub(crate) struct DataArgs {
     /// beside the repository].
     #[arg(long, env = "STILLHOUSE_DATA")]
     pub(crate) data: Option<PathBuf>,
+}
+
+/// Arguments of `cluster`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ClusterArgs {
+    /// Jobs.
+    #[arg(long, default_value_t = 10_000)]
+    pub(crate) jobs: u32,
+    /// Nodes.
+    #[arg(long, default_value_t = 1_000)]
+    pub(crate) nodes: u32,
 }
 
 /// Arguments of `mnist`.

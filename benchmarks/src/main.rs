@@ -13,6 +13,7 @@
 //! | [`elastic`] | what it costs that a worker or the coordinator is killed |
 //! | [`pool`] | memory over a pool of a billion pairs |
 //! | [`queue`] | the way of a query beside other queues on Redis; recovery |
+//! | [`cluster`] | thousands of jobs on a real control plane |
 //! | [`teacher_client`] | images a second through the binary HTTP client |
 //! | [`page`] | copies results into `docs/benchmarks.md` |
 //! | [`places`] | where programs, data and results lie |
@@ -21,6 +22,7 @@
 
 mod all_reduce;
 mod cli;
+mod cluster;
 mod determinism;
 mod elastic;
 mod machine;
@@ -57,6 +59,7 @@ fn main() -> anyhow::Result<()> {
         Command::Pool1e9(args) => pool::run(&places, &args),
         Command::Queue(args) => queue::run(&places, &args),
         Command::OwnQueue(args) => queue::run_own(&args),
+        Command::Cluster(args) => cluster::run(&places, &args),
         Command::TeacherClient => teacher_client::run(&places),
         Command::All(data) => all(&places, data),
         Command::Page => page::refresh(&places),

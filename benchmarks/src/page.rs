@@ -64,6 +64,7 @@ mod tests {
             "all-reduce",
             "determinism",
             "elastic",
+            "cluster",
             "pool-1e9",
             "queue",
             "queue-recovery",

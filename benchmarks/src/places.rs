@@ -40,6 +40,11 @@ impl Places {
         self.program("stillhouse")
     }
 
+    /// `stillhouse-operator`.
+    pub(crate) fn operator(&self) -> anyhow::Result<Command> {
+        self.program("stillhouse-operator")
+    }
+
     /// `stillhouse-worker`.
     pub(crate) fn worker(&self) -> anyhow::Result<Command> {
         self.program("stillhouse-worker")

@@ -352,14 +352,19 @@ impl Context {
             deleted.map_err(ReconcileError::server(format!("cannot delete the Job {name}")))?;
             metrics().writes.with_label_values(&["delete"]).inc();
         }
-        for object in &plan.apply {
-            let watched = self.watched(request, object);
-            let sent = apply::apply(&self.client, &self.written, &request.uid, object, watched).await;
-            let name = object["metadata"]["name"].as_str().unwrap_or_default();
-            let kind = object["kind"].as_str().unwrap_or_default();
-            if sent.map_err(ReconcileError::server(format!("cannot apply the {kind} {name}")))? {
-                metrics().writes.with_label_values(&["apply"]).inc();
-            }
+        // None needs another to be there before it: pods wait for what they name.
+        let applies = plan.apply.iter().map(|object| self.apply(request, object));
+        futures::future::try_join_all(applies).await?;
+        Ok(())
+    }
+
+    async fn apply(&self, request: &Request, object: &Value) -> Result<(), ReconcileError> {
+        let watched = self.watched(request, object);
+        let sent = apply::apply(&self.client, &self.written, &request.uid, object, watched).await;
+        let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        let kind = object["kind"].as_str().unwrap_or_default();
+        if sent.map_err(ReconcileError::server(format!("cannot apply the {kind} {name}")))? {
+            metrics().writes.with_label_values(&["apply"]).inc();
         }
         Ok(())
     }

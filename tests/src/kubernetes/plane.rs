@@ -62,6 +62,18 @@ impl ControlPlane {
     /// # Errors
     /// When keys or files cannot be made.
     pub fn start(programs: &Programs, home: &Path) -> anyhow::Result<Self> {
+        Self::start_with(
+            programs,
+            home,
+            &["--node-monitor-period=1s", "--node-monitor-grace-period=8s"],
+        )
+    }
+
+    /// [`Self::start`] with other settings of the controller manager.
+    ///
+    /// # Errors
+    /// When keys or files cannot be made.
+    pub fn start_with(programs: &Programs, home: &Path, controllers: &[&str]) -> anyhow::Result<Self> {
         std::fs::create_dir_all(home)?;
         let server = SocketAddr::from((Network::host(), free_address().port()));
         let key = home.join("accounts.key");
@@ -93,7 +105,11 @@ impl ControlPlane {
         });
         plane.write_kubeconfig("admin", TOKEN)?;
         for part in ["kube-controller-manager", "kube-scheduler"] {
-            let mut mortal = Mortal::new(plane.part_command(programs, part), &home.join(format!("{part}.log")));
+            let mut command = plane.part_command(programs, part);
+            if part == "kube-controller-manager" {
+                command.args(controllers);
+            }
+            let mut mortal = Mortal::new(command, &home.join(format!("{part}.log")));
             mortal.start();
             plane.parts.push(mortal);
         }
@@ -139,13 +155,10 @@ impl ControlPlane {
             .arg(format!("--secure-port={port}"))
             .args(with("--cert-dir=", &self.home.join(part)));
         if part == "kube-controller-manager" {
-            command
-                .args(["--node-monitor-period=1s", "--node-monitor-grace-period=8s"])
-                .args(with("--root-ca-file=", &self.certificate()))
-                .args(with(
-                    "--service-account-private-key-file=",
-                    &self.home.join("accounts.key"),
-                ));
+            command.args(with("--root-ca-file=", &self.certificate())).args(with(
+                "--service-account-private-key-file=",
+                &self.home.join("accounts.key"),
+            ));
         }
         command
     }
