@@ -95,16 +95,14 @@ async fn copy(
         stream.write_all(format!("{line}\n").as_bytes()).await?;
     }
     let mut at = text.len() as u64;
-    while follows {
-        let may_grow = log().is_some_and(|(_, may_grow)| may_grow);
+    let mut may_grow = follows;
+    while may_grow {
+        may_grow = log().is_some_and(|(_, may_grow)| may_grow);
         let mut file = tokio::fs::File::open(&path).await?;
         tokio::io::AsyncSeekExt::seek(&mut file, std::io::SeekFrom::Start(at)).await?;
         let mut more = Vec::new();
         at += file.read_to_end(&mut more).await? as u64;
         stream.write_all(&more).await?;
-        if !may_grow {
-            break;
-        }
         tokio::time::sleep(LOOK).await;
     }
     Ok(())
