@@ -54,12 +54,14 @@ pub struct Observed {
     pub has_token: bool,
     /// Whether workers still run a minute after the coordinator came to the end of the job.
     pub workers_linger: bool,
+    /// Whether the workers' Job is over: it starts no worker any more.
+    pub workers_over: bool,
 }
 
 /// What is to be done.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
-    /// Objects to apply, in order.
+    /// Objects to apply; none needs another to be there before it.
     pub apply: Vec<Value>,
     /// Whether a Secret with a new token is to be made first; it is never read or changed afterwards.
     pub make_token: bool,
@@ -122,7 +124,9 @@ pub fn plan(request: &Request, observed: &Observed, images: &Images) -> Plan {
     let is_drained = request.cluster.suspend && observed.coordinator != Coordinator::Active;
     let is_idle = is_drained || observed.coordinator == Coordinator::Failed;
     let is_held = request.cluster.queue_name.is_some() && is_idle;
-    if is_held || is_other(&observed.worker_template, Role::Worker) {
+    // A job that came to its end and may spend more goes on.
+    let is_spent = observed.workers_over && !is_over;
+    if is_held || is_spent || is_other(&observed.worker_template, Role::Worker) {
         // Kueue sets `suspend` of what it admits, and must not be fought about that. Another template needs another Job.
         plan.delete.push(format!("{name}-worker"));
     } else if observed.coordinator != Coordinator::Succeeded || observed.workers_linger {

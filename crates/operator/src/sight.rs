@@ -137,6 +137,7 @@ impl Sight {
                 worker_template: workers.and_then(|job| annotation(job, TEMPLATE)),
                 images: coordinator.and_then(images),
                 has_token: false,
+                workers_over: workers.is_some_and(|job| ended(job).is_some()),
                 workers_linger: state == Coordinator::Succeeded && is_late && active > 0,
             },
             pods,

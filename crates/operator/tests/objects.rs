@@ -287,7 +287,7 @@ fn a_larger_budget_starts_the_coordinator_again_and_never_a_second_beside_it() {
         worker_template: Some(template_digest(&before, Role::Worker, &images)),
         images: Some(images.clone()),
         has_token: true,
-        workers_linger: false,
+        ..Observed::default()
     };
     let larger = plan(&request_of(larger), &observed, &images);
     assert_eq!(larger.delete, ["mnist-coordinator"]);
@@ -303,6 +303,22 @@ fn a_larger_budget_starts_the_coordinator_again_and_never_a_second_beside_it() {
         "a job under way keeps the images of its start"
     );
     assert_eq!(upgraded.apply, plan(&before, &observed, &images).apply);
+
+    let spent = Observed {
+        workers_over: true,
+        ..observed.clone()
+    };
+    let again = plan(&before, &spent, &images);
+    assert_eq!(
+        again.delete,
+        ["mnist-worker"],
+        "workers that left at the end of a job are needed again"
+    );
+    let ended = Observed {
+        coordinator: Coordinator::Succeeded,
+        ..spent
+    };
+    assert!(plan(&before, &ended, &images).delete.is_empty());
 
     let mut other = object();
     other["spec"]["cluster"]["workers"]["cpu"] = json!("8");

@@ -1,5 +1,6 @@
 //! A job that is applied ends with the student that one machine makes.
 
+use k8s_openapi::api::core::v1::Pod;
 use serde_json::json;
 use stillhouse_tests::jobs;
 use stillhouse_tests::outcomes::Outcome;
@@ -14,7 +15,8 @@ fn a_job_that_is_applied_ends_with_the_student_of_one_machine() {
     let _alone = alone();
     let Some(world) = World::new() else { return };
     world.images();
-    let job = jobs::three_rounds(&world.url);
+    let mut job = jobs::three_rounds(&world.url);
+    job.spec.budget.queries = 410;
     let object = world.object("whole", &job, json!({ "workers": { "gpus": 1 }, "replicas": 2 }));
     let prometheus = on_path("prometheus").map(|program| {
         let operators = world.operators();
@@ -23,6 +25,18 @@ fn a_job_that_is_applied_ends_with_the_student_of_one_machine() {
     });
     world.submit(&object);
     let phases = world.phase("whole", "Succeeded");
+    assert_eq!(world.status("whole").queries, "410/410");
+    // It was over, and may spend more: the same as if it could from the beginning.
+    world.until("the workers to have left", || {
+        let pods = world.all_pods("whole");
+        let is_over = |pod: &Pod| pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Succeeded");
+        pods.iter().all(is_over).then_some(())
+    });
+    world.patch("whole", &json!({ "budget": { "queries": 530 } })).unwrap();
+    world.until("more to be spent", || {
+        (world.status("whole").queries == "530/530").then_some(())
+    });
+    world.phase("whole", "Succeeded");
     assert_eq!(phases.last().map(String::as_str), Some("Succeeded"));
     assert!(phases.contains(&"Running".to_owned()), "{phases:?}");
     let outcome = Outcome::of(&world.storage("whole").join("job"));
