@@ -26,16 +26,18 @@ fn one_two_three_and_five_workers_killed_at_random_choose_the_same_queries_and_t
         for blow in 0..KILLS {
             let after = Duration::from_millis(200 + draw.below(2 * blow, 400));
             let begun = Instant::now();
-            if !running.lives_until(|| begun.elapsed() >= after && outcome.events_called("worker-joined") > 0) {
+            let alive = || {
+                let events = outcome.events();
+                let joined = events.iter().filter(|event| event["event"] == "worker-joined");
+                let process = joined.map(|event| event["process"].as_u64().unwrap() as u32);
+                process.filter(|id| is_alive(*id)).collect::<Vec<_>>()
+            };
+            // A busy machine may take long to start the next worker: a blow waits for somebody to hit.
+            let has_events = || outcome.events_called("worker-joined") > 0;
+            if !running.lives_until(|| begun.elapsed() >= after && has_events() && !alive().is_empty()) {
                 break;
             }
-            let events = outcome.events();
-            let joined = events.iter().filter(|event| event["event"] == "worker-joined");
-            let alive: Vec<u32> = joined
-                .map(|event| event["process"].as_u64().unwrap() as u32)
-                .filter(|id| is_alive(*id))
-                .collect();
-            if !alive.is_empty() {
+            if let alive @ [_, ..] = &*alive() {
                 kill(alive[draw.below(2 * blow + 1, alive.len() as u64) as usize]);
                 kills += 1;
             }
