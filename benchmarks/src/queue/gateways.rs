@@ -80,6 +80,7 @@ fn request(seeds: &ImageSet, number: u32) -> Request {
     let sources = Sources {
         seeds,
         evaluation: None,
+        generated: None,
         pool: pool(),
     };
     let mut pixels = vec![0; SHAPE.len()];
@@ -142,6 +143,7 @@ async fn to_acknowledged(setting: &Setting, dispatcher: &Dispatcher, seeds: &Ima
         listener.into_links(setting.gateways.max(1) as usize),
         desk.clone(),
         welcome(seeds),
+        Arc::default(),
     ));
     let gateways = start_gateways(setting, &coordinator, &secret)?;
     joined(&mut told, setting.gateways).await?;
@@ -256,6 +258,7 @@ async fn gateway(told: &GatewaySetting) -> anyhow::Result<u64> {
     let sources = GatewaySources {
         seeds: Arc::new(welcome.seeds),
         evaluation: None,
+        generated: Arc::default(),
         pool: pool(),
     };
     let spec = teacher_spec(setting);

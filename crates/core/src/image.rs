@@ -95,6 +95,18 @@ impl ImageSet {
         &self.bytes
     }
 
+    /// BLAKE3, in a context of its own, over channels, height and width as little-endian `u32` and then
+    /// all pixels: equal digests are equal image sets.
+    #[must_use]
+    pub fn digest(&self) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new_derive_key("stillhouse image set v1");
+        for side in [self.shape.channels, self.shape.height, self.shape.width] {
+            hasher.update(&side.to_le_bytes());
+        }
+        hasher.update(&self.bytes);
+        *hasher.finalize().as_bytes()
+    }
+
     /// The images at `indices`, in that order. Indices past the end are a bug of the caller.
     ///
     /// # Panics

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`image`] | shape of an image and a set of equal-sized `u8` images |
 //! | [`pool`] | pair of seed images by unranking, lambda grid, candidate |
+//! | [`one_shot`] | FS-BBT's random mixes, chosen by no score |
 //! | [`mix`] | the canonical integer mix of two images |
 //! | [`sample`] | one thing that can be asked and trained on: a seed image, a mix, an evaluation image |
 //! | [`score`] | acquisition functions over logits, order-preserving score bits |
@@ -24,6 +25,7 @@ pub mod job;
 pub mod key;
 pub mod label;
 pub mod mix;
+pub mod one_shot;
 pub mod plan;
 pub mod pool;
 pub mod sample;
@@ -37,6 +39,7 @@ pub use image::{ImageSet, ImageShape};
 pub use job::{Job, JobSpec};
 pub use key::{Fingerprint, Key};
 pub use label::SoftLabel;
+pub use one_shot::BetaMixup;
 pub use pool::{Candidate, Lambda, LambdaGrid, PairId, Pairing, Pool};
 pub use sample::Sample;
 pub use score::{Acquisition, ScoreBits};

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::job::Job;
+use crate::job::{Job, MAX_GENERATED};
 
 /// Which of a job's students a query or a training is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -38,7 +38,9 @@ pub struct Plan {
     pub per_round: u64,
     /// Pairs of the pool.
     pub pairs: u64,
-    /// Of those, scored a round: all, or a sample.
+    /// Images that are generated for it.
+    pub generated: u32,
+    /// Candidates scored a round: all, or a sample of the pairs and every generated image.
     pub scored: u64,
     /// Lambdas tried a pair.
     pub lambdas: u32,
@@ -66,13 +68,14 @@ impl Plan {
     /// When the budget is smaller than the seed and evaluation queries.
     pub fn new(job: &Job, seeds: u32) -> Result<Self, BudgetTooSmall> {
         let pairs = job.pool(seeds).pairs();
-        let plan = Self {
+        let mut plan = Self {
             budget: job.spec.budget.queries,
             seeds,
             evaluation: job.spec.evaluation.as_ref().map_or(0, |e| e.agreement_queries),
             arms: job.arms().len() as u32,
             per_round: job.spec.budget.per_round,
             pairs,
+            generated: 0,
             scored: job.spec.acquisition.sample.map_or(pairs, |sample| sample.min(pairs)),
             lambdas: job.grid.lambdas().len() as u32,
         };
@@ -89,7 +92,27 @@ impl Plan {
                 evaluation,
             });
         }
+        plan.generated = plan.generates(job);
+        plan.scored += u64::from(plan.generated);
         Ok(plan)
+    }
+
+    /// Images to generate: as many as the job says, else as many as one-shot mixup drops, else as many as an arm may buy.
+    fn generates(&self, job: &Job) -> u32 {
+        let Some(cvae) = job.cvae else { return 0 };
+        let bought = self.rounds().iter().sum::<u64>();
+        let wanted = match (cvae.images, job.one_shot) {
+            (Some(images), _) => u64::from(images),
+            (None, Some(mixup)) => mixup.dropped(job.spec.training.seed, job.pool(self.seeds), bought),
+            (None, None) => bought,
+        };
+        u32::try_from(wanted).map_or(MAX_GENERATED, |wanted| wanted.min(MAX_GENERATED))
+    }
+
+    /// Everything that an arm may buy in the end.
+    #[must_use]
+    pub fn candidates(&self) -> u64 {
+        self.pairs + u64::from(self.generated)
     }
 
     /// Queries before the first round: seed images and the evaluation slice.
@@ -105,7 +128,7 @@ impl Plan {
     pub fn next_round(&self, bought: u64) -> Option<u64> {
         let arms = u64::from(self.arms);
         let left = self.budget.saturating_sub(self.first_queries() + bought * arms) / arms;
-        let size = self.per_round.min(left).min(self.pairs.saturating_sub(bought));
+        let size = self.per_round.min(left).min(self.candidates().saturating_sub(bought));
         (size > 0).then_some(size)
     }
 
@@ -146,6 +169,7 @@ mod tests {
             arms,
             per_round: 6_000,
             pairs: 1_999_000,
+            generated: 0,
             scored: 1_999_000,
             lambdas: 11,
         }

@@ -3,10 +3,15 @@
 //! Source: Active Mixup (arXiv 2003.13960), section 3.2. The released code walks circular shifts
 //! `s = 1..floor((N-1)/2)` and pairs image `a` with image `(a - s) mod N`; [`Pairing::All`] adds
 //! the `N/2` antipodal pairs that this leaves out when `N` is even.
+//!
+//! Images that a conditional VAE made (FS-BBT, arXiv 2207.12106) follow the pairs: each counts as a pair of
+//! itself with itself, which is itself at any weight. So candidates of all sources are scored, ordered,
+//! excluded and rendered alike.
 
 use serde::{Deserialize, Serialize};
 
-/// Position of an unordered pair of seed images in the pool, below [`Pool::pairs`].
+/// Position of a candidate in the pool, below [`Pool::candidates`]: an unordered pair of seed images below
+/// [`Pool::pairs`], a generated image from there on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PairId(pub u64);
 
@@ -22,6 +27,12 @@ impl Lambda {
     #[must_use]
     pub fn from_hundredths(hundredths: u8) -> Option<Self> {
         (hundredths <= LAMBDA_DENOMINATOR).then_some(Self(hundredths))
+    }
+
+    /// The first image alone.
+    #[must_use]
+    pub fn whole() -> Self {
+        Self(LAMBDA_DENOMINATOR)
     }
 
     /// The numerator over 100.
@@ -70,18 +81,61 @@ pub enum Pairing {
     Circular,
 }
 
-/// Every pair of `seeds` images: an index space, not a container.
+/// Every pair of `seeds` images, and then every generated image: an index space, not a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pool {
     seeds: u32,
     pairing: Pairing,
+    generated: u32,
 }
 
 impl Pool {
-    /// The pool over `seeds` seed images.
+    /// The pool over `seeds` seed images, without generated ones.
     #[must_use]
     pub fn new(seeds: u32, pairing: Pairing) -> Self {
-        Self { seeds, pairing }
+        Self {
+            seeds,
+            pairing,
+            generated: 0,
+        }
+    }
+
+    /// The same pairs, followed by so many generated images.
+    #[must_use]
+    pub fn with_generated(self, generated: u32) -> Self {
+        Self { generated, ..self }
+    }
+
+    /// Number of generated images.
+    #[must_use]
+    pub fn generated(self) -> u32 {
+        self.generated
+    }
+
+    /// Number of pairs and generated images; ids are `0..candidates()`.
+    #[must_use]
+    pub fn candidates(self) -> u64 {
+        self.pairs() + u64::from(self.generated)
+    }
+
+    /// Which generated image an id is; `None` for a pair, and past the end.
+    ///
+    /// ```
+    /// use stillhouse_core::pool::{PairId, Pairing, Pool};
+    /// let pool = Pool::new(4, Pairing::All).with_generated(2);
+    /// assert_eq!((pool.pairs(), pool.candidates()), (6, 8));
+    /// assert_eq!(pool.generated_at(PairId(7)), Some(1));
+    /// assert_eq!((pool.generated_at(PairId(5)), pool.generated_at(PairId(8))), (None, None));
+    /// ```
+    #[must_use]
+    pub fn generated_at(self, id: PairId) -> Option<u32> {
+        let at = u32::try_from(id.0.checked_sub(self.pairs())?).ok()?;
+        (at < self.generated).then_some(at)
+    }
+
+    /// The ids of all generated images.
+    pub fn generated_ids(self) -> impl Iterator<Item = PairId> {
+        (self.pairs()..self.candidates()).map(PairId)
     }
 
     /// Number of seed images.
@@ -90,7 +144,7 @@ impl Pool {
         self.seeds
     }
 
-    /// Number of pairs; ids are `0..pairs()`.
+    /// Number of pairs; their ids are `0..pairs()`.
     #[must_use]
     pub fn pairs(self) -> u64 {
         let n = u64::from(self.seeds);
@@ -100,7 +154,7 @@ impl Pool {
         }
     }
 
-    /// The two seed images of a pair: `a` is the one that lambda weighs. `None` past the end.
+    /// The two seed images of a pair: `a` is the one that lambda weighs. `None` for what is no pair.
     ///
     /// ```
     /// use stillhouse_core::pool::{PairId, Pairing, Pool};
@@ -138,7 +192,8 @@ impl Pool {
     }
 }
 
-/// One synthetic image of the pool: a pair and the weight of its first image.
+/// One synthetic image of the pool: a pair and the weight of its first image. Of a generated image the weight
+/// says nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Candidate {
     /// The pair of seed images.

@@ -2,6 +2,9 @@
 //! not depend on which worker makes it, in which order, or how often (invariant I11).
 
 use std::collections::HashSet;
+use std::convert::Infallible;
+
+use rand::TryRng;
 
 use crate::pool::{Candidate, LambdaGrid, PairId, Pool};
 
@@ -28,6 +31,10 @@ pub enum Purpose {
     Mixing,
     /// The pairs that a round scores, where it does not score all.
     Sample,
+    /// Pairs and weights of one-shot mixup.
+    BetaMixup,
+    /// Everything random about a generator of images.
+    Generation,
 }
 
 /// A stream of draws addressed by counter.
@@ -80,6 +87,12 @@ impl Stream {
         (self.at(counter) >> 40) as f32 / (1_u32 << 24) as f32
     }
 
+    /// The draws at 0, 1, 2, ... as a generator of random numbers, for distributions that take several.
+    #[must_use]
+    pub fn draws(self) -> Draws {
+        Draws { stream: self, next: 0 }
+    }
+
     /// A uniform permutation of `0..n` (Fisher and Yates).
     #[must_use]
     pub fn permutation(self, n: u32) -> Vec<u32> {
@@ -118,6 +131,33 @@ impl Stream {
             }
         }
         batch
+    }
+}
+
+/// The draws of a [`Stream`] one after another.
+#[derive(Clone, Debug)]
+pub struct Draws {
+    stream: Stream,
+    next: u64,
+}
+
+impl TryRng for Draws {
+    type Error = Infallible;
+
+    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
+        Ok((self.try_next_u64()? >> 32) as u32)
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
+        self.next += 1;
+        Ok(self.stream.at(self.next - 1))
+    }
+
+    fn try_fill_bytes(&mut self, dst: &mut [u8]) -> Result<(), Infallible> {
+        for chunk in dst.chunks_mut(8) {
+            chunk.copy_from_slice(&self.try_next_u64()?.to_le_bytes()[..chunk.len()]);
+        }
+        Ok(())
     }
 }
 

@@ -55,5 +55,5 @@ mod stream;
 
 pub use error::DataError;
 pub use limits::Limit;
-pub use load::{EvaluationImages, LabelledImages, SeedImages, digest, load, load_evaluation, load_seed_images};
+pub use load::{EvaluationImages, LabelledImages, SeedImages, load, load_evaluation, load_seed_images};
 pub use sniff::Found;

@@ -32,7 +32,7 @@ pub struct SeedImages {
     pub images: ImageSet,
     /// Position in the data set of each image drawn, `[n]`, ascending.
     pub indices: Vec<u32>,
-    /// [`digest`] of the images.
+    /// [`ImageSet::digest`] of the images.
     pub digest: [u8; 32],
 }
 
@@ -107,7 +107,7 @@ pub fn load_seed_images(spec: &ImagesSpec, base_dir: &Path) -> Result<SeedImages
     let indices = Stream::new(spec.seed, Purpose::SeedImages, 0).choose(available, take);
     let (images, _) = source.read(&Picks::Some(indices.clone()), spec.size)?;
     Ok(SeedImages {
-        digest: digest(&images),
+        digest: images.digest(),
         images,
         indices,
     })
@@ -130,19 +130,6 @@ pub fn load_evaluation(
         images: loaded.images,
         labels: loaded.labels,
     })
-}
-
-/// BLAKE3, in a context of its own, over channels, height and width as little-endian `u32` and then
-/// all pixels: equal digests are equal image sets.
-#[must_use]
-pub fn digest(images: &ImageSet) -> [u8; 32] {
-    let mut hasher = blake3::Hasher::new_derive_key("stillhouse image set v1");
-    let shape = images.shape();
-    for side in [shape.channels, shape.height, shape.width] {
-        hasher.update(&side.to_le_bytes());
-    }
-    hasher.update(images.bytes());
-    *hasher.finalize().as_bytes()
 }
 
 fn labels_for(source: &Source, images_path: &Path, labels_path: &Path) -> Result<Vec<u16>, DataError> {

@@ -68,7 +68,7 @@ families! {
         restarts: Gauge = "stillhouse_job_restarts" [] "How often the job was taken up again.";
         round: GaugeVec = "stillhouse_job_round" ["arm"] "The round that is under way or was last; 0 has the seed images only.";
         rounds_planned: Gauge = "stillhouse_job_rounds_planned" [] "Rounds that the budget pays for.";
-        stage: GaugeVec = "stillhouse_job_stage" ["stage"] "1 for the stage that is under way: scoring, querying or training.";
+        stage: GaugeVec = "stillhouse_job_stage" ["stage"] "1 for the stage that is under way: scoring, querying, generating or training.";
         stage_progress: Gauge = "stillhouse_job_stage_progress_ratio" [] "How far that stage is.";
         stage_seconds: HistogramVec = "stillhouse_job_stage_duration_seconds" ["stage"] in LONG "How long a stage of a round took.";
         last_progress: Gauge = "stillhouse_job_last_progress_time_seconds" [] "When something was last scored, answered or trained, since 1970.";

@@ -5,6 +5,8 @@
 //! Progress (the history) and membership (the workers) are separate: losing every worker forgets
 //! nothing that was paid for.
 
+mod choosing;
+mod generating;
 mod training;
 
 use std::collections::BTreeMap;
@@ -12,21 +14,20 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use stillhouse_core::plan::Arm;
-use stillhouse_core::pool::PairId;
-use stillhouse_core::sampler::{Purpose, Stream};
-use stillhouse_core::score::Acquisition;
 
 use crate::effects::MAX_RETRIES;
 pub use crate::effects::{Action, Durable, Effects, Event, JobFailure, Settings};
-use crate::history::{History, Selection, Step, Student, Transition};
+use crate::history::{History, Step, Student, Transition};
 use crate::message::{Command, Fence, Report, WorkerId};
-use crate::selecting::{Advance, Problem, Selecting, Work, calibration_size};
+use crate::selecting::{Advance, Selecting, Work};
 use crate::wave::Wave;
 
 #[derive(Clone, Debug)]
 struct Worker {
     ring: SocketAddr,
     loaded: Option<Student>,
+    /// Whether it has the generated images.
+    is_extended: bool,
     busy: Option<(Fence, Task)>,
 }
 
@@ -35,6 +36,8 @@ struct Worker {
 pub enum Occupation {
     /// Nothing: it waits, or is a spare.
     Idle,
+    /// It trains a conditional VAE and makes images with it.
+    Generating,
     /// It scores candidates.
     Scoring,
     /// It trains, as this rank.
@@ -48,6 +51,7 @@ pub enum Occupation {
 
 #[derive(Clone, Debug)]
 enum Task {
+    Generate,
     Select(Work),
     Train { rank: u32 },
     Export(Student),
@@ -57,6 +61,10 @@ enum Task {
 enum Stage {
     Between,
     Asking(Student),
+    Generating {
+        images: u32,
+        since: Duration,
+    },
     Selecting(Box<Selecting>),
     Training(Wave),
     Exporting { left: Vec<Student>, given: usize },
@@ -115,6 +123,7 @@ impl Coordinator {
             Stage::Asking(student) => Some(*student),
             Stage::Selecting(selecting) => Some(selecting.problem().student),
             Stage::Training(wave) => Some(wave.student),
+            Stage::Generating { .. } => Some(Student::new(Arm::Active, 0)),
             Stage::Between | Stage::Exporting { .. } | Stage::Over => None,
         }
     }
@@ -124,6 +133,7 @@ impl Coordinator {
         self.workers.iter().map(|(id, worker)| {
             let occupation = match &worker.busy {
                 None => Occupation::Idle,
+                Some((_, Task::Generate)) => Occupation::Generating,
                 Some((_, Task::Select(_))) => Occupation::Scoring,
                 Some((_, Task::Train { rank })) => Occupation::Training { rank: *rank },
                 Some((_, Task::Export(_))) => Occupation::Exporting,
@@ -141,8 +151,13 @@ impl Coordinator {
         }
         match event {
             Event::Joined { worker, ring } => {
-                let (loaded, busy) = (None, None);
-                self.workers.insert(worker, Worker { ring, loaded, busy });
+                let newcomer = Worker {
+                    ring,
+                    loaded: None,
+                    is_extended: false,
+                    busy: None,
+                };
+                self.workers.insert(worker, newcomer);
             }
             Event::Lost { worker } => self.lose(worker, &mut effects),
             Event::Reported { worker, fence, report } => self.report(now, worker, fence, report, &mut effects),
@@ -185,6 +200,7 @@ impl Coordinator {
         }
         match self.stage {
             Stage::Selecting(_) | Stage::Exporting { .. } => self.hand_out(effects),
+            Stage::Generating { images, .. } => self.give_generation(images, effects),
             Stage::Training(_) => self.form_world(now, effects),
             Stage::Between | Stage::Asking(_) | Stage::Over => {}
         }
@@ -210,6 +226,7 @@ impl Coordinator {
                 }
                 None => Stage::Selecting(Box::new(Selecting::new(self.problem(student, size), now))),
             },
+            Step::Generate { images } => Stage::Generating { images, since: now },
             Step::Train { student } => Stage::Training(Wave::new(student, 0, now)),
             Step::Stop { reason } => {
                 self.record(Transition::Stopped { reason }, effects);
@@ -220,51 +237,6 @@ impl Coordinator {
                 given: 0,
             },
         };
-    }
-
-    /// The batch of the control, and of the active arm under random acquisition.
-    fn random_batch(&self, student: Student, size: u64) -> Option<Selection> {
-        let random = student.arm == Arm::Control || self.settings.acquisition == Acquisition::Random;
-        random.then(|| {
-            let asked = self.history.asked_pairs(student.arm, student.round);
-            let stream = Stream::new(self.settings.seed, Purpose::RandomPairs, u64::from(student.round));
-            let size = usize::try_from(size).unwrap_or(usize::MAX);
-            Selection {
-                batch: stream.candidates(self.settings.pool, &self.settings.grid, size, &asked),
-                scores: Vec::new(),
-                scan: None,
-            }
-        })
-    }
-
-    fn problem(&self, student: Student, size: u64) -> Problem {
-        let pairs = self.settings.pool.pairs();
-        let stream = Stream::new(self.settings.seed, Purpose::Calibration, u64::from(student.round));
-        let calibration = (0..calibration_size(pairs)).map(|at| PairId(stream.below(at, pairs)));
-        let asked = if self.planted(Fault::ForgetAsked) {
-            Default::default()
-        } else {
-            self.history.asked_pairs(student.arm, student.round)
-        };
-        let sample = self.settings.sample.map(|count| {
-            let stream = Stream::new(self.settings.seed, Purpose::Sample, u64::from(student.round));
-            let count = usize::try_from(count).unwrap_or(usize::MAX);
-            let drawn = stream.candidates(self.settings.pool, &self.settings.grid, count, &asked);
-            drawn.into_iter().map(|candidate| candidate.pair).collect()
-        });
-        Problem {
-            student,
-            scorer: Student::new(student.arm, student.round - 1),
-            k: size,
-            pairs,
-            asked,
-            sample,
-            exact: self.settings.exact_scan,
-            acquisition: self.settings.acquisition,
-            classes: self.settings.classes,
-            workers: self.workers.len().clamp(1, self.settings.max_workers) as u64,
-            calibration: calibration.collect(),
-        }
     }
 
     fn last_students(&self) -> Vec<Student> {
@@ -302,6 +274,7 @@ impl Coordinator {
             let Some((task, student, command)) = self.next_task() else {
                 break;
             };
+            self.extend(id, effects);
             self.load(id, student, effects);
             let fence = self.fence();
             let worker = self.workers.get_mut(&id).expect("listed above");
@@ -331,7 +304,7 @@ impl Coordinator {
                 *given += 1;
                 Some((Task::Export(student), student, Command::Export { student }))
             }
-            Stage::Between | Stage::Asking(_) | Stage::Training(_) | Stage::Over => None,
+            Stage::Between | Stage::Asking(_) | Stage::Generating { .. } | Stage::Training(_) | Stage::Over => None,
         }
     }
 
@@ -372,6 +345,7 @@ impl Coordinator {
                 *given -= 1;
                 "export"
             }
+            (Stage::Generating { .. }, Task::Generate) => "generation",
             (Stage::Training(_), Task::Train { .. }) if keep_rank => return,
             (Stage::Training(wave), Task::Train { .. }) => {
                 wave.disband();
@@ -407,6 +381,7 @@ impl Coordinator {
         match (report, task) {
             (Report::Failed { retry: true, cause }, task) => self.undo(task, &cause, effects),
             (Report::Failed { retry: false, cause }, _) => self.fail(JobFailure::Work(cause), effects),
+            (report, Task::Generate) => self.accept_images(now, report, effects),
             (report, Task::Select(work)) => self.accept_scores(now, &work, report, effects),
             (report, Task::Train { rank }) => self.accept_training(now, id, rank, report, effects),
             (Report::Exported { module }, Task::Export(student)) => {
@@ -469,4 +444,6 @@ pub(crate) enum Fault {
     CrowdWorld,
     /// Workers beyond the most that are wanted score too.
     UseSpares,
+    /// Workers are not given the generated images.
+    KeepImages,
 }

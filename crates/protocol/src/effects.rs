@@ -3,6 +3,8 @@
 
 use std::net::SocketAddr;
 
+use stillhouse_core::image::ImageSet;
+use stillhouse_core::one_shot::BetaMixup;
 use stillhouse_core::plan::{Arm, Plan};
 use stillhouse_core::pool::{LambdaGrid, Pool};
 use stillhouse_core::sample::Sample;
@@ -24,10 +26,12 @@ pub struct Settings {
     pub plan: Plan,
     /// Students that are trained.
     pub arms: Vec<Arm>,
-    /// The pool.
+    /// The pool, before any image is generated.
     pub pool: Pool,
     /// Weights tried a pair.
     pub grid: LambdaGrid,
+    /// How mixes are drawn, where no score chooses them.
+    pub one_shot: Option<BetaMixup>,
     /// How the active arm chooses.
     pub acquisition: Acquisition,
     /// Pairs scored a round; the whole pool when absent.
@@ -104,6 +108,8 @@ pub enum Durable {
         /// The file.
         weights: Vec<u8>,
     },
+    /// Images for the pool, before the step that says so.
+    Images(ImageSet),
     /// A step of the history.
     Transition(Transition),
     /// A TorchScript file.
@@ -133,6 +139,22 @@ pub enum Action {
         fence: Fence,
         /// Which.
         student: Student,
+    },
+    /// Send the generated images to a worker.
+    Extend {
+        /// To whom.
+        worker: WorkerId,
+        /// Command number.
+        fence: Fence,
+    },
+    /// Have a worker generate images, from the labels of the seed images.
+    Generate {
+        /// Who.
+        worker: WorkerId,
+        /// Command number.
+        fence: Fence,
+        /// How many.
+        images: u32,
     },
     /// Send a scoring or export command.
     Command {

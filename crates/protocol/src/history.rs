@@ -1,7 +1,7 @@
 //! What a job has durably done, and the one step that follows from it.
 //!
-//! A job is a fixed sequence: ask the seed images, train the first student, then rounds of select,
-//! ask and train for each arm. Transitions are persisted in that order, so a restarted coordinator
+//! A job is a fixed sequence: ask the seed images, generate images where the pool has such, train the first
+//! student, then rounds of select, ask and train for each arm. Transitions are persisted in that order, so a restarted coordinator
 //! goes on exactly where the last one was, and the next step is a function of the history alone.
 
 use std::collections::HashSet;
@@ -53,6 +53,11 @@ pub enum Transition {
         student: Student,
         /// How it went.
         outcome: AskOutcome,
+    },
+    /// Images were generated and saved: from here on they are part of the pool and never change.
+    Generated {
+        /// What came of it.
+        outcome: GenerateOutcome,
     },
     /// A student was trained and saved.
     Trained {
@@ -113,6 +118,19 @@ pub struct AskOutcome {
     pub millis: u64,
 }
 
+/// Images that a conditional VAE made.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GenerateOutcome {
+    /// How many.
+    pub images: u32,
+    /// Digest of the images, hexadecimal.
+    pub digest: String,
+    /// Mean loss of the last epoch, a sample (nats): reconstruction and divergence.
+    pub loss: f32,
+    /// Milliseconds it took.
+    pub millis: u64,
+}
+
 /// How a training went.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainOutcome {
@@ -164,7 +182,7 @@ impl Measurement {
 pub enum StopReason {
     /// The budget pays for no further round.
     BudgetSpent,
-    /// Every pair of the pool was asked.
+    /// Every candidate of the pool was asked.
     PoolExhausted,
     /// Agreement gained less than asked for.
     Converged {
@@ -179,7 +197,7 @@ impl std::fmt::Display for StopReason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             StopReason::BudgetSpent => f.write_str("the budget pays for no further round"),
-            StopReason::PoolExhausted => f.write_str("every pair of the pool was asked"),
+            StopReason::PoolExhausted => f.write_str("every candidate of the pool was asked"),
             StopReason::Converged { gained, rounds } => {
                 write!(f, "agreement gained {gained:.2} points in {rounds} rounds")
             }
@@ -212,6 +230,11 @@ pub enum Step {
         student: Student,
         /// What.
         samples: Vec<Sample>,
+    },
+    /// Make so many images for the pool.
+    Generate {
+        /// How many.
+        images: u32,
     },
     /// Train on everything that the arm has labels for.
     Train {
@@ -269,6 +292,15 @@ impl History {
         })
     }
 
+    /// What was generated for the pool.
+    #[must_use]
+    pub fn generated(&self) -> Option<&GenerateOutcome> {
+        self.transitions.iter().find_map(|t| match t {
+            Transition::Generated { outcome } => Some(outcome),
+            _ => None,
+        })
+    }
+
     /// How a student's training went.
     #[must_use]
     pub fn trained(&self, of: Student) -> Option<&TrainOutcome> {
@@ -319,6 +351,10 @@ impl History {
                 samples,
             };
         }
+        if plan.generated > 0 && self.generated().is_none() {
+            let images = plan.generated;
+            return Step::Generate { images };
+        }
         if self.trained(first).is_none() {
             return Step::Train { student: first };
         }
@@ -363,7 +399,7 @@ impl History {
         if let Some(reason) = rule.and_then(|rule| self.converged(rule, round - 1)) {
             return Err(reason);
         }
-        plan.next_round(bought).ok_or(if bought >= plan.pairs {
+        plan.next_round(bought).ok_or(if bought >= plan.candidates() {
             StopReason::PoolExhausted
         } else {
             StopReason::BudgetSpent
@@ -396,6 +432,7 @@ mod tests {
             arms: 1,
             per_round: 20,
             pairs: 45,
+            generated: 0,
             scored: 45,
             lambdas: 1,
         }
@@ -448,5 +485,32 @@ mod tests {
         history.push(trained(0, 900));
         let student = Student::new(Arm::Active, 1);
         assert_eq!(step(&history), Step::Select { student, size: 20 });
+    }
+    #[test]
+    fn images_are_generated_once_after_the_seed_images_were_asked() {
+        let plan = Plan { generated: 7, ..plan() };
+        let first = Student::new(Arm::Active, 0);
+        let mut history = History::default();
+        let step = |history: &History| history.next_step(&plan, &[Arm::Active], &[], None);
+        assert!(matches!(step(&history), Step::Ask { .. }));
+        let outcome = AskOutcome {
+            labelled: 10,
+            held: 0,
+            millis: 1,
+        };
+        history.push(Transition::Asked {
+            student: first,
+            outcome,
+        });
+        assert_eq!(step(&history), Step::Generate { images: 7 });
+        history.push(Transition::Generated {
+            outcome: GenerateOutcome {
+                images: 7,
+                digest: String::new(),
+                loss: 1.0,
+                millis: 1,
+            },
+        });
+        assert_eq!(step(&history), Step::Train { student: first });
     }
 }

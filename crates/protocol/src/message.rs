@@ -25,7 +25,7 @@ pub struct Fence(pub u64);
 pub struct WorkerId(pub u64);
 
 /// Version of these messages; both ends must agree.
-pub const PROTOCOL_VERSION: u32 = 3;
+pub const PROTOCOL_VERSION: u32 = 4;
 
 /// From the coordinator.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -94,6 +94,13 @@ pub enum Command {
         /// A safetensors file.
         weights: Vec<u8>,
     },
+    /// Take these images into the pool, behind its pairs; no report.
+    Extend {
+        /// The images.
+        generated: ImageSet,
+    },
+    /// Train a conditional VAE on seed images, and make images with it.
+    Generate(Box<GenerateCommand>),
     /// Train together with other ranks.
     Train(Box<TrainCommand>),
     /// Compare approximate with exact scores.
@@ -107,9 +114,9 @@ pub enum Command {
     Scan {
         /// With which student.
         student: Student,
-        /// First pair.
+        /// First candidate.
         start: u64,
-        /// One past the last pair.
+        /// One past the last.
         end: u64,
         /// Candidates wanted of the whole pool.
         k: u64,
@@ -130,6 +137,17 @@ pub enum Command {
         /// Which student.
         student: Student,
     },
+}
+
+/// What images are generated from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GenerateCommand {
+    /// How many images.
+    pub images: u32,
+    /// Seed images that the teacher labelled, by position.
+    pub seeds: Vec<u32>,
+    /// The teacher's class of each.
+    pub classes: Vec<u16>,
 }
 
 /// One rank's part in a training.
@@ -227,6 +245,13 @@ pub enum Report {
         steps: u64,
         /// Trainable values of the student.
         parameters: u64,
+    },
+    /// Images were generated.
+    Generated {
+        /// The images.
+        images: ImageSet,
+        /// Mean loss of the last epoch, a sample (nats).
+        loss: f32,
     },
     /// Approximate against exact scores.
     Calibrated {

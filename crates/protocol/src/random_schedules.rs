@@ -7,6 +7,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use proptest::prelude::*;
+use stillhouse_core::image::{ImageSet, ImageShape};
+use stillhouse_core::one_shot::BetaMixup;
 use stillhouse_core::plan::{Arm, Plan};
 use stillhouse_core::pool::{Candidate, LambdaGrid, PairId, Pairing, Pool};
 use stillhouse_core::sampler::{Purpose, Stream};
@@ -14,11 +16,12 @@ use stillhouse_core::score::{Acquisition, ScoreBits};
 use stillhouse_core::selection::{Band, Entry, Histogram, select};
 
 use crate::coordinator::{Action, Coordinator, Durable, Effects, Event, Fault, Occupation, Settings};
-use crate::history::{AskOutcome, History, Measurement, Step, Student, Transition};
+use crate::history::{AskOutcome, GenerateOutcome, History, Measurement, Step, Student, Transition};
 use crate::message::{Command, Fence, Report, WorkerId};
 
 const SEEDS: u32 = 90;
 const CLASSES: usize = 10;
+const GENERATED: u32 = 30;
 
 fn settings() -> Settings {
     let pool = Pool::new(SEEDS, Pairing::All);
@@ -30,6 +33,7 @@ fn settings() -> Settings {
         arms: 2,
         per_round: 40,
         pairs: pool.pairs(),
+        generated: GENERATED,
         scored: pool.pairs(),
         lambdas: 3,
     };
@@ -38,6 +42,7 @@ fn settings() -> Settings {
         arms: vec![Arm::Active, Arm::Control],
         pool,
         grid,
+        one_shot: None,
         acquisition: Acquisition::LeastConfidence,
         sample: None,
         exact_scan: false,
@@ -103,7 +108,7 @@ fn answer(command: &Command) -> Option<Report> {
             Report::Rescored { entries }
         }
         Command::Export { .. } => Report::Exported { module: vec![1] },
-        Command::Load { .. } | Command::Train(_) => return None,
+        Command::Load { .. } | Command::Extend { .. } | Command::Generate(_) | Command::Train(_) => return None,
     })
 }
 
@@ -118,6 +123,16 @@ fn trained(rank: u32) -> Report {
     }
 }
 
+/// Images without a meaning.
+fn images(count: u32) -> ImageSet {
+    let shape = ImageShape {
+        channels: 1,
+        height: 1,
+        width: 1,
+    };
+    ImageSet::new(shape, vec![3; count as usize]).expect("whole images")
+}
+
 /// A cluster: what is on its way, and what is on disk.
 struct World {
     coordinator: Coordinator,
@@ -130,6 +145,8 @@ struct World {
     reports: Vec<(WorkerId, Fence, Report)>,
     /// Ranks of each training wave that have not trained yet.
     waves: BTreeMap<Fence, BTreeSet<WorkerId>>,
+    /// Workers that were given the generated images.
+    extended: BTreeSet<WorkerId>,
     /// Most workers at once since the coordinator started.
     most_alive: usize,
     steps: u64,
@@ -149,6 +166,7 @@ impl World {
             alive: BTreeSet::new(),
             reports: Vec::new(),
             waves: BTreeMap::new(),
+            extended: BTreeSet::new(),
             most_alive: 0,
             steps: 0,
             asks: Vec::new(),
@@ -183,13 +201,27 @@ impl World {
         match action {
             Action::Ask { student, samples } => self.asks.push((student, samples.len() as u64)),
             Action::Load { .. } => {}
+            Action::Extend { worker, .. } => drop(self.extended.insert(worker)),
+            Action::Generate {
+                worker,
+                fence,
+                images: count,
+            } => {
+                let report = Report::Generated {
+                    images: images(count),
+                    loss: 1.0,
+                };
+                self.reports.push((worker, fence, report));
+            }
             Action::Command { worker, fence, command } => {
+                self.invariant_nobody_works_without_the_images(worker)?;
                 let report = answer(&command).ok_or("not a scoring command")?;
                 self.reports.push((worker, fence, report));
             }
             Action::Train {
                 worker, fence, rank, ..
             } => {
+                self.invariant_nobody_works_without_the_images(worker)?;
                 // A newer command makes its ranks abandon the older wave.
                 self.waves
                     .retain(|old, ranks| *old == fence || !ranks.contains(&worker));
@@ -281,6 +313,15 @@ impl World {
         Ok(())
     }
 
+    /// Once there are generated images, whoever scores or trains has them.
+    fn invariant_nobody_works_without_the_images(&self, worker: WorkerId) -> Result<(), String> {
+        let is_generated = self.disk.iter().any(|t| matches!(t, Transition::Generated { .. }));
+        if is_generated && !self.extended.contains(&worker) {
+            return Err(format!("worker {} has no generated images", worker.0));
+        }
+        Ok(())
+    }
+
     fn invariant_no_more_workers_than_wanted(&self) -> Result<(), String> {
         let busy = self.coordinator.crew().filter(|(_, does)| *does != Occupation::Idle);
         match busy.count() {
@@ -311,6 +352,7 @@ impl World {
             }
             (Step::Ask { student: a, .. }, Transition::Asked { student: b, .. })
             | (Step::Train { student: a }, Transition::Trained { student: b, .. }) => a == b,
+            (Step::Generate { images }, Transition::Generated { outcome }) => *images == outcome.images,
             (Step::Stop { reason: a }, Transition::Stopped { reason: b }) => a == b,
             _ => false,
         };
@@ -336,7 +378,7 @@ impl World {
             };
         }
         let scorer = Student::new(student.arm, student.round - 1);
-        let new = (0..settings().pool.pairs())
+        let new = (0..settings().plan.candidates())
             .map(PairId)
             .filter(|pair| !asked.contains(pair));
         let want = select(new.map(|pair| exact(scorer, pair)).collect(), selection.batch.len());
@@ -456,6 +498,7 @@ fn every_planted_fault_is_noticed() {
         Fault::BeginAlone,
         Fault::CrowdWorld,
         Fault::UseSpares,
+        Fault::KeepImages,
     ] {
         let mut runner = TestRunner::deterministic();
         let schedules = prop::collection::vec(happening(), 0..250);
@@ -465,4 +508,41 @@ fn every_planted_fault_is_noticed() {
         });
         assert!(noticed, "{fault:?} went unnoticed");
     }
+}
+
+/// A job of FS-BBT: random mixes and generated images, a few a round.
+fn one_shot_settings() -> Settings {
+    let mut settings = settings();
+    settings.arms = vec![Arm::Active];
+    settings.acquisition = Acquisition::Random;
+    settings.one_shot = Some(BetaMixup { alpha: 1.0, margin: 5 });
+    settings.plan.arms = 1;
+    settings
+}
+
+#[test]
+fn random_acquisition_buys_every_generated_image_spread_over_the_rounds() {
+    let settings = one_shot_settings();
+    let mut history = History::new(vec![Transition::Generated {
+        outcome: GenerateOutcome {
+            images: GENERATED,
+            digest: String::new(),
+            loss: 1.0,
+            millis: 1,
+        },
+    }]);
+    let mut shares = Vec::new();
+    for (round, size) in (1..).zip(settings.plan.rounds()) {
+        let coordinator = Coordinator::new(settings.clone(), history.clone(), 1);
+        let student = Student::new(Arm::Active, round);
+        let selection = coordinator.random_batch(student, size).expect("a random one");
+        assert_eq!(selection.batch.len() as u64, size);
+        let pool = settings.pool.with_generated(GENERATED);
+        let is_generated = |c: &&Candidate| pool.generated_at(c.pair).is_some();
+        shares.push(selection.batch.iter().filter(is_generated).count());
+        history.push(Transition::Selected { student, selection });
+    }
+    assert_eq!(shares, [6; 5]);
+    let all: Vec<Candidate> = history.batches(Arm::Active, 5).collect();
+    assert_eq!(all.iter().collect::<HashSet<_>>().len(), all.len(), "nothing is bought twice");
 }

@@ -41,7 +41,7 @@ pub struct Problem {
     pub scorer: Student,
     /// How many candidates.
     pub k: u64,
-    /// Pairs of the pool.
+    /// Candidates of the pool.
     pub pairs: u64,
     /// Pairs that are not to be chosen again.
     pub asked: HashSet<PairId>,

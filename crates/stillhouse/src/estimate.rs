@@ -157,10 +157,10 @@ impl Estimate {
         );
         row(
             "pool",
-            format!("{} pairs x {} lambdas", grouped(plan.pairs), plan.lambdas),
+            pool_words(plan),
         );
-        if plan.scored < plan.pairs {
-            row("scored a round", format!("{} pairs, drawn anew", grouped(plan.scored)));
+        if plan.scored < plan.candidates() {
+            row("scored a round", format!("{} of them, drawn anew", grouped(plan.scored)));
         }
         row("forwards a round", grouped(plan.forwards_a_round()));
         row(
@@ -217,6 +217,15 @@ fn about(time: Duration) -> String {
         90..=5_399 => format!("about {} min", time.as_secs() / 60),
         5_400..=172_799 => format!("about {:.1} h", time.as_secs_f64() / 3600.0),
         _ => format!("about {} days", grouped(time.as_secs() / 86_400)),
+    }
+}
+
+/// What candidates are made from.
+fn pool_words(plan: &Plan) -> String {
+    let pairs = format!("{} pairs x {} lambdas", grouped(plan.pairs), plan.lambdas);
+    match plan.generated {
+        0 => pairs,
+        images => format!("{pairs}, {} generated images", grouped(u64::from(images))),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Everything a job reads before it asks or computes anything.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use stillhouse_core::image::{ImageSet, ImageShape};
 use stillhouse_core::job::{EvaluationSpec, Student};
@@ -28,6 +28,8 @@ pub struct Inputs {
     pub plan: Plan,
     /// The seed images.
     pub seeds: Arc<ImageSet>,
+    /// The images that were generated for the pool, from the moment they are on disk.
+    pub generated: Arc<OnceLock<ImageSet>>,
     /// BLAKE3 over the seed images.
     pub seeds_digest: [u8; 32],
     /// The evaluation images.
@@ -87,6 +89,7 @@ impl Inputs {
             module: read_module(&job.student, base)?,
             seeds_digest: seeds.digest,
             seeds: Arc::new(seeds.images),
+            generated: Arc::default(),
             evaluation,
             evaluation_labels,
             plan,
@@ -101,10 +104,11 @@ impl Inputs {
         self.seeds.shape()
     }
 
-    /// The pool.
+    /// The pool, with what was generated so far.
     #[must_use]
     pub fn pool(&self) -> Pool {
-        self.job.pool(self.plan.seeds)
+        let generated = self.generated.get().map_or(0, |images| images.len() as u32);
+        self.job.pool(self.plan.seeds).with_generated(generated)
     }
 
     /// Where samples get their pixels.
@@ -113,6 +117,7 @@ impl Inputs {
         Sources {
             seeds: &self.seeds,
             evaluation: self.evaluation.as_deref(),
+            generated: self.generated.get(),
             pool: self.pool(),
         }
     }

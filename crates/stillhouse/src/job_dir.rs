@@ -6,6 +6,7 @@
 //! | `job.yaml` | the job file as first given | at the first start |
 //! | `seeds.safetensors` | the seed images | at every start |
 //! | `evaluation.safetensors` | the evaluation images that the teacher is asked about | at every start |
+//! | `generated.safetensors` | the images that were generated for the pool | once, before the step that says so |
 //! | `ledger/` | permits, labels, history: the only truth | always before anything depends on it |
 //! | `token` | the secret by which workers, gateways and watchers join | once |
 //! | `coordinator.json` | where the coordinator listens | while it runs |

@@ -4,8 +4,8 @@
 //! |---|---|---|
 //! | `images` | u8 `[n, channels, height, width]` | the exact bytes that were asked |
 //! | `probabilities` | f32 `[n, classes]` | the teacher's answer |
-//! | `kind` | u8 `[n]` | 0 seed image, 1 mix, 2 evaluation image |
-//! | `first`, `second` | u32 `[n]` | seed (or evaluation) images; equal unless a mix |
+//! | `kind` | u8 `[n]` | 0 seed image, 1 mix, 2 evaluation image, 3 generated image |
+//! | `first`, `second` | u32 `[n]` | seed (evaluation, generated) images; equal unless a mix |
 //! | `lambda` | u8 `[n]` | weight of `first` in hundredths |
 
 use safetensors::Dtype;
@@ -60,9 +60,9 @@ pub(crate) fn view(dtype: Dtype, shape: Vec<usize>, data: &[u8]) -> Result<Tenso
 /// A sample as four plain columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Columns {
-    /// 0 seed image, 1 mix, 2 evaluation image.
+    /// 0 seed image, 1 mix, 2 evaluation image, 3 generated image.
     pub kind: u8,
-    /// Position of the seed (or evaluation) image.
+    /// Position of the seed (evaluation, generated) image.
     pub first: u32,
     /// Position of the other seed image; the same unless a mix.
     pub second: u32,
@@ -83,12 +83,15 @@ impl Columns {
         match sample {
             Sample::Seed(index) => Some(plain(0, index)),
             Sample::Evaluation(index) => Some(plain(2, index)),
-            Sample::Mix(candidate) => pool.unrank(candidate.pair).map(|(first, second)| Self {
-                kind: 1,
-                first,
-                second,
-                lambda: candidate.lambda.hundredths(),
-            }),
+            Sample::Mix(candidate) => match pool.generated_at(candidate.pair) {
+                Some(index) => Some(plain(3, index)),
+                None => pool.unrank(candidate.pair).map(|(first, second)| Self {
+                    kind: 1,
+                    first,
+                    second,
+                    lambda: candidate.lambda.hundredths(),
+                }),
+            },
         }
     }
 
@@ -98,7 +101,8 @@ impl Columns {
         match self.kind {
             0 => "seed",
             1 => "mix",
-            _ => "evaluation",
+            2 => "evaluation",
+            _ => "generated",
         }
     }
 }

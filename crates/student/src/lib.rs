@@ -9,12 +9,14 @@
 //! | [`network`] | a student: architecture or TorchScript module, weights in one flat buffer |
 //! | [`train`] | data-parallel training, bit-identical for any number of ranks and threads |
 //! | [`scoring`] | acquisition scores of candidates |
+//! | [`cvae`] | images from a conditional VAE |
 //! | [`frozen`] | a student compiled for inference |
 //! | [`export`] | TorchScript for use elsewhere |
 //! | [`error`] | what can go wrong |
 //!
 //! All `unsafe` code is in `ffi`, over a C++ shim for what tch leaves out of libtorch.
 
+pub mod cvae;
 pub mod device;
 pub mod error;
 pub mod export;

@@ -238,6 +238,7 @@ fn scores_have_the_same_bits_for_any_threads_and_are_those_of_the_processor_but_
         let images = ImageSet::new(spec.shape(), noise.images.clone()).unwrap();
         let weights = Network::build(&spec, 9, Device::Cpu).unwrap().weights().unwrap();
         let config = |device, threads| ScorerConfig {
+            generated: None,
             pool: Pool::new(60, Pairing::All),
             seeds: Arc::new(images.clone()),
             lambdas: LambdaGrid::new(30, 70, 4).unwrap(),

@@ -80,6 +80,7 @@ pub(crate) fn score(args: &BenchScoreArgs) -> anyhow::Result<()> {
     let seeds = Arc::new(seeds);
     let config = |scan| ScorerConfig {
         seeds: seeds.clone(),
+        generated: None,
         pool,
         lambdas: grid.clone(),
         acquisition: Acquisition::LeastConfidence,
@@ -293,6 +294,7 @@ pub(crate) fn first_score() -> anyhow::Result<()> {
     let grid = LambdaGrid::new(30, 70, 4).expect("the published grid");
     let config = ScorerConfig {
         seeds: Arc::new(noise(shape, 16)?),
+        generated: None,
         pool: Pool::new(16, Pairing::All),
         lambdas: grid,
         acquisition: Acquisition::LeastConfidence,

@@ -29,6 +29,8 @@ pub(crate) struct Computer {
     pub(crate) job: Job,
     pub(crate) spec: NetworkSpec,
     pub(crate) seeds: Arc<ImageSet>,
+    /// Images that were generated for the pool.
+    generated: Option<Arc<ImageSet>>,
     pub(crate) evaluation: Option<ImageSet>,
     pub(crate) evaluation_labels: Option<Vec<u16>>,
     pub(crate) site: Site,
@@ -159,6 +161,7 @@ impl Computer {
             job,
             spec,
             seeds: Arc::new(welcome.seeds),
+            generated: None,
             evaluation,
             evaluation_labels: evaluation_labels.flatten(),
             site,
@@ -212,7 +215,7 @@ impl Computer {
     }
 
     fn execute(&mut self, fence: Fence, command: Command) -> anyhow::Result<Option<Report>> {
-        if !matches!(command, Command::Train(_)) {
+        if !matches!(command, Command::Train(_) | Command::Extend { .. }) {
             // Whatever was trained has ended, or these would not be asked for.
             self.under_way = None;
         }
@@ -221,6 +224,12 @@ impl Computer {
                 self.keep(student, weights);
                 None
             }
+            Command::Extend { generated } => {
+                self.scorer = None;
+                self.generated = Some(Arc::new(generated));
+                None
+            }
+            Command::Generate(command) => Some(self.generate(fence, &command)?),
             Command::Train(command) => {
                 self.scorer = None;
                 let student = command.student;
@@ -295,6 +304,7 @@ impl Computer {
             };
             let config = ScorerConfig {
                 seeds: self.seeds.clone(),
+                generated: self.generated.clone(),
                 pool: self.pool(),
                 lambdas: self.job.grid.clone(),
                 acquisition: self.job.spec.acquisition.score,
@@ -315,7 +325,9 @@ impl Computer {
     }
 
     pub(crate) fn pool(&self) -> Pool {
-        self.job.pool(u32::try_from(self.seeds.len()).unwrap_or(u32::MAX))
+        let count = |images: &ImageSet| u32::try_from(images.len()).unwrap_or(u32::MAX);
+        let generated = self.generated.as_deref().map_or(0, count);
+        self.job.pool(count(&self.seeds)).with_generated(generated)
     }
 
     /// Where samples get their pixels.
@@ -323,6 +335,7 @@ impl Computer {
         Sources {
             seeds: &self.seeds,
             evaluation: self.evaluation.as_ref(),
+            generated: self.generated.as_deref(),
             pool: self.pool(),
         }
     }
@@ -332,6 +345,8 @@ impl Computer {
 fn name(command: &Command) -> &'static str {
     match command {
         Command::Load { .. } => "load",
+        Command::Extend { .. } => "extend",
+        Command::Generate(_) => "generate",
         Command::Train(_) => "train",
         Command::Calibrate { .. } => "calibrate",
         Command::Scan { .. } => "scan",

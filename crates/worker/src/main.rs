@@ -14,6 +14,7 @@ mod bench;
 mod cli;
 mod computer;
 mod control;
+mod generating;
 mod role;
 mod teacher;
 mod training;

@@ -5,13 +5,15 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::explain::nearest;
+use super::pool::CvaeSpec;
+use super::pool_check::{Sources, check_pool};
 use super::queue::QueueSpec;
 use super::spec::{
-    Architecture, CheckpointsSpec, Control, JobSpec, LambdaSpec, MAX_BRANCHES, MixupSpec, OnAmbiguous, OneSpec,
-    PoolSource, Spec, StudentSpec, WorkersSpec,
+    Architecture, CheckpointsSpec, Control, JobSpec, MAX_BRANCHES, OnAmbiguous, OneSpec, Spec, StudentSpec, WorkersSpec,
 };
 use super::teacher;
 use super::training::MAX_EPOCHS;
+use crate::one_shot::BetaMixup;
 use crate::plan::Arm;
 use crate::pool::{LambdaGrid, Pairing, Pool};
 use crate::score::Acquisition;
@@ -34,6 +36,12 @@ pub struct Job {
     pub grid: LambdaGrid,
     /// Which pairs the pool offers.
     pub pairing: Pairing,
+    /// How mixes are drawn, where no score chooses them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub one_shot: Option<BetaMixup>,
+    /// What makes further candidates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cvae: Option<CvaeSpec>,
 }
 
 /// The network to train.
@@ -136,7 +144,12 @@ impl Job {
         )?;
         let spec = job.spec;
         let student = check_student(&spec.student)?;
-        let (grid, pairing) = check_pool(&spec.pool)?;
+        let Sources {
+            grid,
+            pairing,
+            one_shot,
+            cvae,
+        } = check_pool(&spec)?;
         teacher::check(&spec)?;
         check_acquisition(&spec)?;
         check_training(&spec)?;
@@ -151,6 +164,8 @@ impl Job {
             student,
             grid,
             pairing,
+            one_shot,
+            cvae,
         })
     }
 
@@ -163,7 +178,7 @@ impl Job {
         }
     }
 
-    /// The pool over `seeds` seed images.
+    /// The pool over `seeds` seed images, before any image is generated.
     #[must_use]
     pub fn pool(&self, seeds: u32) -> Pool {
         Pool::new(seeds, self.pairing)
@@ -255,30 +270,6 @@ fn check_acquisition(spec: &Spec) -> Result<(), JobError> {
         format!("spec.budget.perRound ({}) to {MAX_SAMPLE}", spec.budget.per_round),
         sample,
     )
-}
-
-fn check_pool(pool: &[PoolSource]) -> Result<(LambdaGrid, Pairing), JobError> {
-    let [PoolSource::Mixup(MixupSpec { lambda, pairs })] = pool else {
-        return Err(value("spec.pool", "one source", format!("{} sources", pool.len())));
-    };
-    let LambdaSpec { from, to, step } = *lambda;
-    let grid = [from, to, step].map(hundredths);
-    let grid = match grid {
-        [Some(from), Some(to), Some(step)] => LambdaGrid::new(from, to, step),
-        _ => None,
-    };
-    let expected = "from <= to within 0..=1 and step > 0, all multiples of 0.01";
-    let found = format!("from {from}, to {to}, step {step}");
-    Ok((
-        grid.ok_or_else(|| value("spec.pool.mixup.lambda", expected, found))?,
-        *pairs,
-    ))
-}
-
-fn hundredths(value: f64) -> Option<u8> {
-    let scaled = value * 100.0;
-    let whole = scaled.round();
-    ((scaled - whole).abs() < 1e-6 && (0.0..=100.0).contains(&whole)).then_some(whole as u8)
 }
 
 fn check_training(spec: &Spec) -> Result<(), JobError> {

@@ -4,6 +4,8 @@
 
 mod check;
 mod explain;
+mod pool;
+mod pool_check;
 mod queue;
 mod recipe;
 mod spec;
@@ -11,12 +13,13 @@ mod teacher;
 mod training;
 
 pub use check::{Job, JobError, Student};
+pub use pool::{BetaMixupSpec, CvaeSpec, LambdaSpec, MAX_GENERATED, MixupSpec, PoolSource};
 pub use queue::{QueueSpec, SecretSource};
 pub use recipe::Recipe;
 pub use spec::{
     AcquisitionSpec, Architecture, BudgetSpec, CheckpointsSpec, CollectiveKind, Control, Device, EvaluationSpec,
-    ImageFormat, ImagesSpec, JobSpec, LambdaSpec, MAX_BRANCHES, Metadata, MixupSpec, OnAmbiguous, OneDeploy, OneSpec,
-    PoolSource, Scan, Size, Spec, StoppingSpec, StudentSpec, WorkersSpec,
+    ImageFormat, ImagesSpec, JobSpec, MAX_BRANCHES, Metadata, OnAmbiguous, OneDeploy, OneSpec,
+    Scan, Size, Spec, StoppingSpec, StudentSpec, WorkersSpec,
 };
 pub use teacher::{
     AnswerSpec, AuthSpec, Axes, DEFAULT_PROMPT, EACH, Encoding, ImageForm, Piece, Protocol, Response, Slot,

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::pool::{PoolSource, default_pool};
 use super::queue::QueueSpec;
 use super::teacher::TeacherSpec;
 use super::training::TrainingSpec;
-use crate::pool::Pairing;
 use crate::score::Acquisition;
 
 /// A whole job file.
@@ -234,48 +234,6 @@ impl Architecture {
     }
 }
 
-/// One source of candidates.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub enum PoolSource {
-    /// Every pair of seed images at every weight of a grid.
-    Mixup(MixupSpec),
-}
-
-/// A mixup pool.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct MixupSpec {
-    /// The weights tried for each pair.
-    #[serde(default)]
-    pub lambda: LambdaSpec,
-    /// Which pairs.
-    #[serde(default = "default_pairing")]
-    pub pairs: Pairing,
-}
-
-/// A grid of mixing weights, in multiples of 0.01.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct LambdaSpec {
-    /// First weight.
-    pub from: f64,
-    /// Last weight.
-    pub to: f64,
-    /// Distance between weights.
-    pub step: f64,
-}
-
-impl Default for LambdaSpec {
-    fn default() -> Self {
-        Self {
-            from: 0.30,
-            to: 0.70,
-            step: 0.04,
-        }
-    }
-}
-
 /// How candidates are chosen.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -461,17 +419,6 @@ pub struct EvaluationSpec {
     /// Accuracy is measured every so many epochs and after the last, for the best epoch.
     #[serde(default = "default_every_epochs")]
     pub every_epochs: u32,
-}
-
-fn default_pool() -> Vec<PoolSource> {
-    vec![PoolSource::Mixup(MixupSpec {
-        lambda: LambdaSpec::default(),
-        pairs: default_pairing(),
-    })]
-}
-
-fn default_pairing() -> Pairing {
-    Pairing::All
 }
 
 fn default_acquisition() -> Acquisition {

@@ -59,8 +59,9 @@ impl Coordinator {
         }
         let (student, attempt) = (wave.student, wave.attempt);
         let initial = (self.settings.warm && student.round > 0).then(|| Student::new(student.arm, student.round - 1));
-        let fence = self.fence();
         let ids: Vec<WorkerId> = self.workers.keys().copied().take(size).collect();
+        ids.iter().for_each(|id| self.extend(*id, effects));
+        let fence = self.fence();
         let peers: Vec<SocketAddr> = ids.iter().map(|id| self.workers[id].ring).collect();
         for (rank, id) in (0..).zip(&ids) {
             let worker = self.workers.get_mut(id).expect("from the map");

@@ -9,10 +9,11 @@ use stillhouse_core::{ImageSet, ImageShape, Job, Pool, Sample};
 use crate::coordinate::results;
 use crate::failure::Failure;
 
-/// Seed images, evaluation images and pool of a job.
+/// Seed images, generated images, evaluation images and pool of a job.
 #[derive(Debug)]
 pub struct Images {
     seeds: ImageSet,
+    generated: Option<ImageSet>,
     pool: Pool,
     /// Those that the teacher may be asked about, by position.
     evaluation: HashMap<u32, Vec<u8>>,
@@ -26,10 +27,13 @@ impl Images {
     /// When the seed images are missing, or a file cannot be read.
     pub fn read(dir: &Path, job: &Job) -> Result<Self, Failure> {
         let seeds = results::read_seeds(dir)?;
-        let pool = job.pool(seeds.len() as u32);
+        let generated = results::read_generated(dir)?;
+        let count = generated.as_ref().map_or(0, |images| images.len() as u32);
+        let pool = job.pool(seeds.len() as u32).with_generated(count);
         let evaluation = results::read_evaluation(dir)?;
         Ok(Self {
             seeds,
+            generated,
             pool,
             evaluation,
         })
@@ -56,6 +60,7 @@ impl Images {
         let sources = Sources {
             seeds: &self.seeds,
             evaluation: None,
+            generated: self.generated.as_ref(),
             pool: self.pool,
         };
         let mut pixels = vec![0; self.shape().len()];

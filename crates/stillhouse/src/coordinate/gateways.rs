@@ -1,9 +1,10 @@
 //! Everything through which the teacher is asked: the queue, the desk, and gateways of this and other
 //! processes.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use stillhouse_core::ImageSet;
 use stillhouse_ledger::Ledger;
 use stillhouse_queue::{MemoryQueue, Queue, QueueError, RedisConfig, RedisQueue};
 use stillhouse_runtime::link::Connection;
@@ -93,7 +94,7 @@ impl Asking {
                 seeds: (*inputs.seeds).clone(),
                 evaluation: inputs.evaluation.as_deref().cloned(),
             };
-            admit_gateways(links, &desk, welcome)
+            admit_gateways(links, &desk, welcome, inputs.generated.clone())
         });
         let stop = CancellationToken::new();
         let gateway = match options.has_gateway {
@@ -183,7 +184,8 @@ fn own_gateway(parts: &Parts<'_>, queue: &Arc<dyn Queue>, desk: &Desk) -> Result
     let sources = GatewaySources {
         seeds: inputs.seeds.clone(),
         evaluation: inputs.evaluation.clone(),
-        pool: inputs.pool(),
+        generated: inputs.generated.clone(),
+        pool: inputs.job.pool(inputs.plan.seeds),
     };
     let (spec, policy) = (&inputs.job.spec.teacher, inputs.job.spec.budget.on_ambiguous);
     Ok(Gateway::new(
@@ -244,8 +246,13 @@ async fn open_redis(config: RedisConfig, epoch: u64) -> Result<Arc<dyn Queue>, F
 }
 
 /// Serves gateways of other processes, where there is a queue that they can read.
-fn admit_gateways(links: mpsc::Receiver<Connection>, desk: &Desk, welcome: Welcome) -> JoinHandle<()> {
-    let serving = serve::serve(links, desk.clone(), welcome);
+fn admit_gateways(
+    links: mpsc::Receiver<Connection>,
+    desk: &Desk,
+    welcome: Welcome,
+    generated: Arc<OnceLock<ImageSet>>,
+) -> JoinHandle<()> {
+    let serving = serve::serve(links, desk.clone(), welcome, generated);
     tokio::spawn(async move {
         if let Err(error) = serving.await {
             tracing::error!(%error, "gateways cannot be welcomed");

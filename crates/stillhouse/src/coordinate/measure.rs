@@ -124,13 +124,14 @@ pub(super) fn state(state: &State) {
 
 /// What workers do.
 pub(super) fn crew(occupations: impl Iterator<Item = Occupation>) {
-    let mut counts = [("idle", 0), ("scoring", 0), ("training", 0), ("exporting", 0)];
+    let mut counts = ["idle", "scoring", "training", "exporting", "generating"].map(|name| (name, 0));
     for occupation in occupations {
         let at = match occupation {
             Occupation::Idle => 0,
             Occupation::Scoring => 1,
             Occupation::Training { .. } => 2,
             Occupation::Exporting => 3,
+            Occupation::Generating => 4,
         };
         counts[at].1 += 1;
     }
@@ -176,7 +177,7 @@ impl Stages {
                 metrics.training_step.set(done as f64);
                 metrics.training_steps.set(total as f64);
             }
-            Stage::Querying => {}
+            Stage::Querying | Stage::Generating => {}
         }
         if let Some(student) = student {
             let arm = student.arm.to_string();
@@ -205,6 +206,7 @@ impl Stages {
                 Stage::Scoring
             }
             Transition::Asked { .. } => Stage::Querying,
+            Transition::Generated { .. } => Stage::Generating,
             Transition::Trained { student, outcome } => {
                 let arm = student.arm.to_string();
                 metrics.trained.with_label_values(&[&arm]).inc();
@@ -231,7 +233,7 @@ impl Stages {
 
 /// Which stage is under way.
 fn show(stage: Option<Stage>) {
-    for known in [Stage::Scoring, Stage::Querying, Stage::Training] {
+    for known in [Stage::Scoring, Stage::Querying, Stage::Generating, Stage::Training] {
         let gauge = coordinator().stage.with_label_values(&[known.words().0]);
         gauge.set(f64::from(u8::from(stage == Some(known))));
     }

@@ -13,6 +13,7 @@ pub struct Meter {
     scanned: u64,
     shards: HashMap<Fence, Shard>,
     training: Option<(WorkerId, Fence)>,
+    generation: Option<Fence>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +30,8 @@ pub enum Reading {
     Nothing,
     /// Pairs scanned.
     Scoring(u64, u64),
+    /// Optimiser steps of a generator done.
+    Generating(u64, u64),
     /// Optimiser steps done.
     Training(u64, u64),
 }
@@ -39,6 +42,7 @@ impl Reading {
         match self {
             Reading::Nothing => {}
             Reading::Scoring(done, total) => bars.scoring(done, total),
+            Reading::Generating(done, total) => bars.generating(done, total),
             Reading::Training(done, total) => bars.training(done, total),
         }
     }
@@ -53,6 +57,7 @@ impl Meter {
             scanned: 0,
             shards: HashMap::new(),
             training: None,
+            generation: None,
         }
     }
 
@@ -75,10 +80,18 @@ impl Meter {
         self.training = Some((worker, fence));
     }
 
+    /// The generation whose steps are shown.
+    pub fn generate(&mut self, fence: Fence) {
+        self.generation = Some(fence);
+    }
+
     /// A worker said how far a command is.
     pub fn progress(&mut self, fence: Fence, done: u64, total: u64) -> Reading {
         if self.training.is_some_and(|(_, training)| training == fence) {
             return Reading::Training(done, total);
+        }
+        if self.generation == Some(fence) {
+            return Reading::Generating(done, total);
         }
         match self.shards.get_mut(&fence) {
             Some(shard) => {
@@ -128,5 +141,7 @@ mod tests {
         assert_eq!(meter.done(Fence(3)), Reading::Scoring(100, 100));
         meter.train(WorkerId(2), Fence(9));
         assert_eq!(meter.progress(Fence(9), 3, 10), Reading::Training(3, 10));
+        meter.generate(Fence(11));
+        assert_eq!(meter.progress(Fence(11), 4, 10), Reading::Generating(4, 10));
     }
 }

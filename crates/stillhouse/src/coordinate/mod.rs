@@ -98,6 +98,7 @@ pub async fn run(
     dir.write("job.yaml", inputs.text.as_bytes())?;
     results::write_images(&dir, &inputs)?;
     let (history, started_ms) = start::read_journal(&ledger).await?;
+    start::take_up_images(&inputs, &dir, &history)?;
     let (steps, teacher_name) = (history.transitions().len(), &inputs.job.spec.teacher.model);
     tracing::info!(
         job = inputs.job.name,

@@ -107,6 +107,7 @@ impl Record<'_> {
             pool: PoolSummary {
                 seeds: plan.seeds,
                 pairs: plan.pairs,
+                generated: self.history.generated().map_or(0, |outcome| outcome.images),
                 lambdas: plan.lambdas,
                 acquisition: job.spec.acquisition.score,
             },
@@ -213,13 +214,7 @@ impl Record<'_> {
         candidates
             .filter_map(|(candidate, score)| {
                 let label = self.labels.get(&Sample::Mix(*candidate));
-                Some(Hardest::new(
-                    candidate.pair,
-                    pool.unrank(candidate.pair)?,
-                    candidate.lambda,
-                    score,
-                    label,
-                ))
+                Hardest::new(pool, *candidate, score, label)
             })
             .collect()
     }

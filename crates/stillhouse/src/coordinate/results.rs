@@ -50,6 +50,8 @@ pub fn read_summary(dir: &Path) -> Result<Summary, Failure> {
 
 /// Name of the file that keeps the seed images, so that a report needs nothing else.
 const SEEDS: &str = "seeds.safetensors";
+/// Name of the file that keeps the images that were generated for the pool.
+const GENERATED: &str = "generated.safetensors";
 /// Name of the file that keeps the evaluation images that the teacher may be asked about.
 const EVALUATION: &str = "evaluation.safetensors";
 
@@ -83,12 +85,33 @@ fn encode_images(images: &ImageSet, index: Option<&[u32]>) -> Result<Vec<u8>, Fa
     safetensors::serialize(views, None).map_err(|error| Failure::new(Kind::Internal, error))
 }
 
+/// Writes `generated.safetensors`, one tensor `images`, u8 `[n, channels, height, width]`.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_generated(dir: &JobDir, images: &ImageSet) -> Result<(), Failure> {
+    dir.write(GENERATED, &encode_images(images, None)?)
+}
+
+/// Reads the images that were generated for the pool of a job; none when there are none.
+///
+/// # Errors
+/// When they cannot be read.
+pub fn read_generated(dir: &Path) -> Result<Option<ImageSet>, Failure> {
+    let is_there = dir.join(GENERATED).exists();
+    is_there.then(|| read_images(dir, GENERATED)).transpose()
+}
+
 /// Reads the seed images of a job directory.
 ///
 /// # Errors
 /// When they are not there, or cannot be read.
 pub fn read_seeds(dir: &Path) -> Result<ImageSet, Failure> {
-    let path = dir.join(SEEDS);
+    read_images(dir, SEEDS)
+}
+
+fn read_images(dir: &Path, name: &str) -> Result<ImageSet, Failure> {
+    let path = dir.join(name);
     let parsed = std::fs::read(&path)
         .map_err(anyhow::Error::from)
         .and_then(|bytes| decode_images(&SafeTensors::deserialize(&bytes)?));
@@ -142,13 +165,13 @@ pub fn image_shape(sides: &[usize]) -> anyhow::Result<ImageShape> {
 /// When the summary cannot be read or the page not be written.
 pub fn write_report(dir: &Path) -> Result<(), Failure> {
     let summary = read_summary(dir)?;
-    let seeds = read_seeds(dir)?;
+    let (seeds, generated) = (read_seeds(dir)?, read_generated(dir)?);
     let sheets = summary
         .arms()
         .flat_map(|(arm, of)| of.rounds.iter().map(move |round| (arm, round)));
     let contact: Vec<ContactSheet> = sheets
         .filter(|(_, round)| !round.hardest.is_empty())
-        .map(|(arm, round)| ContactSheet::draw(arm, round, &seeds))
+        .map(|(arm, round)| ContactSheet::draw(arm, round, &seeds, generated.as_ref()))
         .collect();
     let events = std::fs::read_to_string(dir.join("events.jsonl")).unwrap_or_default();
     let events: Vec<String> = events.lines().map(str::to_owned).collect();

@@ -1,6 +1,7 @@
 //! The loop around the coordinator's state machine: event, handle, persist, perform.
 
 mod announce;
+mod generating;
 mod sight;
 mod training;
 
@@ -341,6 +342,7 @@ impl Shell {
                     .write(&format!("{stem}.safetensors"), &self.dir.weights(student)?)?;
                 self.dir.write(&format!("{stem}.pt"), &module)
             }
+            Durable::Images(images) => self.keep_images(images),
             Durable::Transition(transition) => {
                 let line = serde_json::to_vec(&transition).expect("transitions have only text keys");
                 let appended = self.ledger.append(line).await;
@@ -358,6 +360,12 @@ impl Shell {
                 let weights = self.dir.weights(student)?;
                 self.send(worker, fence, Command::Load { student, weights });
             }
+            Action::Extend { worker, fence } => {
+                if let Some(generated) = self.inputs.generated.get().cloned() {
+                    self.send(worker, fence, Command::Extend { generated });
+                }
+            }
+            Action::Generate { worker, fence, images } => self.generate(worker, fence, images).await?,
             Action::Command { worker, fence, command } => {
                 let command = *command;
                 match &command {
@@ -484,7 +492,7 @@ impl Shell {
 fn trained(item: &Durable) -> Option<Student> {
     match item {
         Durable::Transition(Transition::Trained { student, .. }) => Some(*student),
-        Durable::Transition(_) | Durable::Weights { .. } | Durable::Module { .. } => None,
+        Durable::Transition(_) | Durable::Weights { .. } | Durable::Images(_) | Durable::Module { .. } => None,
     }
 }
 

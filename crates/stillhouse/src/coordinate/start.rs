@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use stillhouse_core::key::hex;
 use stillhouse_core::job::{OnAmbiguous, Restart, Scan, WorkersSpec};
 use stillhouse_ledger::{Genesis, Ledger, LedgerError};
 use stillhouse_protocol::history::StoppingRule;
@@ -10,7 +11,7 @@ use stillhouse_protocol::{History, Settings, Transition};
 use stillhouse_teacher::{ConnectError, Teacher, TeacherInfo};
 use tokio_util::sync::CancellationToken;
 
-use super::Options;
+use super::{Options, results};
 use super::shell::unix_ms;
 use crate::books::ledger_failure;
 use crate::failure::{Failure, Kind};
@@ -118,6 +119,25 @@ pub(super) async fn read_journal(ledger: &Ledger) -> Result<(History, u64), Fail
     Ok((History::new(transitions), started))
 }
 
+/// Takes up the images that were generated for the pool in an earlier life of the job.
+///
+/// # Errors
+/// When they are gone or are others: labels that were paid for belong to them.
+pub(super) fn take_up_images(inputs: &Inputs, dir: &JobDir, history: &History) -> Result<(), Failure> {
+    let Some(outcome) = history.generated() else {
+        return Ok(());
+    };
+    let images = results::read_generated(dir.path())?;
+    let images = images.filter(|images| hex(&images.digest()) == outcome.digest);
+    let images = images.ok_or_else(|| {
+        let message = "generated.safetensors is not what this job generated and asked about";
+        Failure::message(Kind::Directory, message).hint("bring back the file, or begin a new job in another directory")
+    })?;
+    // Nobody else has begun yet.
+    let _first = inputs.generated.set(images);
+    Ok(())
+}
+
 pub(super) fn settings(inputs: &Inputs, classes: u32, options: &Options) -> Settings {
     let Inputs { job, plan, .. } = inputs;
     let WorkersSpec { min, max, .. } = job.spec.workers;
@@ -129,7 +149,8 @@ pub(super) fn settings(inputs: &Inputs, classes: u32, options: &Options) -> Sett
     Settings {
         plan: plan.clone(),
         arms: job.arms().to_vec(),
-        pool: inputs.pool(),
+        pool: job.pool(plan.seeds),
+        one_shot: job.one_shot,
         grid: job.grid.clone(),
         acquisition: job.spec.acquisition.score,
         sample: job.spec.acquisition.sample,

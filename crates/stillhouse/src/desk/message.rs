@@ -14,7 +14,7 @@ use stillhouse_runtime::secret::SecretError;
 use stillhouse_teacher::TeacherFailure;
 
 /// Version of these messages; both ends must agree.
-pub const DESK_VERSION: u32 = 1;
+pub const DESK_VERSION: u32 = 2;
 
 /// A gateway process; drawn at random when it starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -122,6 +122,8 @@ pub enum Question {
         /// What.
         outcome: Outcome,
     },
+    /// Which images were generated for the pool?
+    Generated,
 }
 
 /// The desk's answer.
@@ -131,6 +133,8 @@ pub enum Answer {
     Begun(Begun),
     /// To [`Question::Settle`].
     Settled(Settled),
+    /// To [`Question::Generated`]; none before they are made.
+    Generated(Option<ImageSet>),
 }
 
 /// Whether a request may be sent.

@@ -1,9 +1,10 @@
 //! The desk for gateways in other processes: accept, welcome, answer, notice silence.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use stillhouse_core::ImageSet;
 use stillhouse_protocol::codec;
 use stillhouse_runtime::link::{Connection, FrameReceiver, FrameSender};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -32,12 +33,13 @@ type Sessions = Arc<Mutex<HashMap<GatewayId, u64>>>;
 struct Service {
     desk: Desk,
     welcome: Vec<u8>,
+    generated: Arc<OnceLock<ImageSet>>,
     sessions: Sessions,
     foreign: Mutex<u32>,
 }
 
 /// Serves gateways whose links come from `gateways` until the desk is closed and everything that they have
-/// under way is settled or abandoned.
+/// under way is settled or abandoned. `generated` are the images of the pool that a gateway may come to need.
 ///
 /// # Errors
 /// When the welcome is too long to send.
@@ -45,10 +47,12 @@ pub async fn serve(
     mut gateways: mpsc::Receiver<Connection>,
     desk: Desk,
     welcome: Welcome,
+    generated: Arc<OnceLock<ImageSet>>,
 ) -> Result<(), codec::CodecError> {
     let service = Arc::new(Service {
         desk,
         welcome: codec::encode(&ToGateway::Welcome(Box::new(welcome)))?,
+        generated,
         sessions: Sessions::default(),
         foreign: Mutex::new(0),
     });
@@ -157,6 +161,10 @@ impl Service {
                             let begun = desk.begin(gateway, request, &permits).await;
                             reply.send(Answer::Begun(begun)).await;
                         })),
+                        Question::Generated => {
+                            let generated = self.generated.get().cloned();
+                            reply.send(Answer::Generated(generated)).await;
+                        }
                         // Never given up half-way.
                         Question::Settle { request, outcome } => drop(tokio::spawn(async move {
                             let settled = desk.settle(request, outcome).await;

@@ -1,5 +1,6 @@
 //! The way to the desk: in this process, or over a link.
 
+use stillhouse_core::ImageSet;
 use stillhouse_ledger::{Permit, RequestId};
 
 use super::remote::RemoteDesk;
@@ -42,6 +43,14 @@ impl Counter {
         match self {
             Self::Here { desk, .. } => desk.settle(request, outcome).await,
             Self::There(desk) => desk.settle(request, outcome).await,
+        }
+    }
+
+    /// The images that were generated for the pool, from another process; in one process they are shared.
+    pub(super) async fn generated(&self) -> Option<ImageSet> {
+        match self {
+            Self::Here { .. } => None,
+            Self::There(desk) => desk.generated().await,
         }
     }
 

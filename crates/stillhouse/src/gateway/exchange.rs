@@ -4,14 +4,14 @@ use std::borrow::Cow;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use stillhouse_core::Key;
 use stillhouse_core::label::LabelError;
+use stillhouse_core::{Key, Sample};
 use stillhouse_ledger::{Permit, RequestId};
 use stillhouse_queue::{Lease, LeaseId, Reference};
 use stillhouse_teacher::{Answer, Attempt, FailureKind, TeacherFailure};
 use tokio::time::Instant;
 
-use super::Gateway;
+use super::{Gateway, GatewaySources};
 use crate::desk::message::{Begun, Outcome, Settled};
 
 /// What a connection does after a request.
@@ -113,6 +113,7 @@ impl Gateway {
         let mut pixels = vec![0; shape.len()];
         for lease in leases {
             let Reference { key, sample, .. } = lease.reference;
+            self.fetch_generated(sample).await;
             let exists = self.sources.sources().render_into(sample, &mut pixels);
             let found = exists.then(|| Key::of(fingerprint, shape, &pixels));
             if found == Some(key) {
@@ -131,6 +132,19 @@ impl Gateway {
         metrics.render_seconds.inc_by(begun.elapsed().as_secs_f64());
         self.acknowledge(&foreign).await;
         rendered
+    }
+
+    /// Sees to it that the generated images are here, if the sample is one of them.
+    async fn fetch_generated(&self, sample: Sample) {
+        let GatewaySources { generated, pool, .. } = &self.sources;
+        let is_generated = matches!(sample, Sample::Mix(candidate) if candidate.pair.0 >= pool.pairs());
+        if is_generated
+            && generated.get().is_none()
+            && let Some(images) = self.counter.generated().await
+        {
+            // Another connection of this gateway may have been quicker.
+            let _same = generated.set(images);
+        }
     }
 
     async fn acknowledge(&self, leases: &[Lease]) {

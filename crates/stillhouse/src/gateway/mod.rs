@@ -18,7 +18,7 @@ pub mod role;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
@@ -48,16 +48,21 @@ pub struct GatewaySources {
     pub seeds: Arc<ImageSet>,
     /// The evaluation images, if the job has any.
     pub evaluation: Option<Arc<ImageSet>>,
+    /// The images that were generated for the pool, once they are here.
+    pub generated: Arc<OnceLock<ImageSet>>,
     /// The pool over the seed images.
     pub pool: Pool,
 }
 
 impl GatewaySources {
     fn sources(&self) -> Sources<'_> {
+        let generated = self.generated.get();
+        let count = generated.map_or(0, |images| images.len() as u32);
         Sources {
             seeds: &self.seeds,
             evaluation: self.evaluation.as_deref(),
-            pool: self.pool,
+            generated,
+            pool: self.pool.with_generated(count),
         }
     }
 }

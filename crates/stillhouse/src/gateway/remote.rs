@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use stillhouse_core::ImageSet;
 use stillhouse_ledger::{Permit, RequestId};
 use stillhouse_protocol::codec;
 use stillhouse_runtime::Secret;
@@ -76,6 +77,9 @@ enum Call {
         request: RequestId,
         outcome: Outcome,
         reply: oneshot::Sender<Settled>,
+    },
+    Generated {
+        reply: oneshot::Sender<Option<ImageSet>>,
     },
     Foreign {
         cause: String,
@@ -154,6 +158,12 @@ impl RemoteDesk {
         };
         drop(self.calls.send(call).await);
         answer.await.unwrap_or(Settled::Over)
+    }
+
+    pub(super) async fn generated(&self) -> Option<ImageSet> {
+        let (reply, answer) = oneshot::channel();
+        drop(self.calls.send(Call::Generated { reply }).await);
+        answer.await.ok().flatten()
     }
 
     pub(super) async fn report_foreign(&self, cause: String) {
@@ -270,6 +280,7 @@ impl LinkKeeper {
                 match (self.unanswered.remove(&call), answer) {
                     (Some(Call::Begin { reply, .. }), Answer::Begun(begun)) => drop(reply.send(begun)),
                     (Some(Call::Settle { reply, .. }), Answer::Settled(settled)) => drop(reply.send(settled)),
+                    (Some(Call::Generated { reply }), Answer::Generated(images)) => drop(reply.send(images)),
                     (None, _) => return Err(format!("an answer to call {call}, which was not made")),
                     (Some(_), _) => return Err(format!("an answer to another question than call {call}")),
                 }
@@ -290,6 +301,7 @@ impl Call {
                 request: *request,
                 outcome: outcome.clone(),
             },
+            Self::Generated { .. } => Question::Generated,
             Self::Foreign { cause } => return FromGateway::Foreign { cause: cause.clone() },
         };
         FromGateway::Call { call, question }

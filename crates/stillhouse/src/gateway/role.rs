@@ -76,6 +76,7 @@ async fn ask(
         pool: job.pool(welcome.seeds.len() as u32),
         seeds: Arc::new(welcome.seeds),
         evaluation: welcome.evaluation.map(Arc::new),
+        generated: Arc::default(),
     };
     let (teacher_spec, policy) = (&job.spec.teacher, job.spec.budget.on_ambiguous);
     let gateway = Gateway::new(

@@ -90,6 +90,7 @@ impl Bench {
             sources: GatewaySources {
                 seeds: Arc::new(ImageSet::new(SHAPE, pixels.collect()).unwrap()),
                 evaluation: None,
+                generated: Arc::default(),
                 pool: Pool::new(SEEDS, Pairing::All),
             },
             fingerprint: info.fingerprint,

@@ -1,7 +1,7 @@
 //! A realistic summary for tests: LeNet-5 on MNIST with a random control, four rounds.
 
 use stillhouse_core::selection::Histogram;
-use stillhouse_core::{Acquisition, Fingerprint, ImageSet, ImageShape, Lambda, PairId, Pairing, Pool, SoftLabel};
+use stillhouse_core::{Acquisition, Candidate, Fingerprint, ImageSet, ImageShape, Lambda, PairId, Pairing, Pool, SoftLabel};
 
 use super::summary::*;
 
@@ -54,6 +54,7 @@ pub(crate) fn summary() -> Summary {
         pool: PoolSummary {
             seeds: 2_000,
             pairs: 1_999_000,
+            generated: 0,
             lambdas: 11,
             acquisition: Acquisition::LeastConfidence,
         },
@@ -181,7 +182,6 @@ fn hard(round: u32, at: u32, scored: bool) -> Hardest {
     let pool = Pool::new(1_297, Pairing::All);
     let pair = PairId(u64::from(round * 7_919 + at * 15_485 + u32::from(scored) * 31) % pool.pairs());
     let lambda = Lambda::from_hundredths(30 + 4 * ((at * 5 + round) % 11) as u8).expect("at most 70");
-    let ab = pool.unrank(pair).expect("within the pool");
     let first = 0.34 + 0.013 * at as f32;
     let mut probabilities = vec![(1.0 - first - 0.28) / 8.0; 10];
     probabilities[(at * 3 % 10) as usize] = first;
@@ -189,5 +189,5 @@ fn hard(round: u32, at: u32, scored: bool) -> Hardest {
     let label = SoftLabel::from_probabilities(probabilities, 10).expect("sums to one");
     let held = scored && round == 4 && at == 5;
     let score = scored.then_some(0.21 + 0.006 * at as f32 + 0.03 * round as f32);
-    Hardest::new(pair, ab, lambda, score, (!held).then_some(&label))
+    Hardest::new(pool, Candidate { pair, lambda }, score, (!held).then_some(&label)).expect("within the pool")
 }

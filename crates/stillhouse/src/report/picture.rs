@@ -34,13 +34,19 @@ pub struct Tile {
 }
 
 impl ContactSheet {
-    /// Draws the candidates that `round` names from the seed images. One that names an image that
+    /// Draws the candidates that `round` names from the seed images and the generated ones. One that names an image that
     /// does not exist, or no weight of a grid, gets empty pictures.
     #[must_use]
-    pub fn draw(arm: Arm, round: &RoundSummary, seeds: &ImageSet) -> Self {
+    pub fn draw(arm: Arm, round: &RoundSummary, seeds: &ImageSet, generated: Option<&ImageSet>) -> Self {
         let tiles = round.hardest.iter().map(|hard| {
             let hundredths = (hard.lambda * 100.0).round();
-            Tile::draw(seeds, (hard.a, hard.b), Lambda::from_hundredths(hundredths as u8))
+            let lambda = Lambda::from_hundredths(hundredths as u8);
+            match (hard.generated, generated) {
+                (None, _) => Tile::draw(seeds, (hard.a, hard.b), lambda),
+                // A generated image is its own parent.
+                (Some(at), Some(images)) => Tile::draw(images, (at, at), lambda),
+                (Some(_), None) => Tile::draw(seeds, (u32::MAX, u32::MAX), lambda),
+            }
         });
         Self {
             round: round.round,

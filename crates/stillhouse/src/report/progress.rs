@@ -18,7 +18,7 @@ const TEMPLATE: &str = "{prefix:>9} {bar:20.cyan/dim} {percent:>3} %  {counts}  
 #[derive(Clone, Debug)]
 pub struct ProgressBars {
     multi: MultiProgress,
-    bars: Arc<Mutex<[Option<ProgressBar>; 3]>>,
+    bars: Arc<Mutex<[Option<ProgressBar>; 4]>>,
 }
 
 impl ProgressBars {
@@ -49,6 +49,11 @@ impl ProgressBars {
     /// Queries answered of this round's batch.
     pub fn querying(&self, done: u64, total: u64) {
         self.advance(Stage::Querying, done, total);
+    }
+
+    /// Optimiser steps done of the training of a generator of images.
+    pub fn generating(&self, done: u64, total: u64) {
+        self.advance(Stage::Generating, done, total);
     }
 
     /// Optimiser steps done of this round's training.
@@ -104,7 +109,7 @@ impl ProgressBars {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, [Option<ProgressBar>; 3]> {
+    fn lock(&self) -> MutexGuard<'_, [Option<ProgressBar>; 4]> {
         // Bars hold no invariant that a panic could break.
         self.bars.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -177,6 +177,9 @@ pub struct PoolSummary {
     pub seeds: u32,
     /// Pairs of seed images.
     pub pairs: u64,
+    /// Images that were generated for the pool.
+    #[serde(default)]
+    pub generated: u32,
     /// Mixing weights tried a pair.
     pub lambdas: u32,
     /// What a candidate is scored by.

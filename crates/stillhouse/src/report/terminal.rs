@@ -63,6 +63,8 @@ pub enum Stage {
     Scoring,
     /// Asking the teacher; counted in queries.
     Querying,
+    /// Training a generator of images; counted in steps.
+    Generating,
     /// Training the student; counted in steps.
     Training,
 }
@@ -74,6 +76,7 @@ impl Stage {
         match self {
             Self::Scoring => ("scoring", "candidates"),
             Self::Querying => ("querying", "queries"),
+            Self::Generating => ("generating", "steps"),
             Self::Training => ("training", "steps"),
         }
     }

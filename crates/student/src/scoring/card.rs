@@ -260,8 +260,12 @@ mod tests {
         let grid = LambdaGrid::new(30, 70, 4).expect("valid");
         let seeds = ImageSet::new(spec().shape(), images(60).concat()).expect("whole images");
         let plan = Walk {
-            pool: Pool::new(60, Pairing::All),
-            seeds: &seeds,
+            sources: Sources {
+                seeds: &seeds,
+                evaluation: None,
+                generated: None,
+                pool: Pool::new(60, Pairing::All),
+            },
             pairs: &|at| PairId(at + 100),
             total: 1_500,
             range: Acquisition::LeastConfidence.range(10),

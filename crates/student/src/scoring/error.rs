@@ -25,20 +25,20 @@ pub enum ScoringError {
         /// Shape of the seed images.
         found: ImageShape,
     },
-    /// The seed images are not those of the pool.
-    #[error("the pool is over {expected} seed images, found {found}")]
+    /// The seed images, or the generated ones, are not those of the pool.
+    #[error("the pool is over {expected} images, found {found}")]
     Seeds {
-        /// Number of seed images of the pool.
+        /// Number of images of the pool.
         expected: u32,
-        /// Number of seed images given.
+        /// Number of images given.
         found: usize,
     },
-    /// The pool has no such pair.
+    /// The pool has no such candidate.
     #[error("pair {pair} is not one of the pool's {pairs}")]
     OutsidePool {
         /// The pair.
         pair: u64,
-        /// Number of pairs of the pool.
+        /// Number of candidates of the pool.
         pairs: u64,
     },
     /// The observer asked to stop.

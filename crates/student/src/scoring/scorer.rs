@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
+use stillhouse_core::sample::Sources;
 use stillhouse_core::score::Acquisition;
 use stillhouse_core::selection::{Band, Entry, Histogram};
 use stillhouse_core::{ImageSet, LambdaGrid, PairId, Pool};
@@ -34,7 +35,9 @@ pub enum ScanMode {
 pub struct ScorerConfig {
     /// The seed images.
     pub seeds: Arc<ImageSet>,
-    /// The pool over them.
+    /// The generated images of the pool, if it has any.
+    pub generated: Option<Arc<ImageSet>>,
+    /// The pool over both.
     pub pool: Pool,
     /// Lambdas tried for each pair.
     pub lambdas: LambdaGrid,
@@ -64,6 +67,7 @@ pub struct Scan {
 /// pairs or of seed images, save for the seed images themselves and the band.
 pub struct Scorer {
     seeds: Arc<ImageSet>,
+    generated: Option<Arc<ImageSet>>,
     pool: Pool,
     range: (f32, f32),
     exact: Exact,
@@ -135,20 +139,29 @@ impl Scorer {
     pub fn new(spec: &NetworkSpec, weights: &[u8], config: &ScorerConfig) -> Result<Self, ScoringError> {
         let ScorerConfig {
             seeds,
+            generated,
             pool,
             acquisition,
             ..
         } = config;
-        if seeds.shape() != spec.shape() {
+        let images = [Some(seeds), generated.as_ref()].into_iter().flatten();
+        if let Some(other) = images.map(|images| images.shape()).find(|shape| *shape != spec.shape()) {
             return Err(ScoringError::Shape {
                 expected: spec.shape(),
-                found: seeds.shape(),
+                found: other,
             });
         }
         if seeds.len() != pool.seeds() as usize {
             return Err(ScoringError::Seeds {
                 expected: pool.seeds(),
                 found: seeds.len(),
+            });
+        }
+        let found = generated.as_ref().map_or(0, |images| images.len());
+        if found != pool.generated() as usize {
+            return Err(ScoringError::Seeds {
+                expected: pool.generated(),
+                found,
             });
         }
         let mut network = Network::build(spec, 0, config.device)?;
@@ -174,6 +187,7 @@ impl Scorer {
         };
         Ok(Self {
             seeds: Arc::clone(seeds),
+            generated: generated.clone(),
             pool: *pool,
             range: acquisition.range(spec.classes()),
             exact,
@@ -212,10 +226,10 @@ impl Scorer {
         ceiling: f32,
         observer: &mut dyn FnMut(u64) -> ControlFlow<()>,
     ) -> Result<Scan, ScoringError> {
-        if range.end > self.pool.pairs() {
+        if range.end > self.pool.candidates() {
             return Err(ScoringError::OutsidePool {
                 pair: range.end - 1,
-                pairs: self.pool.pairs(),
+                pairs: self.pool.candidates(),
             });
         }
         let mut band = Band::new(k, width, ceiling);
@@ -292,8 +306,12 @@ impl Scorer {
         consume: impl FnMut(Chunk) -> ControlFlow<()>,
     ) -> Result<Histogram, ScoringError> {
         let plan = Walk {
-            pool: self.pool,
-            seeds: &self.seeds,
+            sources: Sources {
+                seeds: &self.seeds,
+                evaluation: None,
+                generated: self.generated.as_deref(),
+                pool: self.pool,
+            },
             pairs,
             total,
             range: self.range,

@@ -131,6 +131,7 @@ fn scorer_config(images: ImageSet, scan: ScanMode, threads: usize, acquisition: 
     ScorerConfig {
         pool: Pool::new(images.len() as u32, Pairing::All),
         seeds: Arc::new(images),
+        generated: None,
         lambdas: LambdaGrid::new(30, 70, 4).expect("valid"),
         acquisition,
         threads,
@@ -141,7 +142,7 @@ fn scorer_config(images: ImageSet, scan: ScanMode, threads: usize, acquisition: 
 
 /// Whole range, no observer.
 fn scan_all(scorer: &mut Scorer, k: usize, width: f32) -> Scan {
-    let range = 0..scorer.pool().pairs();
+    let range = 0..scorer.pool().candidates();
     scorer
         .scan(range, k, width, f32::INFINITY, &mut |_| ControlFlow::Continue(()))
         .expect("scans")
@@ -149,7 +150,7 @@ fn scan_all(scorer: &mut Scorer, k: usize, width: f32) -> Scan {
 
 /// The protocol around a guarded scan, on one machine: calibrate, scan, rescore, check.
 fn select_guarded(scorer: &mut Scorer, k: usize) -> (Vec<Entry>, usize) {
-    let sample: Vec<PairId> = (0..scorer.pool().pairs()).step_by(37).map(PairId).collect();
+    let sample: Vec<PairId> = (0..scorer.pool().candidates()).step_by(37).map(PairId).collect();
     let mut width = GUARD_FACTOR * scorer.calibrate(&sample).expect("scores");
     loop {
         let scan = scan_all(scorer, k, width);
@@ -188,6 +189,59 @@ fn a_guarded_scan_of_digits_selects_the_pairs_and_lambdas_of_the_exact_scan() {
     for acquisition in [Acquisition::LeastConfidence, Acquisition::Margin, Acquisition::Entropy] {
         assert_guarded_equals_exact(Trained::digits(), 150, 200, acquisition);
     }
+}
+
+/// Mixes of neighbours as an image set: what a generator might make.
+fn generated(images: &ImageSet, count: u32) -> ImageSet {
+    let half = Lambda::from_hundredths(50).expect("a weight");
+    let mut pixels = vec![0; count as usize * images.shape().len()];
+    for (at, out) in pixels.chunks_exact_mut(images.shape().len()).enumerate() {
+        let image = |at: usize| images.get(at).expect("enough images");
+        mix_into(image(at), image(at + 1), half, out);
+    }
+    ImageSet::new(images.shape(), pixels).expect("whole images")
+}
+
+#[test]
+fn generated_images_compete_with_pairs_and_the_choice_is_exact() {
+    let digits = Trained::digits();
+    let images = digits.images.subset(&(0..60).collect::<Vec<_>>());
+    let extra = Arc::new(generated(&digits.images, 300));
+    let scorer = |scan| {
+        let mut config = scorer_config(images.clone(), scan, 2, Acquisition::LeastConfidence);
+        config.pool = config.pool.with_generated(300);
+        config.generated = Some(extra.clone());
+        Scorer::new(&digits.spec, &digits.weights, &config).expect("fits")
+    };
+    let (mut exact, mut guarded) = (scorer(ScanMode::Exact), scorer(ScanMode::Guarded));
+    let pool = exact.pool();
+    let scan = scan_all(&mut exact, 150, 0.0);
+    assert_eq!(scan.histogram.total(), pool.candidates());
+    let want = select(scan.entries, 150);
+    let (got, _) = select_guarded(&mut guarded, 150);
+    assert_eq!(got, want);
+    let made = got.iter().filter(|entry| pool.generated_at(entry.pair).is_some()).count();
+    assert!((1..150).contains(&made), "{made} of 150 winners were generated");
+    // The score of a generated image is that of its pixels: as a seed image mixed with itself.
+    let id = PairId(pool.pairs() + 7);
+    let entry = exact.rescore(&[id]).expect("scores")[0];
+    let twin = digits.images.subset(&[7, 8]);
+    let config = scorer_config(twin, ScanMode::Exact, 1, Acquisition::LeastConfidence);
+    let config = ScorerConfig {
+        lambdas: LambdaGrid::new(50, 50, 1).expect("one weight"),
+        ..config
+    };
+    let mut twins = Scorer::new(&digits.spec, &digits.weights, &config).expect("fits");
+    assert_eq!(twins.rescore(&[PairId(0)]).expect("scores")[0].score, entry.score);
+}
+
+#[test]
+fn a_pool_without_its_generated_images_is_refused() {
+    let digits = Trained::digits();
+    let mut config = scorer_config(digits.images.clone(), ScanMode::Exact, 1, Acquisition::Margin);
+    config.pool = config.pool.with_generated(3);
+    let error = Scorer::new(&digits.spec, &digits.weights, &config).expect_err("no images");
+    assert_eq!(error.to_string(), "the pool is over 3 images, found 0");
 }
 
 #[test]

@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{Builder, ScopedJoinHandle, scope};
 
+use stillhouse_core::PairId;
+use stillhouse_core::sample::Sources;
 use stillhouse_core::selection::{Entry, Histogram};
-use stillhouse_core::{ImageSet, PairId, Pool};
 
 use super::{Pair, PairScorer, ScoringError};
 use crate::ffi::{InferenceMode, compute_alone};
@@ -19,8 +20,8 @@ const WAITING_CHUNKS: usize = 2;
 /// What is walked over.
 #[derive(Clone, Copy)]
 pub(super) struct Walk<'a> {
-    pub(super) pool: Pool,
-    pub(super) seeds: &'a ImageSet,
+    /// Where pairs get their images.
+    pub(super) sources: Sources<'a>,
     /// The pairs: position in `0..total` to pair.
     pub(super) pairs: &'a (dyn Fn(u64) -> PairId + Sync),
     pub(super) total: u64,
@@ -191,20 +192,14 @@ impl<'a> Shared<'a> {
     }
 
     fn pair(&self, at: u64) -> Result<Pair<'_>, ScoringError> {
-        let Walk { pool, seeds, pairs, .. } = &self.walk;
+        let Walk { sources, pairs, .. } = &self.walk;
         let id = pairs(at);
-        let image = |index: u32| seeds.get(index as usize);
-        pool.unrank(id)
-            .and_then(|(first, second)| {
-                Some(Pair {
-                    id,
-                    first: image(first)?,
-                    second: image(second)?,
-                })
-            })
-            .ok_or(ScoringError::OutsidePool {
+        match sources.parents(id) {
+            Some((first, second)) => Ok(Pair { id, first, second }),
+            None => Err(ScoringError::OutsidePool {
                 pair: id.0,
-                pairs: pool.pairs(),
-            })
+                pairs: sources.pool.candidates(),
+            }),
+        }
     }
 }

@@ -39,7 +39,9 @@ use crate::error::StudentError;
 use crate::ffi::{Shortcuts, flush_denormal};
 use crate::network::{Network, NetworkSpec};
 use batches::{Steps, shards_used};
-use crew::{Crew, SingleThreaded};
+pub(crate) use crew::SingleThreaded;
+
+use crew::Crew;
 use exchange::Exchange;
 use shard::{BucketLayout, Material, Shard, Step};
 

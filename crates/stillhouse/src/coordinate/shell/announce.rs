@@ -24,6 +24,10 @@ impl Shell {
                     json!({ "student": student.to_string(), "labelled": outcome.labelled, "held": outcome.held }),
                 );
             }
+            Transition::Generated { outcome } => {
+                let images = json!({ "images": outcome.images, "digest": outcome.digest, "loss": outcome.loss });
+                self.note("generated", images);
+            }
             Transition::Trained { student, outcome } => {
                 self.forget_checkpoints();
                 let last = outcome.measurements.last();

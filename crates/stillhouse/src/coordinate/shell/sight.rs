@@ -66,6 +66,7 @@ impl Shell {
         match reading {
             Reading::Nothing => {}
             Reading::Scoring(done, total) => self.show_stage(Stage::Scoring, done, total),
+            Reading::Generating(done, total) => self.show_stage(Stage::Generating, done, total),
             Reading::Training(done, total) => self.show_stage(Stage::Training, done, total),
         }
     }
@@ -105,6 +106,7 @@ impl Shell {
 fn words(occupation: Occupation) -> String {
     match occupation {
         Occupation::Idle => "idle".to_owned(),
+        Occupation::Generating => "generating".to_owned(),
         Occupation::Scoring => "scoring".to_owned(),
         Occupation::Training { rank } => format!("training, rank {rank}"),
         Occupation::Exporting => "exporting".to_owned(),

@@ -50,7 +50,10 @@ fn tile(student: &StudentSummary, hard: &Hardest, pictures: Option<&Tile>) -> Ma
             }
             figcaption aria-hidden="true" {
                 p.mix {
-                    span { "\u{3bb}\u{2009}" (weight(hard.lambda)) }
+                    @match hard.generated {
+                        Some(_) => span { "generated" },
+                        None => span { "\u{3bb}\u{2009}" (weight(hard.lambda)) },
+                    }
                     @if let Some(value) = hard.score { span { (score(value)) } }
                 }
                 @if hard.teacher_top.is_empty() {
@@ -66,9 +69,11 @@ fn tile(student: &StudentSummary, hard: &Hardest, pictures: Option<&Tile>) -> Ma
 fn drawn(hard: &Hardest, pictures: &Tile) -> Markup {
     html! {
         img.mixed src=(data(&pictures.mixed)) alt="" decoding="async";
-        div.parents {
-            div { img src=(data(&pictures.a)) alt="" decoding="async"; span { "\u{d7}\u{2009}" (weight(hard.lambda)) } }
-            div { img src=(data(&pictures.b)) alt="" decoding="async"; span { "\u{d7}\u{2009}" (weight(1.0 - hard.lambda)) } }
+        @if hard.generated.is_none() {
+            div.parents {
+                div { img src=(data(&pictures.a)) alt="" decoding="async"; span { "\u{d7}\u{2009}" (weight(hard.lambda)) } }
+                div { img src=(data(&pictures.b)) alt="" decoding="async"; span { "\u{d7}\u{2009}" (weight(1.0 - hard.lambda)) } }
+            }
         }
     }
 }
@@ -103,12 +108,11 @@ fn describe(student: &StudentSummary, hard: &Hardest) -> String {
     let answers = answers.collect::<Vec<_>>().join(", ");
     let answers = if answers.is_empty() { "no answer" } else { &answers };
     let score = hard.score.map(|value| format!(", score {}", score(value)));
-    format!(
-        "{} of image {} and {} of image {}{}. Teacher: {answers}",
-        weight(hard.lambda),
-        hard.a,
-        weight(1.0 - hard.lambda),
-        hard.b,
-        score.unwrap_or_default()
-    )
+    let score = score.unwrap_or_default();
+    if let Some(at) = hard.generated {
+        return format!("Generated image {at}{score}. Teacher: {answers}");
+    }
+    let (first, second) = (weight(hard.lambda), weight(1.0 - hard.lambda));
+    let Hardest { a, b, .. } = hard;
+    format!("{first} of image {a} and {second} of image {b}{score}. Teacher: {answers}")
 }

@@ -53,7 +53,9 @@ fn lede(summary: &Summary) -> Markup {
         strong { (teacher.model) } ". The questions are mixes of two of "
         (counted(u64::from(pool.seeds), "image", "images")) ", picked from "
         (counted(pool.pairs, "pair", "pairs")) " at "
-        (counted(u64::from(pool.lambdas), "weight", "weights")) " each, "
+        (counted(u64::from(pool.lambdas), "weight", "weights")) " each"
+        @if pool.generated > 0 { " and " (counted(u64::from(pool.generated), "generated image", "generated images")) }
+        ", "
         (picked_by(pool.acquisition)) ". " (worth(summary))
     }
 }

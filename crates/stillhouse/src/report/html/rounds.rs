@@ -73,7 +73,11 @@ fn control_round(summary: &Summary, round: u32) -> Option<&RoundSummary> {
 
 /// The round in numbers.
 fn facts(summary: &Summary, round: &RoundSummary) -> Markup {
-    let pairs = counted(summary.pool.pairs, "pair", "pairs");
+    let pool = &summary.pool;
+    let pairs = match pool.generated {
+        0 => counted(pool.pairs, "pair", "pairs"),
+        _ => counted(pool.pairs + u64::from(pool.generated), "candidate", "candidates"),
+    };
     let mut rows = vec![("Chosen", format!("{} of {pairs}", count(round.size)))];
     if let Some(cut) = round.cut {
         rows.push(("Score at most", score(cut)));

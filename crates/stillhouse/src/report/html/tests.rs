@@ -14,7 +14,7 @@ fn sheets(summary: &Summary) -> Vec<ContactSheet> {
         sheets.collect::<Vec<_>>()
     };
     let all = summary.arms().flat_map(rounds);
-    all.map(|(arm, round)| ContactSheet::draw(arm, &round, &seeds))
+    all.map(|(arm, round)| ContactSheet::draw(arm, &round, &seeds, None))
         .collect()
 }
 

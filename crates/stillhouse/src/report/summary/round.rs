@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use stillhouse_core::selection::Histogram;
-use stillhouse_core::{Lambda, PairId, SoftLabel};
+use stillhouse_core::{Candidate, Pool, SoftLabel};
 
 /// The hardest candidates of each round that a summary names.
 pub const HARDEST: usize = 24;
@@ -119,7 +119,10 @@ impl Timings {
 pub struct Hardest {
     /// Pair id in the pool.
     pub pair: u64,
-    /// Seed image that lambda weighs.
+    /// Which generated image it is; absent for a mix.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generated: Option<u32>,
+    /// Seed image that lambda weighs; 0 for a generated image, as is `b`.
     pub a: u32,
     /// The other seed image.
     pub b: u32,
@@ -144,24 +147,24 @@ pub struct ClassProbability {
 }
 
 impl Hardest {
-    /// The mix of seed images `a` and `b`, and the teacher's `label` when it has one.
+    /// A candidate of `pool`, and the teacher's `label` when it has one; `None` when the pool does not offer it.
     #[must_use]
-    pub fn new(
-        pair: PairId,
-        (a, b): (u32, u32),
-        lambda: Lambda,
-        score: Option<f32>,
-        label: Option<&SoftLabel>,
-    ) -> Self {
-        Self {
-            pair: pair.0,
+    pub fn new(pool: Pool, candidate: Candidate, score: Option<f32>, label: Option<&SoftLabel>) -> Option<Self> {
+        let generated = pool.generated_at(candidate.pair);
+        let (a, b) = match generated {
+            Some(_) => (0, 0),
+            None => pool.unrank(candidate.pair)?,
+        };
+        Some(Self {
+            pair: candidate.pair.0,
+            generated,
             a,
             b,
-            lambda: lambda.as_f32(),
+            lambda: candidate.lambda.as_f32(),
             score,
             teacher_class: label.map(|label| label.class() as u32),
             teacher_top: label.map(top_classes).unwrap_or_default(),
-        }
+        })
     }
 }
 

@@ -1,0 +1,102 @@
+//! What a round is chosen from, and what is chosen without scores.
+
+use std::collections::HashSet;
+
+use stillhouse_core::plan::Arm;
+use stillhouse_core::pool::{Candidate, Lambda, PairId, Pool};
+use stillhouse_core::sampler::{Purpose, Stream};
+use stillhouse_core::score::Acquisition;
+
+use super::{Coordinator, Fault};
+use crate::history::{Selection, Student};
+use crate::selecting::{Problem, calibration_size};
+
+impl Coordinator {
+    /// The pool with what was generated.
+    fn pool(&self) -> Pool {
+        let generated = self.history.generated().map_or(0, |outcome| outcome.images);
+        self.settings.pool.with_generated(generated)
+    }
+
+    /// The batch of the control, and of the active arm under random acquisition: the one draws mixes alone, the
+    /// other takes every generated image in the end, as many a round as is its part of what is still to be bought.
+    pub(crate) fn random_batch(&self, student: Student, size: u64) -> Option<Selection> {
+        let is_control = student.arm == Arm::Control;
+        if !is_control && self.settings.acquisition != Acquisition::Random {
+            return None;
+        }
+        let asked = self.history.asked_pairs(student.arm, student.round);
+        let generated = match is_control {
+            true => Vec::new(),
+            false => self.generated_left(&asked),
+        };
+        let to_buy: u64 = self.settings.plan.rounds().iter().sum::<u64>() - self.bought(student);
+        let share = (u128::from(size) * generated.len() as u128).div_ceil(u128::from(to_buy.max(1)));
+        let share = usize::try_from(share).unwrap_or(usize::MAX);
+        let size = usize::try_from(size).unwrap_or(usize::MAX);
+        let mut batch = self.random_mixes(student, size.saturating_sub(share), &asked);
+        let rest = size - batch.len();
+        batch.extend(generated.into_iter().take(rest));
+        Some(Selection {
+            batch,
+            scores: Vec::new(),
+            scan: None,
+        })
+    }
+
+    fn random_mixes(&self, student: Student, size: usize, asked: &HashSet<PairId>) -> Vec<Candidate> {
+        let (pool, seed) = (self.settings.pool, self.settings.seed);
+        if let Some(mixup) = self.settings.one_shot {
+            let asked = self.history.batches(student.arm, student.round.saturating_sub(1));
+            return mixup.batch(seed, pool, size, &asked.collect());
+        }
+        let stream = Stream::new(seed, Purpose::RandomPairs, u64::from(student.round));
+        stream.candidates(pool, &self.settings.grid, size, asked)
+    }
+
+    /// Generated images that were not asked, in order.
+    fn generated_left(&self, asked: &HashSet<PairId>) -> Vec<Candidate> {
+        let lambda = Lambda::whole();
+        let new = self.pool().generated_ids().filter(|id| !asked.contains(id));
+        new.map(|pair| Candidate { pair, lambda }).collect()
+    }
+
+    /// What the arm of `student` bought in the rounds before.
+    fn bought(&self, student: Student) -> u64 {
+        self.history.batches(student.arm, student.round.saturating_sub(1)).count() as u64
+    }
+
+    pub(super) fn problem(&self, student: Student, size: u64) -> Problem {
+        let candidates = self.pool().candidates();
+        let stream = Stream::new(self.settings.seed, Purpose::Calibration, u64::from(student.round));
+        let calibration = (0..calibration_size(candidates)).map(|at| PairId(stream.below(at, candidates)));
+        let asked = if self.planted(Fault::ForgetAsked) {
+            HashSet::default()
+        } else {
+            self.history.asked_pairs(student.arm, student.round)
+        };
+        let sample = self.settings.sample.map(|count| self.sample(student, count, &asked));
+        Problem {
+            student,
+            scorer: Student::new(student.arm, student.round - 1),
+            k: size,
+            pairs: candidates,
+            asked,
+            sample,
+            exact: self.settings.exact_scan,
+            acquisition: self.settings.acquisition,
+            classes: self.settings.classes,
+            workers: self.workers.len().clamp(1, self.settings.max_workers) as u64,
+            calibration: calibration.collect(),
+        }
+    }
+
+    /// `count` pairs, drawn anew, and every generated image, none of them asked.
+    fn sample(&self, student: Student, count: u64, asked: &HashSet<PairId>) -> Vec<PairId> {
+        let stream = Stream::new(self.settings.seed, Purpose::Sample, u64::from(student.round));
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        let drawn = stream.candidates(self.settings.pool, &self.settings.grid, count, asked);
+        let generated = self.generated_left(asked);
+        drawn.into_iter().chain(generated).map(|candidate| candidate.pair).collect()
+    }
+}
