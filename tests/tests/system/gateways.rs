@@ -18,8 +18,8 @@ use crate::world::{World, alone, skipped, undisturbed};
 const TOKEN: &str = "5eed5eed5eed5eed5eed5eed5eed5eed5eed5eed5eed5eed5eed5eed5eed5eed";
 
 /// A job whose only gateways are processes, two of them.
-struct Cluster {
-    world: World,
+pub(crate) struct Cluster {
+    pub(crate) world: World,
     redis: RedisServer,
     gateways: Vec<Mortal>,
     desk: SocketAddr,
@@ -27,8 +27,13 @@ struct Cluster {
 }
 
 impl Cluster {
-    /// `None` when there is no Redis on this machine.
+    /// Of three rounds; `None` when there is no Redis on this machine.
     fn new() -> Option<Self> {
+        Self::of(jobs::three_rounds)
+    }
+
+    /// Of the job for a teacher at some URL; `None` when there is no Redis on this machine.
+    pub(crate) fn of(job: impl FnOnce(&str) -> JobSpec) -> Option<Self> {
         let Some(redis) = program() else {
             skipped("redis-server is not installed");
             return None;
@@ -36,7 +41,7 @@ impl Cluster {
         let world = World::new();
         let redis = RedisServer::start(&redis, &world.path().join("redis"), Persistence::Nothing).unwrap();
         let desk = free_address();
-        let mut job = jobs::three_rounds(&world.url());
+        let mut job = job(&world.url());
         let queue = format!("{{\"url\": \"redis://{}\"}}", redis.address());
         job.spec.queue = Some(serde_json::from_str(&queue).unwrap());
         let gateway = |number: u32| Mortal::new(gateway(desk), &world.path().join(format!("gateway-{number}.log")));
@@ -52,7 +57,7 @@ impl Cluster {
         })
     }
 
-    fn start(&self) -> (Running, Outcome) {
+    pub(crate) fn start(&self) -> (Running, Outcome) {
         let dir = self.world.path().join("job");
         let file = jobs::write(self.world.path(), &self.job);
         (Running::start(self.coordinator(&file, &dir)), Outcome::of(&dir))

@@ -9,6 +9,7 @@
 //! | [`refused`] | bad input gets one clear error, and nothing is spent |
 //! | [`teachers`] | so do bad teachers, or they cost one query |
 //! | [`gateways`] | gateways on their own and a queue that vanishes change neither queries nor student |
+//! | [`generated`] | images of a conditional VAE are candidates like any other |
 //! | [`elastic`] | workers killed at random change nothing; a training goes on from its checkpoint |
 //! | [`cluster`] | coordinator and workers as processes of their own, in any order; watchers |
 //! | [`hosts`] | the same over a network whose cables are pulled |
@@ -22,6 +23,7 @@ mod branches;
 mod cluster;
 mod elastic;
 mod gateways;
+mod generated;
 mod hosts;
 mod house;
 mod killed;

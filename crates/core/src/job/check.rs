@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::explain::nearest;
 use super::pool::CvaeSpec;
 use super::pool_check::{Sources, check_pool};
+use super::preset::filled_in;
 use super::queue::QueueSpec;
 use super::spec::{
     Architecture, CheckpointsSpec, Control, JobSpec, MAX_BRANCHES, OnAmbiguous, OneSpec, Spec, StudentSpec, WorkersSpec,
@@ -111,18 +112,14 @@ impl Job {
     /// # Errors
     /// [`JobError`] with the first thing that is wrong. Nothing is read, asked or spent.
     pub fn parse(text: &str) -> Result<Self, JobError> {
-        let spec: JobSpec = serde_saphyr::from_str(text).map_err(|error| {
-            let whole = error.to_string();
-            let message = whole
-                .lines()
-                .next()
-                .unwrap_or_default()
-                .trim_end_matches('.')
-                .to_owned();
-            let nearest = nearest(&whole).map(str::to_owned);
-            JobError::Syntax { message, nearest }
-        })?;
-        Self::check(spec)
+        // The file as written first, since only then are faults told by line and column.
+        let written: JobSpec = serde_saphyr::from_str(text).map_err(|error| syntax(&error.to_string()))?;
+        let Some(preset) = written.spec.preset else {
+            return Self::check(written);
+        };
+        let plain = serde_saphyr::from_str(text).map_err(|error| syntax(&error.to_string()))?;
+        let filled = serde_json::from_value(filled_in(plain, preset)).map_err(|error| syntax(&error.to_string()))?;
+        Self::check(filled)
     }
 
     fn check(job: JobSpec) -> Result<Self, JobError> {
@@ -203,6 +200,14 @@ impl Job {
         let mut hasher = blake3::Hasher::new_derive_key("stillhouse job v1");
         hasher.update(&text);
         *hasher.finalize().as_bytes()
+    }
+}
+
+fn syntax(whole: &str) -> JobError {
+    let first = whole.lines().next().unwrap_or_default();
+    JobError::Syntax {
+        message: first.trim_end_matches('.').to_owned(),
+        nearest: nearest(whole).map(str::to_owned),
     }
 }
 

@@ -6,6 +6,7 @@ mod check;
 mod explain;
 mod pool;
 mod pool_check;
+mod preset;
 mod queue;
 mod recipe;
 mod spec;
@@ -14,6 +15,7 @@ mod training;
 
 pub use check::{Job, JobError, Student};
 pub use pool::{BetaMixupSpec, CvaeSpec, LambdaSpec, MAX_GENERATED, MixupSpec, PoolSource};
+pub use preset::Preset;
 pub use queue::{QueueSpec, SecretSource};
 pub use recipe::Recipe;
 pub use spec::{

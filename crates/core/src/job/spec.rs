@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::pool::{PoolSource, default_pool};
+use super::preset::Preset;
 use super::queue::QueueSpec;
 use super::teacher::TeacherSpec;
 use super::training::TrainingSpec;
@@ -36,6 +37,9 @@ pub struct Metadata {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Spec {
+    /// A whole strategy: what the file says beside it replaces parts of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preset: Option<Preset>,
     /// The unlabelled seed images.
     pub images: ImagesSpec,
     /// The black box.

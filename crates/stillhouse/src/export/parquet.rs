@@ -3,8 +3,8 @@
 //! | column | type | what |
 //! |---|---|---|
 //! | `key` | 32 bytes | name of the query |
-//! | `kind` | text | `seed`, `mix` or `evaluation` |
-//! | `first`, `second` | u32 | seed (or evaluation) images of that job; equal unless a mix |
+//! | `kind` | text | `seed`, `mix`, `evaluation` or `generated` |
+//! | `first`, `second` | u32 | seed (evaluation, generated) images of that job; equal unless a mix |
 //! | `lambda` | u32 | weight of `first` in hundredths |
 //! | `arm` | text | `active` or `control`: for whom it was asked first |
 //! | `state` | text | `committed`, `imported`, `ambiguous`, `renewed`, `spent`, `sent`, `reserved` or `given-back` |

@@ -4,8 +4,8 @@
 //! |---|---|---|
 //! | `keys` | u8 `[n, 32]` | names of the queries |
 //! | `probabilities` | f32 `[n, classes]` | the teacher's answers |
-//! | `kind` | u8 `[n]` | 0 seed image, 1 mix, 2 evaluation image |
-//! | `first`, `second` | u32 `[n]` | seed (or evaluation) images of that job; equal unless a mix |
+//! | `kind` | u8 `[n]` | 0 seed image, 1 mix, 2 evaluation image, 3 generated image |
+//! | `first`, `second` | u32 `[n]` | seed (evaluation, generated) images of that job; equal unless a mix |
 //! | `lambda` | u8 `[n]` | weight of `first` in hundredths |
 //! | `arm` | u8 `[n]` | 0 active, 1 control |
 

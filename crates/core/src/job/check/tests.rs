@@ -147,3 +147,33 @@ fn a_larger_budget_is_the_same_job_and_another_student_is_not() {
         digest(JOB)
     );
 }
+
+#[test]
+fn sources_of_candidates_that_make_no_sense_together_are_refused() {
+    let pool = "pool:     [ { mixup: { lambda: { from: 0.30, to: 0.70, step: 0.04 } } } ]";
+    let refused = |to: &str| error_of(pool, to).to_string();
+    let cases = [
+        ("pool: []", "spec.pool: expected mixup or betaMixup, found neither"),
+        ("pool: [ { cvae: {} } ]", "spec.pool: expected mixup or betaMixup"),
+        ("pool: [ { mixup: {} }, { betaMixup: {} } ]", "spec.acquisition.score: expected random"),
+        ("pool: [ { mixup: {} }, { mixup: {} } ]", "spec.pool: expected one of mixup and betaMixup"),
+        ("pool: [ { mixup: {} }, { cvae: {} }, { cvae: {} } ]", "one cvae at most"),
+        ("pool: [ { betaMixup: {} } ]", "spec.acquisition.score: expected random"),
+        ("pool: [ { mixup: {} }, { cvae: { images: 0 } } ]", "spec.pool.cvae.images: expected 1 to 1000000"),
+        ("pool: [ { mixup: {} }, { cvae: { spread: 0 } } ]", "spec.pool.cvae.spread"),
+        ("pool: [ { mixup: {} }, { cvae: { latent: 0 } } ]", "spec.pool.cvae.latent"),
+    ];
+    for (to, want) in cases {
+        let found = refused(to);
+        assert!(found.contains(want), "{to}: {found}");
+    }
+    let random = |mixup: &str| format!("pool: [ {{ betaMixup: {mixup} }} ]\n  acquisition: {{ score: random }}");
+    assert!(refused(&random("{ alpha: 0 }")).contains("spec.pool.betaMixup.alpha"));
+    assert!(refused(&random("{ margin: 0.5 }")).contains("spec.pool.betaMixup.margin"));
+    let control = format!("{}\n  control: random", random("{}"));
+    assert!(refused(&control).contains("spec.control: expected none beside betaMixup"));
+    let both = JOB.replace(pool, "pool: [ { cvae: { images: 500 } }, { mixup: {} } ]");
+    let job = Job::parse(&both).expect("valid in any order");
+    assert_eq!(job.cvae.expect("a generator").images, Some(500));
+    assert_eq!(job.grid.lambdas().len(), 11);
+}

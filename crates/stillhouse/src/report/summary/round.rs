@@ -119,8 +119,8 @@ impl Timings {
 pub struct Hardest {
     /// Pair id in the pool.
     pub pair: u64,
-    /// Which generated image it is; absent for a mix.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Which generated image it is; `null` for a mix.
+    #[serde(default)]
     pub generated: Option<u32>,
     /// Seed image that lambda weighs; 0 for a generated image, as is `b`.
     pub a: u32,
