@@ -11,7 +11,9 @@ demo: build ## train a teacher, serve it over HTTP, distil a student from it, on
 build: libtorch ## both binaries in target/release
 	$(CARGO) build --release --locked --workspace --bins
 
-test: build ## every test
+# Programs and tests in one build: built apart, they would take other features of the same crates, and most twice.
+test: libtorch ## every test
+	$(CARGO) build --release --locked --workspace --bins --tests
 	$(CARGO) test --release --locked --workspace
 
 test-gpu: build ## what needs a card, on a machine that has one; STILLHOUSE_NCCL names NCCL 2.30 or later (docs/gpu.md)
