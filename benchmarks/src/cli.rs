@@ -24,6 +24,8 @@ pub(crate) enum Command {
     Mnist(MnistArgs),
     /// Ways to choose and to train on MNIST at 8,000 queries, over seeds (about 10 minutes a seed).
     Methods(MethodsArgs),
+    /// The papers' MNIST tables at 26,000 queries, and `auto`, over seeds (about half an hour a seed).
+    Papers(PapersArgs),
     /// Candidates scored a second, beside two PyTorch loops (about 10 minutes).
     Scoring(DataArgs),
     /// Training steps a second, beside PyTorch eager (about 10 minutes).
@@ -100,6 +102,31 @@ pub(crate) struct MethodsArgs {
     /// Seeds: each draws other seed images and other initial weights.
     #[arg(long, value_delimiter = ',', default_value = "0,1,2")]
     pub(crate) seeds: Vec<u64>,
+}
+
+/// What of the papers' tables to run.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct PapersArgs {
+    /// Where the data lies.
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    /// Seeds: each draws other seed images and other initial weights.
+    #[arg(long, value_delimiter = ',', default_value = "0,1,2")]
+    pub(crate) seeds: Vec<u64>,
+    /// Only these studies, by name; all when absent.
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) only: Vec<String>,
+}
+
+impl PapersArgs {
+    /// Three seeds of everything.
+    pub(crate) fn published(data: DataArgs) -> Self {
+        Self {
+            data,
+            seeds: vec![0, 1, 2],
+            only: vec![],
+        }
+    }
 }
 
 impl MethodsArgs {

@@ -4,7 +4,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`cli`] | the command line |
-//! | [`mnist`] | Active Mixup's MNIST setting over seeds, with a random control; ways to choose and to train |
+//! | [`mnist`] | Active Mixup's MNIST setting over seeds, with a random control; ways to choose and to train; the papers' tables |
 //! | [`scoring`] | candidates scored a second, beside PyTorch |
 //! | [`training`] | training steps a second, beside PyTorch |
 //! | [`startup`] | process start to first score, beside PyTorch |
@@ -42,7 +42,7 @@ mod training;
 
 use clap::Parser;
 
-use crate::cli::{Cli, Command, DataArgs, MethodsArgs, MnistArgs, QueueArgs};
+use crate::cli::{Cli, Command, DataArgs, MethodsArgs, MnistArgs, PapersArgs, QueueArgs};
 use crate::places::Places;
 
 fn main() -> anyhow::Result<()> {
@@ -50,6 +50,7 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Mnist(args) => mnist::run(&places, &args),
         Command::Methods(args) => mnist::methods::run(&places, &args),
+        Command::Papers(args) => mnist::papers::run(&places, &args),
         Command::Scoring(args) => scoring::run(&places, &args),
         Command::Training => training::run(&places),
         Command::Startup => startup::run(&places),
@@ -77,6 +78,7 @@ fn all(places: &Places, data: DataArgs) -> anyhow::Result<()> {
     teacher_client::run(places)?;
     queue::run(places, &QueueArgs::published())?;
     mnist::run(places, &MnistArgs::published(data.clone()))?;
-    mnist::methods::run(places, &MethodsArgs::published(data))?;
+    mnist::methods::run(places, &MethodsArgs::published(data.clone()))?;
+    mnist::papers::run(places, &PapersArgs::published(data))?;
     page::refresh(places)
 }

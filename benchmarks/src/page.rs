@@ -58,6 +58,7 @@ mod tests {
         let names = [
             "mnist",
             "methods",
+            "papers",
             "scoring",
             "training",
             "startup",

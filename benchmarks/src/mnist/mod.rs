@@ -8,9 +8,11 @@
 //! | [`summary`] | what is read of a job's `summary.json` |
 //! | [`report`] | figures over seeds, beside the published ones |
 //! | [`methods`] | ways to choose and to train, side by side at equal queries |
+//! | [`papers`] | the papers' tables at their 26,000 queries |
 
 mod job;
 pub(crate) mod methods;
+pub(crate) mod papers;
 mod report;
 mod summary;
 pub(crate) mod teacher;

@@ -110,7 +110,9 @@ mod tests {
         let lopsided = BetaMixup { alpha: 0.2, margin: 5 };
         let drawn: Vec<_> = lopsided.draws(1, pool).take(5_000).flatten().collect();
         let kept = |range: std::ops::RangeInclusive<u8>| {
-            let inside = drawn.iter().filter(|candidate| range.contains(&candidate.lambda.hundredths()));
+            let inside = drawn
+                .iter()
+                .filter(|candidate| range.contains(&candidate.lambda.hundredths()));
             inside.count()
         };
         assert_eq!(kept(0..=5) + kept(95..=100), 0);

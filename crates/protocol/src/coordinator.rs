@@ -61,10 +61,7 @@ enum Task {
 enum Stage {
     Between,
     Asking(Student),
-    Generating {
-        images: u32,
-        since: Duration,
-    },
+    Generating { images: u32, since: Duration },
     Selecting(Box<Selecting>),
     Training(Wave),
     Exporting { left: Vec<Student>, given: usize },

@@ -19,7 +19,9 @@ pub mod selecting;
 mod wave;
 
 pub use coordinator::{Action, Coordinator, Durable, Effects, Event, JobFailure, Occupation, Settings};
-pub use history::{AskOutcome, GenerateOutcome, History, Measurement, Selection, Step, StopReason, Student, TrainOutcome, Transition};
+pub use history::{
+    AskOutcome, GenerateOutcome, History, Measurement, Selection, Step, StopReason, Student, TrainOutcome, Transition,
+};
 pub use message::{Fence, FromWorker, Report, ToWorker, WorkerId};
 
 #[cfg(test)]

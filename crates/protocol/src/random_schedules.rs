@@ -544,5 +544,9 @@ fn random_acquisition_buys_every_generated_image_spread_over_the_rounds() {
     }
     assert_eq!(shares, [6; 5]);
     let all: Vec<Candidate> = history.batches(Arm::Active, 5).collect();
-    assert_eq!(all.iter().collect::<HashSet<_>>().len(), all.len(), "nothing is bought twice");
+    assert_eq!(
+        all.iter().collect::<HashSet<_>>().len(),
+        all.len(),
+        "nothing is bought twice"
+    );
 }

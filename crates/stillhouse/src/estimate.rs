@@ -155,12 +155,12 @@ impl Estimate {
                 format!("at most {cost:.2}")
             }),
         );
-        row(
-            "pool",
-            pool_words(plan),
-        );
+        row("pool", pool_words(plan));
         if plan.scored < plan.candidates() {
-            row("scored a round", format!("{} of them, drawn anew", grouped(plan.scored)));
+            row(
+                "scored a round",
+                format!("{} of them, drawn anew", grouped(plan.scored)),
+            );
         }
         row("forwards a round", grouped(plan.forwards_a_round()));
         row(

@@ -133,7 +133,12 @@ fn a_job_whose_generated_images_were_altered_is_not_gone_on_with() {
     let billed = world.bill().len();
     let (running, _) = world.start(&job, "job", 1);
     let complaint = running.wait().refused(6);
-    assert!(complaint.error.contains("generated.safetensors is not what this job generated"), "{complaint:?}");
+    assert!(
+        complaint
+            .error
+            .contains("generated.safetensors is not what this job generated"),
+        "{complaint:?}"
+    );
     assert_eq!(world.bill().len(), billed);
     *bytes.last_mut().unwrap() ^= 1;
     std::fs::write(&file, &bytes).unwrap();

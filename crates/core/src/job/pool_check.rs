@@ -32,7 +32,12 @@ pub(super) fn check_pool(spec: &Spec) -> Result<Sources, JobError> {
                 cvae.replace(*source).is_some()
             }
         };
-        require(!is_repeated, AT, "one of mixup and betaMixup, and one cvae at most", "more")?;
+        require(
+            !is_repeated,
+            AT,
+            "one of mixup and betaMixup, and one cvae at most",
+            "more",
+        )?;
     }
     let (grid, pairing, one_shot) = pairs.ok_or_else(|| value(AT, "mixup or betaMixup", "neither"))?;
     Ok(Sources {
@@ -63,9 +68,13 @@ fn check_beta(spec: &Spec, mixup: BetaMixupSpec) -> Result<BetaMixup, JobError> 
         "0.01 to 100",
         alpha,
     )?;
-    let margin = hundredths(margin)
-        .filter(|margin| *margin < 50)
-        .ok_or_else(|| value("spec.pool.betaMixup.margin", "a multiple of 0.01 from 0 up to below 0.5", margin))?;
+    let margin = hundredths(margin).filter(|margin| *margin < 50).ok_or_else(|| {
+        value(
+            "spec.pool.betaMixup.margin",
+            "a multiple of 0.01 from 0 up to below 0.5",
+            margin,
+        )
+    })?;
     require(
         spec.acquisition.score == Acquisition::Random,
         "spec.acquisition.score",

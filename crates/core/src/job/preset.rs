@@ -54,7 +54,9 @@ impl Preset {
 pub(super) fn filled_in(mut file: Value, preset: Preset) -> Value {
     let spec = file.get_mut("spec").and_then(Value::as_object_mut);
     if let Some(spec) = spec {
-        let is_of_zoo = spec.get("student").is_none_or(|student| student.get("torchscript").is_none());
+        let is_of_zoo = spec
+            .get("student")
+            .is_none_or(|student| student.get("torchscript").is_none());
         if let Value::Object(defaults) = preset.defaults(is_of_zoo) {
             fill_in(spec, defaults);
         }
@@ -122,7 +124,11 @@ spec:
 
     #[test]
     fn auto_takes_branches_where_there_can_be_any() {
-        let job = |student| job(&format!("student: {{ {student} }}\n  preset: auto\n  # chosen by measurement"));
+        let job = |student| {
+            job(&format!(
+                "student: {{ {student} }}\n  preset: auto\n  # chosen by measurement"
+            ))
+        };
         let zoo = job("architecture: lenet5");
         assert_eq!(zoo.spec.acquisition.score, Acquisition::Bald);
         assert_eq!(zoo.spec.student.one.expect("branches").branches, 3);

@@ -63,7 +63,9 @@ impl Coordinator {
 
     /// What the arm of `student` bought in the rounds before.
     fn bought(&self, student: Student) -> u64 {
-        self.history.batches(student.arm, student.round.saturating_sub(1)).count() as u64
+        self.history
+            .batches(student.arm, student.round.saturating_sub(1))
+            .count() as u64
     }
 
     pub(super) fn problem(&self, student: Student, size: u64) -> Problem {
@@ -97,6 +99,10 @@ impl Coordinator {
         let count = usize::try_from(count).unwrap_or(usize::MAX);
         let drawn = stream.candidates(self.settings.pool, &self.settings.grid, count, asked);
         let generated = self.generated_left(asked);
-        drawn.into_iter().chain(generated).map(|candidate| candidate.pair).collect()
+        drawn
+            .into_iter()
+            .chain(generated)
+            .map(|candidate| candidate.pair)
+            .collect()
     }
 }

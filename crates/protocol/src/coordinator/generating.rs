@@ -11,7 +11,10 @@ use crate::message::{Report, WorkerId};
 impl Coordinator {
     /// Has one idle worker generate, unless one does already.
     pub(super) fn give_generation(&mut self, images: u32, effects: &mut Effects) {
-        let is_given = self.workers.values().any(|worker| matches!(worker.busy, Some((_, Task::Generate))));
+        let is_given = self
+            .workers
+            .values()
+            .any(|worker| matches!(worker.busy, Some((_, Task::Generate))));
         let Some(id) = self.workers.keys().next().copied().filter(|_| !is_given) else {
             return;
         };

@@ -3,16 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use stillhouse_core::key::hex;
 use stillhouse_core::job::{OnAmbiguous, Restart, Scan, WorkersSpec};
+use stillhouse_core::key::hex;
 use stillhouse_ledger::{Genesis, Ledger, LedgerError};
 use stillhouse_protocol::history::StoppingRule;
 use stillhouse_protocol::{History, Settings, Transition};
 use stillhouse_teacher::{ConnectError, Teacher, TeacherInfo};
 use tokio_util::sync::CancellationToken;
 
-use super::{Options, results};
 use super::shell::unix_ms;
+use super::{Options, results};
 use crate::books::ledger_failure;
 use crate::failure::{Failure, Kind};
 use crate::inputs::Inputs;

@@ -18,8 +18,8 @@ pub mod role;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use stillhouse_core::job::{OnAmbiguous, TeacherSpec};

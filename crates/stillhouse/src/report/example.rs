@@ -1,7 +1,9 @@
 //! A realistic summary for tests: LeNet-5 on MNIST with a random control, four rounds.
 
 use stillhouse_core::selection::Histogram;
-use stillhouse_core::{Acquisition, Candidate, Fingerprint, ImageSet, ImageShape, Lambda, PairId, Pairing, Pool, SoftLabel};
+use stillhouse_core::{
+    Acquisition, Candidate, Fingerprint, ImageSet, ImageShape, Lambda, PairId, Pairing, Pool, SoftLabel,
+};
 
 use super::summary::*;
 

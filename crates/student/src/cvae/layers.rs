@@ -1,7 +1,7 @@
 //! Layers whose weights are views of one flat buffer, so that the optimiser makes one step over all.
 
 use stillhouse_core::sampler::Stream;
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
 use crate::error::StudentError;
 
@@ -37,7 +37,9 @@ impl Parameters {
         let mut values: Vec<f32> = Vec::new();
         for (index, slot) in (0..).zip(&slots.0) {
             let count = slot.size.iter().product::<i64>() as u64;
-            let bound = slot.fan.map_or(0.0, |(inputs, outputs)| (6.0 / (inputs + outputs) as f64).sqrt() as f32);
+            let bound = slot
+                .fan
+                .map_or(0.0, |(inputs, outputs)| (6.0 / (inputs + outputs) as f64).sqrt() as f32);
             let stream = stream.fork(index);
             values.extend((0..count).map(|at| bound * (2.0 * stream.unit(at) - 1.0)));
         }
@@ -114,7 +116,10 @@ impl Halving {
     pub(super) fn new(slots: &mut Slots, inputs: i64, outputs: i64) -> Self {
         let area = KERNEL * KERNEL;
         Self(Pair {
-            weights: slots.add(&[outputs, inputs, KERNEL, KERNEL], Some((inputs * area, outputs * area))),
+            weights: slots.add(
+                &[outputs, inputs, KERNEL, KERNEL],
+                Some((inputs * area, outputs * area)),
+            ),
             bias: slots.add(&[outputs], None),
         })
     }
@@ -133,7 +138,10 @@ impl Doubling {
     pub(super) fn new(slots: &mut Slots, inputs: i64, outputs: i64) -> Self {
         let area = KERNEL * KERNEL;
         Self(Pair {
-            weights: slots.add(&[inputs, outputs, KERNEL, KERNEL], Some((inputs * area, outputs * area))),
+            weights: slots.add(
+                &[inputs, outputs, KERNEL, KERNEL],
+                Some((inputs * area, outputs * area)),
+            ),
             bias: slots.add(&[outputs], None),
         })
     }

@@ -108,10 +108,19 @@ fn check(labelled: Labelled<'_>, config: &CvaeConfig) -> Result<(), StudentError
     let wrong = |reason: String| Err(StudentError::Training { reason });
     let (images, classes) = (labelled.images.len(), labelled.classes.len());
     if images == 0 || images != classes {
-        return wrong(format!("expected a class for each of some images, found {classes} for {images}"));
+        return wrong(format!(
+            "expected a class for each of some images, found {classes} for {images}"
+        ));
     }
-    if let Some(class) = labelled.classes.iter().find(|class| usize::from(**class) >= labelled.class_count) {
-        return wrong(format!("expected classes below {}, found {class}", labelled.class_count));
+    if let Some(class) = labelled
+        .classes
+        .iter()
+        .find(|class| usize::from(**class) >= labelled.class_count)
+    {
+        return wrong(format!(
+            "expected classes below {}, found {class}",
+            labelled.class_count
+        ));
     }
     let CvaeConfig {
         epochs, batch, latent, ..
@@ -203,7 +212,8 @@ impl<'a> Fitting<'a> {
         let gradients = self.parameters.gradients(&loss)?;
         let _no_grad = tch::no_grad_guard();
         let _same = adam.step.f_add_scalar_(1.0)?;
-        adam_step(self.parameters.flat(), &gradients, adam, self.config.learning_rate, 0.0).map_err(StudentError::Torch)?;
+        adam_step(self.parameters.flat(), &gradients, adam, self.config.learning_rate, 0.0)
+            .map_err(StudentError::Torch)?;
         Ok(value)
     }
 
@@ -276,18 +286,27 @@ fn one_hot(classes: impl Iterator<Item = usize>, count: usize, device: Device) -
         values[start + class] = 1.0;
     }
     let rows = (values.len() / count) as i64;
-    Ok(Tensor::f_from_slice(&values)?.f_view([rows, count as i64])?.f_to_device(device)?)
+    Ok(Tensor::f_from_slice(&values)?
+        .f_view([rows, count as i64])?
+        .f_to_device(device)?)
 }
 
 fn normal(stream: Stream, [rows, columns]: [usize; 2], device: Device) -> Result<Tensor, StudentError> {
-    let values: Vec<f32> = StandardNormal.sample_iter(stream.draws()).take(rows * columns).collect();
+    let values: Vec<f32> = StandardNormal
+        .sample_iter(stream.draws())
+        .take(rows * columns)
+        .collect();
     let values = Tensor::f_from_slice(&values)?.f_view([rows as i64, columns as i64])?;
     Ok(values.f_to_device(device)?)
 }
 
 /// Pixels of `logits` `[n, c h w]`, rounded to nearest.
 fn bytes(logits: &Tensor, shape: ImageShape) -> Result<Vec<u8>, StudentError> {
-    let pixels = logits.f_sigmoid()?.f_mul_scalar(255.0)?.f_round()?.f_to_kind(Kind::Uint8)?;
+    let pixels = logits
+        .f_sigmoid()?
+        .f_mul_scalar(255.0)?
+        .f_round()?
+        .f_to_kind(Kind::Uint8)?;
     let pixels = pixels.f_to_device(Device::Cpu)?.f_contiguous()?;
     let mut bytes = vec![0; logits.size()[0] as usize * shape.len()];
     let length = bytes.len();

@@ -79,7 +79,11 @@ impl Vae {
             let encoder = Encoder::convolutional(net, shape, classes);
             let heads = [0; 2].map(|_| Linear::new(net, NARROW[1], latent));
             let decoder = Decoder::convolutional(net, shape, latent + classes);
-            Self { encoder, heads, decoder }
+            Self {
+                encoder,
+                heads,
+                decoder,
+            }
         } else {
             let [wide, middle, narrow] = WIDTHS;
             let pixels = shape.len() as i64;
@@ -96,7 +100,11 @@ impl Vae {
             ];
             let last = Linear::new(net, wide, pixels);
             let decoder = Decoder::Connected { hidden, last };
-            Self { encoder, heads, decoder }
+            Self {
+                encoder,
+                heads,
+                decoder,
+            }
         };
         (vae, slots)
     }
@@ -119,7 +127,9 @@ impl Vae {
                 convolutions,
                 hidden,
             } => {
-                let plane = plane.forward(parameters, conditions)?.f_view([-1, 1, *height, *width])?;
+                let plane = plane
+                    .forward(parameters, conditions)?
+                    .f_view([-1, 1, *height, *width])?;
                 let mut x = Tensor::f_cat(&[images, &plane], 1)?;
                 for convolution in convolutions {
                     x = convolution.relu(parameters, &x)?;

@@ -39,7 +39,10 @@ fn digits(count: usize) -> (ImageSet, Vec<u16>) {
     };
     let mut pixels = read("train-images-idx3-ubyte.gz", 16);
     pixels.truncate(count * SMALL.len());
-    let classes = read("train-labels-idx1-ubyte.gz", 8)[..count].iter().map(|class| u16::from(*class));
+    let classes = read("train-labels-idx1-ubyte.gz", 8)
+        .into_iter()
+        .take(count)
+        .map(u16::from);
     (ImageSet::new(SMALL, pixels).expect("whole images"), classes.collect())
 }
 
@@ -62,7 +65,9 @@ fn made(images: &ImageSet, classes: &[u16], config: &CvaeConfig, count: usize) -
 fn nearest(means: &[Vec<f64>], image: &[u8]) -> usize {
     let distance = |mean: &Vec<f64>| -> f64 { mean.iter().zip(image).map(|(m, p)| (m - f64::from(*p)).powi(2)).sum() };
     let distances: Vec<f64> = means.iter().map(distance).collect();
-    (0..means.len()).min_by(|a, b| distances[*a].total_cmp(&distances[*b])).expect("there are classes")
+    (0..means.len())
+        .min_by(|a, b| distances[*a].total_cmp(&distances[*b]))
+        .expect("there are classes")
 }
 
 #[test]
@@ -74,7 +79,10 @@ fn generated_digits_are_of_the_class_that_was_asked_for_and_differ_from_each_oth
     for (at, class) in classes.iter().enumerate() {
         counts[usize::from(*class)] += 1.0;
         let pixels = images.get(at).expect("within the set");
-        means[usize::from(*class)].iter_mut().zip(pixels).for_each(|(sum, pixel)| *sum += f64::from(*pixel));
+        means[usize::from(*class)]
+            .iter_mut()
+            .zip(pixels)
+            .for_each(|(sum, pixel)| *sum += f64::from(*pixel));
     }
     for (mean, count) in means.iter_mut().zip(counts) {
         mean.iter_mut().for_each(|sum| *sum /= count);
@@ -152,10 +160,18 @@ fn the_loss_is_the_papers_and_its_gradient_is_that_of_finite_differences() {
         let config = config(1);
         let fitting = Fitting::begin(labelled, &config, Device::Cpu).expect("fits");
         let noise = normal(stream(&config, Draw::Noise), [3, 2], Device::Cpu).expect("draws");
-        let loss = fitting.loss(&fitting.pixels, &fitting.conditions, &noise).expect("computes");
-        let codes = fitting.vae.encode(&fitting.parameters, &fitting.pixels, &fitting.conditions).expect("encodes");
+        let loss = fitting
+            .loss(&fitting.pixels, &fitting.conditions, &noise)
+            .expect("computes");
+        let codes = fitting
+            .vae
+            .encode(&fitting.parameters, &fitting.pixels, &fitting.conditions)
+            .expect("encodes");
         let code = &codes.mean + (&codes.log_variance * 0.5).exp() * &noise;
-        let logits = fitting.vae.decode(&fitting.parameters, &code, &fitting.conditions).expect("decodes");
+        let logits = fitting
+            .vae
+            .decode(&fitting.parameters, &code, &fitting.conditions)
+            .expect("decodes");
         let want = by_hand(
             &numbers(&logits),
             &numbers(&fitting.pixels),
@@ -173,7 +189,9 @@ fn the_loss_is_the_papers_and_its_gradient_is_that_of_finite_differences() {
             let _no_grad = tch::no_grad_guard();
             let mut flat = fitting.parameters.flat().shallow_clone();
             let _same = flat.g_add_(&(&gradients * (sign * step / length)));
-            let loss = fitting.loss(&fitting.pixels, &fitting.conditions, &noise).expect("computes");
+            let loss = fitting
+                .loss(&fitting.pixels, &fitting.conditions, &noise)
+                .expect("computes");
             let _back = flat.g_add_(&(&gradients * (-sign * step / length)));
             loss.double_value(&[])
         };
@@ -198,10 +216,9 @@ fn the_networks_have_the_released_codes_sizes() {
     let encoder = linear(794, 256) + linear(256, 128) + linear(128, 64) + 2 * linear(64, 2);
     let decoder = linear(12, 64) + linear(64, 128) + linear(128, 256) + linear(256, 784);
     assert_eq!(count(mnist), encoder + decoder);
-    let kernels = |channels: &[usize]| -> usize {
-        channels.windows(2).map(|pair| (pair[0] * 16 + 1) * pair[1]).sum()
-    };
-    let encoder = linear(10, 1_024) + kernels(&[4, 32, 64, 128, 256, 512]) + linear(512, 32) + linear(32, 16) + 2 * linear(16, 2);
+    let kernels = |channels: &[usize]| -> usize { channels.windows(2).map(|pair| (pair[0] * 16 + 1) * pair[1]).sum() };
+    let encoder =
+        linear(10, 1_024) + kernels(&[4, 32, 64, 128, 256, 512]) + linear(512, 32) + linear(32, 16) + 2 * linear(16, 2);
     let decoder = linear(12, 16)
         + linear(16, 32)
         + linear(32, 512)
@@ -256,7 +273,11 @@ fn what_cannot_be_trained_with_is_refused_and_an_observer_may_break_off() {
     };
     let stopped = generate(labelled, &config(9), 1, Device::Cpu, &mut |step, steps| {
         assert_eq!(steps, 9);
-        if step == 4 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if step == 4 {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
     });
     assert!(matches!(stopped, Err(StudentError::Stopped { step: 4 })), "{stopped:?}");
 }

@@ -171,6 +171,7 @@ mod tests {
     use crate::scoring::exact::Batched;
     use crate::scoring::walk::{Bound, Chunk, Walk, walk, walk_here};
     use stillhouse_core::job::Architecture;
+    use stillhouse_core::sample::Sources;
 
     fn spec() -> NetworkSpec {
         NetworkSpec::Zoo {

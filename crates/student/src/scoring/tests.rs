@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use stillhouse_collective::Local;
 use stillhouse_core::job::{Architecture, Mixing, Optimizer, Schedule};
+use stillhouse_core::mix::mix_into;
 use stillhouse_core::pool::Pairing;
 use stillhouse_core::selection::{Band, Entry, GUARD_FACTOR, Guard, check_guard, select};
 use stillhouse_core::{Acquisition, ImageSet, ImageShape, LambdaGrid, PairId, Pool};
@@ -220,7 +221,10 @@ fn generated_images_compete_with_pairs_and_the_choice_is_exact() {
     let want = select(scan.entries, 150);
     let (got, _) = select_guarded(&mut guarded, 150);
     assert_eq!(got, want);
-    let made = got.iter().filter(|entry| pool.generated_at(entry.pair).is_some()).count();
+    let made = got
+        .iter()
+        .filter(|entry| pool.generated_at(entry.pair).is_some())
+        .count();
     assert!((1..150).contains(&made), "{made} of 150 winners were generated");
     // The score of a generated image is that of its pixels: as a seed image mixed with itself.
     let id = PairId(pool.pairs() + 7);

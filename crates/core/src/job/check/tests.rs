@@ -155,13 +155,31 @@ fn sources_of_candidates_that_make_no_sense_together_are_refused() {
     let cases = [
         ("pool: []", "spec.pool: expected mixup or betaMixup, found neither"),
         ("pool: [ { cvae: {} } ]", "spec.pool: expected mixup or betaMixup"),
-        ("pool: [ { mixup: {} }, { betaMixup: {} } ]", "spec.acquisition.score: expected random"),
-        ("pool: [ { mixup: {} }, { mixup: {} } ]", "spec.pool: expected one of mixup and betaMixup"),
-        ("pool: [ { mixup: {} }, { cvae: {} }, { cvae: {} } ]", "one cvae at most"),
+        (
+            "pool: [ { mixup: {} }, { betaMixup: {} } ]",
+            "spec.acquisition.score: expected random",
+        ),
+        (
+            "pool: [ { mixup: {} }, { mixup: {} } ]",
+            "spec.pool: expected one of mixup and betaMixup",
+        ),
+        (
+            "pool: [ { mixup: {} }, { cvae: {} }, { cvae: {} } ]",
+            "one cvae at most",
+        ),
         ("pool: [ { betaMixup: {} } ]", "spec.acquisition.score: expected random"),
-        ("pool: [ { mixup: {} }, { cvae: { images: 0 } } ]", "spec.pool.cvae.images: expected 1 to 1000000"),
-        ("pool: [ { mixup: {} }, { cvae: { spread: 0 } } ]", "spec.pool.cvae.spread"),
-        ("pool: [ { mixup: {} }, { cvae: { latent: 0 } } ]", "spec.pool.cvae.latent"),
+        (
+            "pool: [ { mixup: {} }, { cvae: { images: 0 } } ]",
+            "spec.pool.cvae.images: expected 1 to 1000000",
+        ),
+        (
+            "pool: [ { mixup: {} }, { cvae: { spread: 0 } } ]",
+            "spec.pool.cvae.spread",
+        ),
+        (
+            "pool: [ { mixup: {} }, { cvae: { latent: 0 } } ]",
+            "spec.pool.cvae.latent",
+        ),
     ];
     for (to, want) in cases {
         let found = refused(to);

@@ -1,8 +1,8 @@
 //! The shell's part in a generation: what the generator learns from, and where its images are kept.
 
 use stillhouse_core::{ImageSet, Sample};
-use stillhouse_protocol::message::{Command, Fence, GenerateCommand};
 use stillhouse_protocol::WorkerId;
+use stillhouse_protocol::message::{Command, Fence, GenerateCommand};
 
 use super::Shell;
 use crate::coordinate::results;
@@ -13,7 +13,9 @@ impl Shell {
     pub(super) async fn generate(&mut self, worker: WorkerId, fence: Fence, images: u32) -> Result<(), Failure> {
         let samples: Vec<Sample> = (0..self.inputs.plan.seeds).map(Sample::Seed).collect();
         let labels = self.labels(&samples).await?;
-        let labelled = (0..).zip(labels).filter_map(|(seed, label)| Some((seed, label?.class() as u16)));
+        let labelled = (0..)
+            .zip(labels)
+            .filter_map(|(seed, label)| Some((seed, label?.class() as u16)));
         let (seeds, classes): (Vec<u32>, Vec<u16>) = labelled.unzip();
         if seeds.is_empty() {
             let message = "the teacher labelled no seed image, so there is nothing to generate from";
