@@ -77,7 +77,6 @@ fn fill_in(written: &mut Map<String, Value>, defaults: Map<String, Value>) {
 #[cfg(test)]
 mod tests {
     use super::super::{Augmentation, Job, Mixing, Optimizer, PoolSource, Recipe};
-    use super::*;
     use crate::Acquisition;
 
     fn job(more: &str) -> Job {
