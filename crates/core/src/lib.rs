@@ -12,6 +12,7 @@
 //! | [`sample`] | one thing that can be asked and trained on: a seed image, a mix, an evaluation image |
 //! | [`score`] | acquisition functions over logits, order-preserving score bits |
 //! | [`selection`] | the exact k best under a total order, from any number of shards |
+//! | [`guard`] | whether active selection pays |
 //! | [`key`] | the name of a query: BLAKE3 over exact bytes and teacher fingerprint |
 //! | [`label`] | the teacher's answer |
 //! | [`sampler`] | counter-based randomness |
@@ -20,6 +21,7 @@
 //! | [`plan`] | the steps of a job and what they cost |
 //! | [`standing`] | how far a job is, in a few words |
 
+pub mod guard;
 pub mod image;
 pub mod job;
 pub mod key;

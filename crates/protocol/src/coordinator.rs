@@ -224,7 +224,8 @@ impl Coordinator {
                 None => Stage::Selecting(Box::new(Selecting::new(self.problem(student, size), now))),
             },
             Step::Generate { images } => Stage::Generating { images, since: now },
-            Step::Train { student } => Stage::Training(Wave::new(student, 0, now)),
+            Step::Train { student } => Stage::Training(Wave::new(student, None, 0, now)),
+            Step::Compare { student, twin } => Stage::Training(Wave::new(student, Some(twin), 0, now)),
             Step::Stop { reason } => {
                 self.record(Transition::Stopped { reason }, effects);
                 Stage::Between
@@ -403,7 +404,7 @@ impl Coordinator {
             Ok(Advance::More) => {}
             Ok(Advance::Selected(selection)) => {
                 self.stage = Stage::Between;
-                let selection = *selection;
+                let selection = self.with_drawn(student, *selection);
                 self.record(Transition::Selected { student, selection }, effects);
             }
             Err(cause) => self.fail(JobFailure::Work(cause), effects),

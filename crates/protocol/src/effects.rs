@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 
+use stillhouse_core::guard::{Guard, Twin};
 use stillhouse_core::image::ImageSet;
 use stillhouse_core::one_shot::BetaMixup;
 use stillhouse_core::plan::{Arm, Plan};
@@ -50,6 +51,8 @@ pub struct Settings {
     pub max_workers: usize,
     /// Virtual shards of a training step: more ranks would have nothing to compute.
     pub shards: usize,
+    /// How the choice is watched, if it is.
+    pub guard: Option<Guard>,
     /// Evaluation images that the teacher labels.
     pub evaluation: Vec<u32>,
     /// When agreement has converged.
@@ -175,6 +178,8 @@ pub enum Action {
         student: Student,
         /// Fresh starts so far.
         attempt: u32,
+        /// Which twin of the student, where it is for the guard.
+        twin: Option<Twin>,
         /// Rank of this worker.
         rank: u32,
         /// Rings of all ranks, in order.

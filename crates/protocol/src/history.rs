@@ -7,6 +7,7 @@
 use std::collections::HashSet;
 
 use serde::{Deserialize, Serialize};
+use stillhouse_core::guard::{Evidence, Twin, is_held_out};
 use stillhouse_core::plan::{Arm, Plan};
 use stillhouse_core::pool::{Candidate, PairId};
 use stillhouse_core::sample::Sample;
@@ -66,6 +67,15 @@ pub enum Transition {
         /// How it did.
         outcome: TrainOutcome,
     },
+    /// A twin was trained and thrown away, for the guard.
+    Compared {
+        /// After whose round.
+        student: Student,
+        /// Which.
+        twin: Twin,
+        /// How it did.
+        outcome: CompareOutcome,
+    },
     /// Nothing more will be asked.
     Stopped {
         /// Why.
@@ -78,8 +88,11 @@ pub enum Transition {
 pub struct Selection {
     /// The batch, most wanted first.
     pub batch: Vec<Candidate>,
-    /// Exact scores of the batch in the same order; empty for random acquisition.
+    /// Exact scores of the batch in the same order, without those that were drawn at random.
     pub scores: Vec<f32>,
+    /// How many, at the end of the batch, were drawn at random beside the chosen ones, for the guard.
+    #[serde(default)]
+    pub drawn: u64,
     /// How the pool was scanned; `None` for random acquisition.
     pub scan: Option<ScanRecord>,
 }
@@ -127,6 +140,17 @@ pub struct GenerateOutcome {
     pub digest: String,
     /// Mean loss of the last epoch, a sample (nats): reconstruction and divergence.
     pub loss: f32,
+    /// Milliseconds it took.
+    pub millis: u64,
+}
+
+/// How a twin did on the seed images that were kept from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CompareOutcome {
+    /// Seed images; none when it did not learn.
+    pub images: u64,
+    /// Of those, where it names the teacher's class.
+    pub right: u64,
     /// Milliseconds it took.
     pub millis: u64,
 }
@@ -241,6 +265,13 @@ pub enum Step {
         /// Which student.
         student: Student,
     },
+    /// Train a twin of this student for the guard.
+    Compare {
+        /// After whose round.
+        student: Student,
+        /// Which.
+        twin: Twin,
+    },
     /// Write down that nothing more will be asked.
     Stop {
         /// Why.
@@ -308,6 +339,51 @@ impl History {
             Transition::Trained { student, outcome } if *student == of => Some(outcome),
             _ => None,
         })
+    }
+
+    /// How a twin of a student did.
+    #[must_use]
+    pub fn compared(&self, of: Student, which: Twin) -> Option<&CompareOutcome> {
+        self.transitions.iter().find_map(|t| match t {
+            Transition::Compared { student, twin, outcome } if (*student, *twin) == (of, which) => Some(outcome),
+            _ => None,
+        })
+    }
+
+    /// What the guard found up to and with `round`; rounds in which a twin did not learn tell nothing.
+    #[must_use]
+    pub fn evidence(&self, round: u32) -> Evidence {
+        let mut evidence = Evidence::default();
+        for student in (1..=round).map(|round| Student::new(Arm::Active, round)) {
+            let [random, active] = Twin::BOTH.map(|twin| self.compared(student, twin));
+            if let (Some(random), Some(active)) = (random, active)
+                && random.images == active.images
+            {
+                evidence.images += random.images;
+                evidence.random += random.right;
+                evidence.active += active.right;
+            }
+        }
+        evidence
+    }
+
+    /// What a twin of `student` is trained on: the seed images that its round does not keep back, and of every round so far
+    /// equally many candidates for either twin, spread over those that were chosen, or drawn.
+    #[must_use]
+    pub fn twin_set(&self, student: Student, twin: Twin, seeds: u32) -> Vec<Sample> {
+        let seen = (0..seeds).filter(|seed| !is_held_out(student.round, *seed)).map(Sample::Seed);
+        let rounds = (1..=student.round).filter_map(|round| self.selection(Student::new(student.arm, round)));
+        let candidates = rounds.flat_map(|selection| {
+            let drawn = usize::try_from(selection.drawn).unwrap_or(usize::MAX).min(selection.batch.len());
+            let (chosen, drawn) = selection.batch.split_at(selection.batch.len() - drawn);
+            let count = chosen.len().min(drawn.len());
+            let of = match twin {
+                Twin::Active => chosen,
+                Twin::Random => drawn,
+            };
+            (0..count).map(move |at| Sample::Mix(of[at * of.len() / count]))
+        });
+        seen.chain(candidates).collect()
     }
 
     /// Why the job stopped, if it did.
@@ -392,7 +468,13 @@ impl History {
             let samples = selection.batch.iter().copied().map(Sample::Mix).collect();
             return Some(Step::Ask { student, samples });
         }
-        self.trained(student).is_none().then_some(Step::Train { student })
+        if self.trained(student).is_none() {
+            return Some(Step::Train { student });
+        }
+        // Where nothing was drawn for the guard there is nothing to compare.
+        let mut twins = Twin::BOTH.into_iter().filter(|_| selection.drawn > 0);
+        let twin = twins.find(|twin| self.compared(student, *twin).is_none())?;
+        Some(Step::Compare { student, twin })
     }
 
     fn next_size(&self, plan: &Plan, bought: u64, round: u32, rule: Option<StoppingRule>) -> Result<u64, StopReason> {

@@ -8,6 +8,7 @@
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
+use stillhouse_core::guard::Twin;
 use stillhouse_core::image::ImageSet;
 use stillhouse_core::job::Job;
 use stillhouse_core::pool::PairId;
@@ -157,6 +158,9 @@ pub struct TrainCommand {
     pub student: Student,
     /// Counts fresh starts after one that did not learn; part of the seed.
     pub attempt: u32,
+    /// Which twin of the student, where this is for the guard: a shorter training, measured on seed images and then
+    /// thrown away.
+    pub twin: Option<Twin>,
     /// Digest of everything that makes this training this training, hexadecimal: what was trained under
     /// another one is of no use here.
     pub identity: String,
@@ -172,7 +176,7 @@ pub struct TrainCommand {
     pub samples: Vec<Sample>,
     /// Its soft labels, `[samples, classes]`.
     pub labels: Vec<f32>,
-    /// The teacher's class of evaluation images, by index.
+    /// The teacher's class of evaluation images, by index; of seed images for a twin.
     pub teacher_classes: Vec<(u32, u16)>,
 }
 

@@ -392,6 +392,7 @@ impl Selecting {
         let cut = scores.last().copied().unwrap_or(0.0);
         Advance::Selected(Box::new(Selection {
             batch: winners.iter().map(candidate).collect(),
+            drawn: 0,
             scan: Some(ScanRecord {
                 cut,
                 approximate_cut: if rescoring.cut.is_finite() { rescoring.cut } else { cut },

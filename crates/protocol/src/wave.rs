@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use stillhouse_core::guard::Twin;
+
 use crate::history::{Measurement, Student, TrainOutcome};
 use crate::message::Fence;
 
@@ -12,6 +14,8 @@ use crate::message::Fence;
 pub(crate) struct Wave {
     pub(crate) student: Student,
     pub(crate) attempt: u32,
+    /// Which twin of the student it is, where it is for the guard.
+    pub(crate) twin: Option<Twin>,
     pub(crate) since: Duration,
     /// `None` while no world is formed.
     pub(crate) fence: Option<Fence>,
@@ -34,10 +38,11 @@ pub(crate) struct RankReport {
 }
 
 impl Wave {
-    pub(crate) fn new(student: Student, attempt: u32, since: Duration) -> Self {
+    pub(crate) fn new(student: Student, twin: Option<Twin>, attempt: u32, since: Duration) -> Self {
         Self {
             student,
             attempt,
+            twin,
             since,
             fence: None,
             formed: since,

@@ -323,6 +323,7 @@ mod tests {
         let command = TrainCommand {
             student: Student::new(Arm::Active, round),
             attempt: 0,
+            twin: None,
             identity: String::new(),
             rank: 0,
             peers: Vec::new(),

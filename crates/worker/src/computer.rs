@@ -232,9 +232,13 @@ impl Computer {
             Command::Generate(command) => Some(self.generate(fence, &command)?),
             Command::Train(command) => {
                 self.scorer = None;
-                let student = command.student;
+                let (student, is_twin) = (command.student, command.twin.is_some());
                 let (report, weights) = self.train(fence, &command)?;
-                self.keep(student, weights);
+                if is_twin {
+                    self.loaded = None;
+                } else {
+                    self.keep(student, weights);
+                }
                 Some(report)
             }
             Command::Calibrate { student, pairs } => {

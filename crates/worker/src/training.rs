@@ -23,6 +23,9 @@ use crate::computer::Computer;
 /// closed connection; this bounds one that hangs, and must exceed the slowest rank's step.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// A twin is trained for so many times fewer epochs than its student: the guard compares, it needs no champion.
+const TWIN_PART: u32 = 4;
+
 /// ALGORITHMS of FS-BBT: rotation within 10 degrees, shift within 10 %.
 const JITTER: Augmentation = Augmentation::Jitter {
     degrees: 10.0,
@@ -99,14 +102,7 @@ impl Computer {
     /// is kept for the next world.
     pub(crate) fn train(&mut self, fence: Fence, command: &TrainCommand) -> anyhow::Result<(Report, Vec<u8>)> {
         let images = self.render(&command.samples)?;
-        let every = self.job.spec.evaluation.as_ref().map_or(0, |e| e.every_epochs);
-        let config = train_config(
-            &self.job.spec,
-            command.samples.len(),
-            command.attempt,
-            command.student.round,
-            every,
-        );
+        let config = self.config_of(command);
         let training = Training {
             spec: &self.spec,
             init: command.initial.as_deref().map_or(Init::Fresh, Init::Weights),
@@ -115,11 +111,7 @@ impl Computer {
                 images: &images,
                 labels: &command.labels,
             },
-            evaluation: self.evaluation.as_ref().map(|images| EvaluationSet {
-                images: images.bytes(),
-                classes: self.evaluation_labels.as_deref(),
-                teacher: &command.teacher_classes,
-            }),
+            evaluation: self.evaluation_of(command),
             config: &config,
             threads: self.site.threads,
         };
@@ -143,6 +135,40 @@ impl Computer {
             parameters: kept.session.network().deployed()?.parameter_count() as u64,
         };
         Ok((report, weights))
+    }
+
+    /// How `command` is trained: a twin a quarter as long as its student, and measured at its end alone.
+    fn config_of(&self, command: &TrainCommand) -> TrainConfig {
+        let every = match (&self.job.spec.evaluation, command.twin) {
+            (Some(evaluation), None) => evaluation.every_epochs,
+            (None, _) | (_, Some(_)) => 0,
+        };
+        let (samples, round) = (command.samples.len(), command.student.round);
+        let config = train_config(&self.job.spec, samples, command.attempt, round, every);
+        match command.twin {
+            Some(_) => TrainConfig {
+                epochs: config.epochs.div_ceil(TWIN_PART),
+                ..config
+            },
+            None => config,
+        }
+    }
+
+    /// What `command` is measured on: of a twin, the seed images that were kept from it.
+    fn evaluation_of<'a>(&'a self, command: &'a TrainCommand) -> Option<EvaluationSet<'a>> {
+        let teacher = &command.teacher_classes;
+        if command.twin.is_some() {
+            return Some(EvaluationSet {
+                images: self.seeds.bytes(),
+                classes: None,
+                teacher,
+            });
+        }
+        self.evaluation.as_ref().map(|images| EvaluationSet {
+            images: images.bytes(),
+            classes: self.evaluation_labels.as_deref(),
+            teacher,
+        })
     }
 
     /// Trains `session` on in the world of `command`; returns the loss.

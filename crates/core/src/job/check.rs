@@ -10,10 +10,11 @@ use super::pool_check::{Sources, check_pool};
 use super::preset::filled_in;
 use super::queue::QueueSpec;
 use super::spec::{
-    Architecture, CheckpointsSpec, Control, JobSpec, MAX_BRANCHES, OnAmbiguous, OneSpec, Spec, StudentSpec, WorkersSpec,
+    Architecture, CheckpointsSpec, Control, GuardSpec, JobSpec, MAX_BRANCHES, OnAmbiguous, OneSpec, Spec, StudentSpec, WorkersSpec,
 };
 use super::teacher;
 use super::training::MAX_EPOCHS;
+use crate::guard::Guard;
 use crate::one_shot::BetaMixup;
 use crate::plan::Arm;
 use crate::pool::{LambdaGrid, Pairing, Pool};
@@ -181,6 +182,15 @@ impl Job {
         Pool::new(seeds, self.pairing)
     }
 
+    /// How the job watches whether its choice pays, if it does.
+    #[must_use]
+    pub fn guard(&self) -> Option<Guard> {
+        self.spec.acquisition.guard.map(|guard| Guard {
+            share: guard.share,
+            shifts: guard.shift,
+        })
+    }
+
     /// BLAKE3 over what makes a job this job. Left out is what may change between two runs of one
     /// job directory: the budget (it may grow), labels that are reused, the workers, the cluster, where
     /// checkpoints are kept, and where and how fast the teacher is.
@@ -201,6 +211,27 @@ impl Job {
         hasher.update(&text);
         *hasher.finalize().as_bytes()
     }
+}
+
+fn check_guard(spec: &Spec, guard: GuardSpec) -> Result<(), JobError> {
+    require(
+        (0.01..=0.5).contains(&guard.share),
+        "spec.acquisition.guard.share",
+        "0.01 to 0.5",
+        guard.share,
+    )?;
+    require(
+        spec.acquisition.score != Acquisition::Random,
+        "spec.acquisition.guard",
+        "a score beside it",
+        "random",
+    )?;
+    require(
+        spec.budget.per_round >= 2,
+        "spec.budget.perRound",
+        "at least 2 beside spec.acquisition.guard",
+        spec.budget.per_round,
+    )
 }
 
 fn syntax(whole: &str) -> JobError {
@@ -260,6 +291,7 @@ fn check_acquisition(spec: &Spec) -> Result<(), JobError> {
         "spec.student.one beside bald, which asks how much its branches disagree",
         "a student without branches",
     )?;
+    spec.acquisition.guard.map_or(Ok(()), |guard| check_guard(spec, guard))?;
     let Some(sample) = spec.acquisition.sample else {
         return Ok(());
     };

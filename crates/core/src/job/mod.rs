@@ -20,7 +20,7 @@ pub use queue::{QueueSpec, SecretSource};
 pub use recipe::Recipe;
 pub use spec::{
     AcquisitionSpec, Architecture, BudgetSpec, CheckpointsSpec, CollectiveKind, Control, Device, EvaluationSpec,
-    ImageFormat, ImagesSpec, JobSpec, MAX_BRANCHES, Metadata, OnAmbiguous, OneDeploy, OneSpec, Scan, Size, Spec,
+    GuardSpec, ImageFormat, ImagesSpec, JobSpec, MAX_BRANCHES, Metadata, OnAmbiguous, OneDeploy, OneSpec, Scan, Size, Spec,
     StoppingSpec, StudentSpec, WorkersSpec,
 };
 pub use teacher::{

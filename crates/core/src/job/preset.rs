@@ -39,11 +39,11 @@ impl Preset {
             (Self::One, _) => json!({ "student": { "one": {} }, "training": { "recipe": "one" } }),
             (Self::Auto, true) => json!({
                 "student": { "one": {} },
-                "acquisition": { "score": "bald", "sample": SAMPLE },
+                "acquisition": { "score": "bald", "sample": SAMPLE, "guard": { "shift": true } },
                 "training": { "recipe": "strong" },
             }),
             (Self::Auto, false) => json!({
-                "acquisition": { "score": "least-confidence", "sample": SAMPLE },
+                "acquisition": { "score": "least-confidence", "sample": SAMPLE, "guard": { "shift": true } },
                 "training": { "recipe": "strong" },
             }),
         }
@@ -130,6 +130,7 @@ spec:
         };
         let zoo = job("architecture: lenet5");
         assert_eq!(zoo.spec.acquisition.score, Acquisition::Bald);
+        assert!(zoo.guard().expect("guarded").shifts);
         assert_eq!(zoo.spec.student.one.expect("branches").branches, 3);
         let script = job("torchscript: student.pt");
         assert_eq!(script.spec.acquisition.score, Acquisition::LeastConfidence);

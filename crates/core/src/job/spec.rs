@@ -252,6 +252,9 @@ pub struct AcquisitionSpec {
     /// absent. The best of a sample are less alike than the best of everything, and cost less.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sample: Option<u64>,
+    /// Watches whether the choice pays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guard: Option<GuardSpec>,
 }
 
 impl Default for AcquisitionSpec {
@@ -260,6 +263,27 @@ impl Default for AcquisitionSpec {
             score: default_acquisition(),
             scan: Scan::default(),
             sample: None,
+            guard: None,
+        }
+    }
+}
+
+/// Watches whether the choice pays: see [`crate::guard`].
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct GuardSpec {
+    /// Part of each batch that is drawn at random.
+    pub share: f64,
+    /// Whether later batches shift towards what works.
+    pub shift: bool,
+}
+
+impl Default for GuardSpec {
+    /// A tenth of a batch tells; nothing is shifted.
+    fn default() -> Self {
+        Self {
+            share: 0.1,
+            shift: false,
         }
     }
 }

@@ -40,6 +40,7 @@ impl Coordinator {
         Some(Selection {
             batch,
             scores: Vec::new(),
+            drawn: 0,
             scan: None,
         })
     }
@@ -68,7 +69,29 @@ impl Coordinator {
             .count() as u64
     }
 
-    pub(super) fn problem(&self, student: Student, size: u64) -> Problem {
+    /// How many of a batch of `size` are drawn at random for the guard.
+    fn drawn(&self, student: Student, size: u64) -> u64 {
+        let verdict = || self.history.evidence(student.round.saturating_sub(1)).verdict();
+        self.settings.guard.map_or(0, |guard| guard.random(size, verdict()))
+    }
+
+    /// The chosen candidates, and beside them those that the guard has drawn: never one of them, nor one that was asked.
+    pub(super) fn with_drawn(&self, student: Student, mut selection: Selection) -> Selection {
+        let mut asked = self.history.asked_pairs(student.arm, student.round);
+        asked.extend(selection.batch.iter().map(|candidate| candidate.pair));
+        let size = self.drawn(student, self.size_of(student));
+        let drawn = self.random_mixes(student, usize::try_from(size).unwrap_or(usize::MAX), &asked);
+        selection.drawn = drawn.len() as u64;
+        selection.batch.extend(drawn);
+        selection
+    }
+
+    /// The size of a student's batch, as the plan has it.
+    fn size_of(&self, student: Student) -> u64 {
+        self.settings.plan.next_round(self.bought(student)).unwrap_or(0)
+    }
+
+    pub(crate) fn problem(&self, student: Student, size: u64) -> Problem {
         let candidates = self.pool().candidates();
         let stream = Stream::new(self.settings.seed, Purpose::Calibration, u64::from(student.round));
         let calibration = (0..calibration_size(candidates)).map(|at| PairId(stream.below(at, candidates)));
@@ -81,7 +104,7 @@ impl Coordinator {
         Problem {
             student,
             scorer: Student::new(student.arm, student.round - 1),
-            k: size,
+            k: size - self.drawn(student, size),
             pairs: candidates,
             asked,
             sample,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Action, Coordinator, Durable, Effects, Fault, JobFailure, Stage, Task};
 use crate::effects::MAX_ATTEMPTS;
-use crate::history::{Student, Transition};
+use crate::history::{CompareOutcome, Student, TrainOutcome, Transition};
 use crate::message::{Fence, Report, WorkerId};
 use crate::wave::{RankReport, Wave};
 
@@ -57,8 +57,9 @@ impl Coordinator {
         if size == 0 {
             return;
         }
-        let (student, attempt) = (wave.student, wave.attempt);
-        let initial = (self.settings.warm && student.round > 0).then(|| Student::new(student.arm, student.round - 1));
+        let (student, attempt, twin) = (wave.student, wave.attempt, wave.twin);
+        let is_warm = self.settings.warm && student.round > 0 && twin.is_none();
+        let initial = is_warm.then(|| Student::new(student.arm, student.round - 1));
         let ids: Vec<WorkerId> = self.workers.keys().copied().take(size).collect();
         ids.iter().for_each(|id| self.extend(*id, effects));
         let fence = self.fence();
@@ -73,6 +74,7 @@ impl Coordinator {
                 fence,
                 student,
                 attempt,
+                twin,
                 rank,
                 peers,
                 initial,
@@ -126,7 +128,7 @@ impl Coordinator {
         };
         wave.reports.insert(rank, report);
         if let Some(worker) = self.workers.get_mut(&id) {
-            worker.loaded = Some(wave.student);
+            worker.loaded = wave.twin.is_none().then_some(wave.student);
         }
         // A round ends only when every rank trained it (I6).
         if wave.reports.len() == wave.ranks || (early && wave.weights.is_some()) {
@@ -141,13 +143,21 @@ impl Coordinator {
             Ok(outcome) => outcome,
             Err(cause) => return self.fail(JobFailure::Work(cause), effects),
         };
-        let fresh = !self.settings.warm || student.round == 0;
-        if fresh && outcome.loss > DEAD_LOSS * (self.settings.classes as f32).ln() {
-            if wave.attempt + 1 >= MAX_ATTEMPTS {
+        let is_fresh = !self.settings.warm || student.round == 0 || wave.twin.is_some();
+        let is_dead = is_fresh && outcome.loss > DEAD_LOSS * (self.settings.classes as f32).ln();
+        let is_last = wave.attempt + 1 >= MAX_ATTEMPTS;
+        if let Some(twin) = wave.twin.filter(|_| is_last || !is_dead) {
+            let outcome = comparison(&outcome, is_dead);
+            self.record(Transition::Compared { student, twin, outcome }, effects);
+            self.stage = Stage::Between;
+            return;
+        }
+        if is_dead {
+            if is_last {
                 let loss = outcome.loss.to_string();
                 return self.fail(JobFailure::Dead { student, loss }, effects);
             }
-            *wave = Wave::new(student, wave.attempt + 1, now);
+            *wave = Wave::new(student, wave.twin, wave.attempt + 1, now);
             return;
         }
         let Some(weights) = wave.weights.take() else {
@@ -156,5 +166,15 @@ impl Coordinator {
         effects.durable.push(Durable::Weights { student, weights });
         self.record(Transition::Trained { student, outcome }, effects);
         self.stage = Stage::Between;
+    }
+}
+
+/// How a twin did at its end. One that never learnt tells nothing.
+fn comparison(outcome: &TrainOutcome, is_dead: bool) -> CompareOutcome {
+    let last = outcome.measurements.last().copied().filter(|_| !is_dead).unwrap_or_default();
+    CompareOutcome {
+        images: last.asked,
+        right: last.agreed,
+        millis: outcome.millis,
     }
 }

@@ -220,6 +220,7 @@ impl Stages {
                 }
                 Stage::Training
             }
+            Transition::Compared { .. } => Stage::Training,
             Transition::Stopped { .. } => return show(None),
         };
         metrics.last_progress.set(now());

@@ -382,12 +382,13 @@ impl Shell {
                 fence,
                 student,
                 attempt,
+                twin,
                 rank,
                 peers,
                 initial,
             } => {
                 if training.is_none() {
-                    *training = Some(self.transfer_set(student, attempt, initial).await?);
+                    *training = Some(self.transfer_set(student, twin, attempt, initial).await?);
                 }
                 let base = training.as_ref().expect("made above");
                 let command = TrainCommand {

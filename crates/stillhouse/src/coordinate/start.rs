@@ -161,6 +161,7 @@ pub(super) fn settings(inputs: &Inputs, classes: u32, options: &Options) -> Sett
         min_workers: min.min(most) as usize,
         max_workers: most as usize,
         shards: job.spec.shards() as usize,
+        guard: job.guard(),
         evaluation: inputs.evaluation_asked.clone(),
         stopping: job.spec.stopping.map(|rule| StoppingRule {
             gain: rule.agreement_gain,

@@ -51,7 +51,7 @@ impl Open {
             seeds: (*bench.sources.seeds).clone(),
             evaluation: None,
         };
-        let served = serve(listener.into_links(4), desk.clone(), welcome, Arc::default());
+        let served = serve(listener.into_links(4), desk.clone(), welcome, std::sync::Arc::default());
         let serving = tokio::spawn(async move { served.await.unwrap() });
         Self {
             desk,

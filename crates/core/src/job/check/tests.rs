@@ -195,3 +195,14 @@ fn sources_of_candidates_that_make_no_sense_together_are_refused() {
     assert_eq!(job.cvae.expect("a generator").images, Some(500));
     assert_eq!(job.grid.lambdas().len(), 11);
 }
+
+#[test]
+fn a_guard_needs_something_to_watch() {
+    let budget = "budget:   { queries: 24000, perRound: 6000 }";
+    let refused = |acquisition: &str| error_of(budget, &format!("acquisition: {acquisition}\n  {budget}")).to_string();
+    assert!(refused("{ score: random, guard: {} }").contains("spec.acquisition.guard: expected a score"));
+    assert!(refused("{ guard: { share: 0.6 } }").contains("spec.acquisition.guard.share: expected 0.01 to 0.5"));
+    let job = Job::parse(&JOB.replace(budget, &format!("acquisition: {{ guard: {{}} }}\n  {budget}"))).expect("valid");
+    assert_eq!(job.guard().expect("guarded").share, 0.1);
+    assert!(Job::parse(JOB).expect("valid").guard().is_none());
+}

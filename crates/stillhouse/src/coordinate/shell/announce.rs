@@ -35,6 +35,10 @@ impl Shell {
                 let agreement = last.and_then(stillhouse_protocol::Measurement::agreement);
                 self.note("trained", json!({ "student": student.to_string(), "loss": outcome.loss, "accuracy": accuracy, "agreement": agreement, "weights": outcome.weights }));
             }
+            Transition::Compared { student, twin, outcome } => {
+                let found = json!({ "student": student.to_string(), "twin": twin, "right": outcome.right, "images": outcome.images });
+                self.note("compared", found);
+            }
             Transition::Stopped { reason } => self.note("stopped", json!({ "reason": reason.to_string() })),
         }
     }

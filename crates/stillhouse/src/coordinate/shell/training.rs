@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use serde_json::json;
 use stillhouse_core::Sample;
+use stillhouse_core::guard::{Twin, is_held_out};
 use stillhouse_protocol::Student;
 use stillhouse_protocol::message::TrainCommand;
 
@@ -16,14 +17,20 @@ impl Shell {
     pub(super) async fn transfer_set(
         &mut self,
         student: Student,
+        twin: Option<Twin>,
         attempt: u32,
         initial: Option<Student>,
     ) -> Result<TrainCommand, Failure> {
-        let samples = self.coordinator.history().transfer_set(student, self.inputs.plan.seeds);
+        let (history, seeds) = (self.coordinator.history(), self.inputs.plan.seeds);
+        let samples = match twin {
+            Some(twin) => history.twin_set(student, twin, seeds),
+            None => history.transfer_set(student, seeds),
+        };
         let known = self.labels(&samples).await?;
         let mut command = TrainCommand {
             student,
             attempt,
+            twin,
             identity: String::new(),
             rank: 0,
             peers: Vec::new(),
@@ -45,17 +52,16 @@ impl Shell {
                 "the teacher labelled no image, so there is nothing to train on",
             ));
         }
-        let slice: Vec<Sample> = self
-            .inputs
-            .evaluation_asked
-            .iter()
-            .map(|i| Sample::Evaluation(*i))
-            .collect();
-        let answers = self.labels(&slice).await?;
-        let classes = self.inputs.evaluation_asked.iter().zip(answers);
-        command.teacher_classes = classes
-            .filter_map(|(index, label)| Some((*index, label?.class() as u16)))
-            .collect();
+        command.teacher_classes = match twin {
+            Some(_) => {
+                let kept_back = (0..seeds).filter(|seed| is_held_out(student.round, *seed)).collect();
+                self.teacher_classes(kept_back, Sample::Seed).await?
+            }
+            None => {
+                let asked = self.inputs.evaluation_asked.clone();
+                self.teacher_classes(asked, Sample::Evaluation).await?
+            }
+        };
         let training = TrainingId::of(&self.inputs.digest(), self.inputs.job.spec.shards(), &command);
         command.identity = training.digest();
         if self.training.as_ref() != Some(&training) {
@@ -67,6 +73,14 @@ impl Shell {
         }
         self.training = Some(training);
         Ok(command)
+    }
+
+    /// The teacher's class of those images that it labelled.
+    async fn teacher_classes(&self, images: Vec<u32>, sample: fn(u32) -> Sample) -> Result<Vec<(u32, u16)>, Failure> {
+        let samples: Vec<Sample> = images.iter().copied().map(sample).collect();
+        let labels = self.labels(&samples).await?;
+        let labelled = images.into_iter().zip(labels);
+        Ok(labelled.filter_map(|(index, label)| Some((index, label?.class() as u16))).collect())
     }
 
     /// The state to go on from. A store that cannot be read costs time and nothing else.
