@@ -143,7 +143,10 @@ mod tests {
         assert_eq!(guard(true).random(6_000, Verdict::Pays), 600);
         assert_eq!(guard(true).random(6_000, Verdict::Harms), 5_400);
         assert_eq!(guard(false).random(6_000, Verdict::Harms), 600);
-        assert_eq!([1, 2, 3].map(|size| guard(true).random(size, Verdict::Undecided)), [0, 1, 1]);
+        assert_eq!(
+            [1, 2, 3].map(|size| guard(true).random(size, Verdict::Undecided)),
+            [0, 1, 1]
+        );
         assert_eq!(guard(true).random(2, Verdict::Harms), 1);
     }
 

@@ -354,7 +354,8 @@ impl History {
     #[must_use]
     pub fn evidence(&self, round: u32) -> Evidence {
         let mut evidence = Evidence::default();
-        for student in (1..=round).map(|round| Student::new(Arm::Active, round)) {
+        let rounds = (1..=round).map(|round| Student::new(Arm::Active, round));
+        for student in rounds.take_while(|student| self.selection(*student).is_some()) {
             let [random, active] = Twin::BOTH.map(|twin| self.compared(student, twin));
             if let (Some(random), Some(active)) = (random, active)
                 && random.images == active.images
@@ -371,10 +372,14 @@ impl History {
     /// equally many candidates for either twin, spread over those that were chosen, or drawn.
     #[must_use]
     pub fn twin_set(&self, student: Student, twin: Twin, seeds: u32) -> Vec<Sample> {
-        let seen = (0..seeds).filter(|seed| !is_held_out(student.round, *seed)).map(Sample::Seed);
+        let seen = (0..seeds)
+            .filter(|seed| !is_held_out(student.round, *seed))
+            .map(Sample::Seed);
         let rounds = (1..=student.round).filter_map(|round| self.selection(Student::new(student.arm, round)));
         let candidates = rounds.flat_map(|selection| {
-            let drawn = usize::try_from(selection.drawn).unwrap_or(usize::MAX).min(selection.batch.len());
+            let drawn = usize::try_from(selection.drawn)
+                .unwrap_or(usize::MAX)
+                .min(selection.batch.len());
             let (chosen, drawn) = selection.batch.split_at(selection.batch.len() - drawn);
             let count = chosen.len().min(drawn.len());
             let of = match twin {

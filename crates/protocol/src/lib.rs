@@ -20,7 +20,8 @@ mod wave;
 
 pub use coordinator::{Action, Coordinator, Durable, Effects, Event, JobFailure, Occupation, Settings};
 pub use history::{
-    AskOutcome, CompareOutcome, GenerateOutcome, History, Measurement, Selection, Step, StopReason, Student, TrainOutcome, Transition,
+    AskOutcome, CompareOutcome, GenerateOutcome, History, Measurement, Selection, Step, StopReason, Student,
+    TrainOutcome, Transition,
 };
 pub use message::{Fence, FromWorker, Report, ToWorker, WorkerId};
 

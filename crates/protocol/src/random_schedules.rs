@@ -18,7 +18,9 @@ use stillhouse_core::score::{Acquisition, ScoreBits};
 use stillhouse_core::selection::{Band, Entry, Histogram, select};
 
 use crate::coordinator::{Action, Coordinator, Durable, Effects, Event, Fault, Occupation, Settings};
-use crate::history::{AskOutcome, CompareOutcome, GenerateOutcome, History, Measurement, Selection, Step, Student, Transition};
+use crate::history::{
+    AskOutcome, CompareOutcome, GenerateOutcome, History, Measurement, Selection, Step, Student, Transition,
+};
 use crate::message::{Command, Fence, Report, WorkerId};
 
 const SEEDS: u32 = 90;
@@ -363,7 +365,12 @@ impl World {
             }
             (Step::Ask { student: a, .. }, Transition::Asked { student: b, .. })
             | (Step::Train { student: a }, Transition::Trained { student: b, .. }) => a == b,
-            (Step::Compare { student: a, twin: s }, Transition::Compared { student: b, twin: t, .. }) => (a, s) == (b, t),
+            (
+                Step::Compare { student: a, twin: s },
+                Transition::Compared {
+                    student: b, twin: t, ..
+                },
+            ) => (a, s) == (b, t),
             (Step::Generate { images }, Transition::Generated { outcome }) => *images == outcome.images,
             (Step::Stop { reason: a }, Transition::Stopped { reason: b }) => a == b,
             _ => false,
@@ -588,12 +595,18 @@ fn guarded_round(round: u32, drawn: u64, right: [u64; 2]) -> Vec<Transition> {
         right,
         millis: 1,
     };
-    let compared = Twin::BOTH.into_iter().zip(right).map(|(twin, right)| Transition::Compared {
-        student,
-        twin,
-        outcome: outcome(right),
-    });
-    [Transition::Selected { student, selection }].into_iter().chain(compared).collect()
+    let compared = Twin::BOTH
+        .into_iter()
+        .zip(right)
+        .map(|(twin, right)| Transition::Compared {
+            student,
+            twin,
+            outcome: outcome(right),
+        });
+    [Transition::Selected { student, selection }]
+        .into_iter()
+        .chain(compared)
+        .collect()
 }
 
 #[test]

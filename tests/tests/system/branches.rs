@@ -2,7 +2,7 @@
 //! mixed batches, by any number of workers, killed in between.
 
 use stillhouse_core::Acquisition;
-use stillhouse_core::job::{Control, JobSpec, Mixing, OneSpec};
+use stillhouse_core::job::{Control, GuardSpec, JobSpec, Mixing, OneSpec};
 use stillhouse_tests::jobs;
 
 use crate::world::{World, alone, undisturbed};
@@ -13,6 +13,10 @@ fn branched(url: &str) -> JobSpec {
     spec.student.one = Some(OneSpec::default());
     spec.acquisition.score = Acquisition::Bald;
     spec.acquisition.sample = Some(2_500);
+    spec.acquisition.guard = Some(GuardSpec {
+        share: 0.25,
+        shift: true,
+    });
     spec.training.mixing = Mixing::Uniform;
     spec.control = Control::None;
     spec.budget.queries = 290;
@@ -29,6 +33,10 @@ fn branches_choose_and_train_alike_on_one_worker_on_three_and_after_kill_9() {
     one.settle(&world.bill());
     let (essence, summary) = (one.essence(), one.summary());
     assert_eq!(essence.batches["active"].len(), 3, "the seed images and two rounds");
+    // Two rounds, each with 30 of the 150 seed images kept back from both twins.
+    assert_eq!(one.count("/comparison/images"), 60);
+    assert_eq!(one.count("/active/rounds/1/drawn"), 15);
+    assert_eq!(one.events_called("compared"), 4);
     // What is deployed is a plain network, and the disagreement of its branches chose.
     let plain = undisturbed().outcome.summary();
     assert_eq!(summary["student"]["parameters"], plain["student"]["parameters"]);
@@ -39,7 +47,7 @@ fn branches_choose_and_train_alike_on_one_worker_on_three_and_after_kill_9() {
 
     assert_eq!(world.finish(&job, "three", 3).essence(), essence, "three workers");
 
-    // While it trains, while it scores a sample, and once more.
+    // While it trains, while it scores a sample, and while it trains a twin.
     let moments = [
         ("asked", "active-000"),
         ("trained", "active-000"),

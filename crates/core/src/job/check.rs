@@ -10,7 +10,8 @@ use super::pool_check::{Sources, check_pool};
 use super::preset::filled_in;
 use super::queue::QueueSpec;
 use super::spec::{
-    Architecture, CheckpointsSpec, Control, GuardSpec, JobSpec, MAX_BRANCHES, OnAmbiguous, OneSpec, Spec, StudentSpec, WorkersSpec,
+    Architecture, CheckpointsSpec, Control, GuardSpec, JobSpec, MAX_BRANCHES, OnAmbiguous, OneSpec, Spec, StudentSpec,
+    WorkersSpec,
 };
 use super::teacher;
 use super::training::MAX_EPOCHS;
@@ -291,7 +292,9 @@ fn check_acquisition(spec: &Spec) -> Result<(), JobError> {
         "spec.student.one beside bald, which asks how much its branches disagree",
         "a student without branches",
     )?;
-    spec.acquisition.guard.map_or(Ok(()), |guard| check_guard(spec, guard))?;
+    spec.acquisition
+        .guard
+        .map_or(Ok(()), |guard| check_guard(spec, guard))?;
     let Some(sample) = spec.acquisition.sample else {
         return Ok(());
     };

@@ -20,8 +20,8 @@ pub use queue::{QueueSpec, SecretSource};
 pub use recipe::Recipe;
 pub use spec::{
     AcquisitionSpec, Architecture, BudgetSpec, CheckpointsSpec, CollectiveKind, Control, Device, EvaluationSpec,
-    GuardSpec, ImageFormat, ImagesSpec, JobSpec, MAX_BRANCHES, Metadata, OnAmbiguous, OneDeploy, OneSpec, Scan, Size, Spec,
-    StoppingSpec, StudentSpec, WorkersSpec,
+    GuardSpec, ImageFormat, ImagesSpec, JobSpec, MAX_BRANCHES, Metadata, OnAmbiguous, OneDeploy, OneSpec, Scan, Size,
+    Spec, StoppingSpec, StudentSpec, WorkersSpec,
 };
 pub use teacher::{
     AnswerSpec, AuthSpec, Axes, DEFAULT_PROMPT, EACH, Encoding, ImageForm, Piece, Protocol, Response, Slot,

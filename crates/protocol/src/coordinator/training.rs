@@ -171,7 +171,12 @@ impl Coordinator {
 
 /// How a twin did at its end. One that never learnt tells nothing.
 fn comparison(outcome: &TrainOutcome, is_dead: bool) -> CompareOutcome {
-    let last = outcome.measurements.last().copied().filter(|_| !is_dead).unwrap_or_default();
+    let last = outcome
+        .measurements
+        .last()
+        .copied()
+        .filter(|_| !is_dead)
+        .unwrap_or_default();
     CompareOutcome {
         images: last.asked,
         right: last.agreed,

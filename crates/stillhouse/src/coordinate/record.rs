@@ -13,8 +13,8 @@ use stillhouse_protocol::{History, Selection, Student, TrainOutcome};
 
 use crate::inputs::Inputs;
 use crate::report::summary::{
-    Accuracy, ArmSummary, Billed, BudgetSummary, EvaluationSummary, GuardSummary, HARDEST, Hardest, JobSummary,
-    PoolSummary, RoundSummary, State, StudentSummary, Summary, TeacherSummary, Timestamp, Timings, VERSION,
+    Accuracy, ArmSummary, Billed, BudgetSummary, ComparisonSummary, EvaluationSummary, GuardSummary, HARDEST, Hardest,
+    JobSummary, PoolSummary, RoundSummary, State, StudentSummary, Summary, TeacherSummary, Timestamp, Timings, VERSION,
 };
 
 /// What a summary is made of.
@@ -122,7 +122,22 @@ impl Record<'_> {
             budget: budget(self.counts, job.spec.teacher.price_per_query),
             active: self.arm(Arm::Active),
             control: arm(Arm::Control),
+            comparison: self.comparison(),
         }
+    }
+
+    /// What the guard found.
+    fn comparison(&self) -> Option<ComparisonSummary> {
+        let guard = self.inputs.job.guard()?;
+        let evidence = self.history.evidence(u32::MAX);
+        (evidence.images > 0).then(|| ComparisonSummary {
+            verdict: evidence.verdict(),
+            images: evidence.images,
+            active: evidence.active,
+            random: evidence.random,
+            deviations: evidence.deviations(),
+            shifts: guard.shifts,
+        })
     }
 
     fn arm(&self, arm: Arm) -> ArmSummary {
@@ -164,6 +179,7 @@ impl Record<'_> {
             round,
             queries_total: queries_before + size,
             size,
+            drawn: selection.map_or(0, |s| s.drawn),
             digest: batch_digest(batch),
             cut: scan.map(|s| s.cut),
             approximate_cut: scan.map(|s| s.approximate_cut),

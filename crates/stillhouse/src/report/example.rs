@@ -67,6 +67,7 @@ pub(crate) fn summary() -> Summary {
         budget: budget(),
         active: arm(&ACTIVE, true),
         control: Some(arm(&CONTROL, false)),
+        comparison: None,
     }
 }
 
@@ -115,6 +116,7 @@ fn make_round(round: u32, (last, best): (u32, u32), scored: bool) -> RoundSummar
         round,
         queries_total: 2_000 + 6_000 * u64::from(round),
         size,
+        drawn: 0,
         digest: if asked {
             Fingerprint::of(&[if scored { "a" } else { "b" }, &round.to_string()]).to_string()
         } else {

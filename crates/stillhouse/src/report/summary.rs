@@ -2,6 +2,7 @@
 //! `docs/summary.md`; a test holds that table to these types.
 
 use serde::{Deserialize, Serialize};
+use stillhouse_core::guard::Verdict;
 use stillhouse_core::plan::Arm;
 use stillhouse_core::score::Acquisition;
 use time::OffsetDateTime;
@@ -44,6 +45,28 @@ pub struct Summary {
     pub active: ArmSummary,
     /// The random control; `null` when the job has none.
     pub control: Option<ArmSummary>,
+    /// What the guard found; `null` without one, and before its first comparison.
+    #[serde(default)]
+    pub comparison: Option<ComparisonSummary>,
+}
+
+/// Whether active selection pays, by short trainings on equally many chosen and random candidates, compared on seed images that
+/// neither has seen.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ComparisonSummary {
+    /// `pays`, `harms` or `undecided`.
+    pub verdict: Verdict,
+    /// Images compared on, over all rounds.
+    pub images: u64,
+    /// Of those, where the training on chosen candidates names the teacher's class.
+    pub active: u64,
+    /// Where the training on random candidates does.
+    pub random: u64,
+    /// The difference in standard errors.
+    pub deviations: f64,
+    /// Whether later batches shift towards what works.
+    pub shifts: bool,
 }
 
 /// The job.

@@ -10,7 +10,7 @@ use stillhouse_core::plan::Arm;
 
 use super::number::{count, counted, money, percent, points, price, score, seconds};
 use super::summary::{ArmSummary, RoundSummary, State, Summary};
-use super::verdict::{difference, twin, verdict};
+use super::verdict::{comparison_words, difference, twin, verdict};
 
 /// Whether text is coloured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,6 +143,7 @@ fn took(round: &RoundSummary) -> String {
 pub fn closing(summary: &Summary, dir: &Path, files: &[&str], color: Color) -> String {
     let mut text = format!("{}\n\n{}\n", title(summary, color), indent(&outcome(summary, color)));
     let mut facts = spent(summary);
+    facts.extend(guarded(summary));
     facts.push(("results", plain(&dir.display().to_string())));
     facts.push(("", files.join("  ")));
     text += &indent(&pairs(&facts, color));
@@ -160,11 +161,17 @@ pub fn status(summary: &Summary, live: Option<&Live>, color: Color) -> String {
         facts.push(("now", now(live)));
     }
     facts.extend(spent(summary));
+    facts.extend(guarded(summary));
     let mut text = format!("{}\n\n{}", title(summary, color), indent(&pairs(&facts, color)));
     if !summary.active.rounds.is_empty() {
         text += &format!("\n{}", indent(&rounds(summary, color)));
     }
     text
+}
+
+fn guarded(summary: &Summary) -> Option<(&'static str, String)> {
+    let found = summary.comparison.as_ref()?;
+    Some(("guard", comparison_words(found)))
 }
 
 fn now(live: &Live) -> String {

@@ -1,10 +1,13 @@
 //! The student against the random control at equal queries.
 
-use super::summary::{ArmSummary, RoundSummary, Summary};
+use stillhouse_core::guard::Verdict;
+
+use super::number::{count, counted};
+use super::summary::{ArmSummary, ComparisonSummary, RoundSummary, Summary};
 
 /// Both students after as many queries each.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Verdict<'a> {
+pub struct Standing<'a> {
     /// Queries of each student, seed images included.
     pub queries: u64,
     /// The active student's round.
@@ -20,12 +23,12 @@ pub struct Verdict<'a> {
 /// Compares the latest rounds in which both students had asked the same number of queries.
 /// `None` without a control, or before it has finished a round.
 #[must_use]
-pub fn verdict(summary: &Summary) -> Option<Verdict<'_>> {
+pub fn verdict(summary: &Summary) -> Option<Standing<'_>> {
     let control = summary.control.as_ref()?;
     let rounds = summary.active.rounds.iter().rev();
     let (active, control) = rounds.filter_map(|a| Some((a, twin(control, a)?))).next()?;
     let last = |round: &RoundSummary| round.accuracy.map(|accuracy| accuracy.last);
-    Some(Verdict {
+    Some(Standing {
         queries: active.queries_total,
         active,
         control,
@@ -55,6 +58,24 @@ pub fn half_width(fraction: f64, images: u32) -> Option<f64> {
     (images > 0 && variance >= 0.0).then(|| 1.96 * variance.sqrt())
 }
 
+/// What the guard found, as a sentence.
+#[must_use]
+pub fn comparison_words(found: &ComparisonSummary) -> String {
+    let ComparisonSummary { active, random, .. } = found;
+    let images = counted(found.images, "seed image", "seed images");
+    let (active, random) = (count(*active), count(*random));
+    let figures =
+        format!("of {images} that were kept back, as many chosen queries explain {active} and random ones {random}");
+    match (found.verdict, found.shifts) {
+        (Verdict::Pays, _) => format!("Active selection pays: {figures}."),
+        (Verdict::Undecided, _) => format!("Whether active selection pays is undecided: {figures}."),
+        (Verdict::Harms, true) => format!("Active selection harms, and batches are mostly drawn at random: {figures}."),
+        (Verdict::Harms, false) => {
+            format!("Active selection harms: {figures}. Set acquisition.guard.shift, or score: random.")
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::example;
@@ -73,6 +94,27 @@ mod tests {
         assert_eq!((earlier.queries, earlier.active.round), (20_000, 3));
         summary.control = None;
         assert_eq!(verdict(&summary), None);
+    }
+
+    #[test]
+    fn the_guards_finding_is_a_sentence_with_its_figures() {
+        let found = |verdict, shifts| ComparisonSummary {
+            verdict,
+            images: 1_600,
+            active: 1_520,
+            random: 1_498,
+            deviations: 1.8,
+            shifts,
+        };
+        let pays = comparison_words(&found(Verdict::Pays, false));
+        assert_eq!(
+            pays,
+            "Active selection pays: of 1,600 seed images that were kept back, as many chosen queries explain 1,520 and random \
+             ones 1,498."
+        );
+        assert!(comparison_words(&found(Verdict::Harms, true)).contains("mostly drawn at random"));
+        assert!(comparison_words(&found(Verdict::Harms, false)).contains("acquisition.guard.shift"));
+        assert!(comparison_words(&found(Verdict::Undecided, true)).contains("undecided"));
     }
 
     #[test]

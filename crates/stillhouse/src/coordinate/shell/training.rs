@@ -80,7 +80,9 @@ impl Shell {
         let samples: Vec<Sample> = images.iter().copied().map(sample).collect();
         let labels = self.labels(&samples).await?;
         let labelled = images.into_iter().zip(labels);
-        Ok(labelled.filter_map(|(index, label)| Some((index, label?.class() as u16))).collect())
+        Ok(labelled
+            .filter_map(|(index, label)| Some((index, label?.class() as u16)))
+            .collect())
     }
 
     /// The state to go on from. A store that cannot be read costs time and nothing else.

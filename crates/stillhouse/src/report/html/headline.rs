@@ -5,7 +5,7 @@ use stillhouse_core::Acquisition;
 
 use crate::report::number::{count, counted, money, percent, points, price};
 use crate::report::summary::{State, Summary};
-use crate::report::verdict::{half_width, verdict};
+use crate::report::verdict::{comparison_words, half_width, verdict};
 
 /// The top of the page.
 pub(super) fn headline(summary: &Summary) -> Markup {
@@ -56,7 +56,7 @@ fn lede(summary: &Summary) -> Markup {
         (counted(u64::from(pool.lambdas), "weight", "weights")) " each"
         @if pool.generated > 0 { " and " (counted(u64::from(pool.generated), "generated image", "generated images")) }
         ", "
-        (picked_by(pool.acquisition)) ". " (worth(summary))
+        (picked_by(pool.acquisition)) ". " (worth(summary)) " " (guarded(summary))
     }
 }
 
@@ -86,6 +86,10 @@ fn worth(summary: &Summary) -> String {
         Some('\u{2212}') => format!("At equal queries random selection is {size} points of {what} ahead."),
         _ => format!("At equal queries random selection reaches the same {what}."),
     }
+}
+
+fn guarded(summary: &Summary) -> String {
+    summary.comparison.as_ref().map_or_else(String::new, comparison_words)
 }
 
 /// One large number with its name and a line that explains it.

@@ -49,6 +49,9 @@ pub struct RoundSummary {
     pub queries_total: u64,
     /// Size of the query batch.
     pub size: u64,
+    /// Of those, drawn at random beside the chosen ones, for the guard.
+    #[serde(default)]
+    pub drawn: u64,
     /// BLAKE3 over the query batch in order, hexadecimal.
     pub digest: String,
     /// Score of the last candidate chosen; `null` without scoring.
