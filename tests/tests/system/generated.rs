@@ -87,7 +87,7 @@ fn generated_images_compete_with_pairs_alike_on_one_worker_on_three_and_after_ki
     assert_eq!(world.finish(&job, "three", 3).essence(), essence, "three workers");
 
     // While images are generated, when they just were, and while the pool is scored with them.
-    let mut kill = |is_time: &dyn Fn(&Outcome) -> bool| {
+    let kill = |is_time: &dyn Fn(&Outcome) -> bool| {
         let (mut running, outcome) = world.start(&job, "killed", 2);
         assert!(running.lives_until(|| is_time(&outcome)), "it ended too early");
         running.kill_everything();
