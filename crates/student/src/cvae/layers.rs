@@ -43,7 +43,11 @@ impl Parameters {
             let stream = stream.fork(index);
             values.extend((0..count).map(|at| bound * (2.0 * stream.unit(at) - 1.0)));
         }
-        let flat = Tensor::f_from_slice(&values)?.f_to_device(device)?;
+        Self::over(Tensor::f_from_slice(&values)?.f_to_device(device)?, slots)
+    }
+
+    /// Over `flat`, which holds the values of all `slots` in order.
+    pub(super) fn over(flat: Tensor, slots: &Slots) -> Result<Self, StudentError> {
         let mut start = 0;
         let mut view = |slot: &Slot| {
             let count: i64 = slot.size.iter().product();

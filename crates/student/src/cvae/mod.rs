@@ -233,7 +233,8 @@ impl<'a> Fitting<'a> {
             .f_sub(&mean.f_square()?)?
             .f_sub(&log_variance.f_exp()?)?
             .f_mul_scalar(-0.5)?;
-        let total = entropy.f_sum(Kind::Float)?.f_add(&divergence.f_sum(Kind::Float)?)?;
+        let kind = logits.kind();
+        let total = entropy.f_sum(kind)?.f_add(&divergence.f_sum(kind)?)?;
         Ok(total.f_div_scalar(images.size()[0] as f64)?)
     }
 
