@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use stillhouse_core::Job;
+use stillhouse_core::guard::Verdict;
 use stillhouse_core::image::ImageShape;
 use stillhouse_core::job::{Architecture, OneDeploy, Scan, Student};
 use stillhouse_core::plan::Plan;
@@ -185,14 +186,17 @@ impl Estimate {
     }
 }
 
-/// Samples that pass through a training step, over all students.
+/// Samples that pass through a training step, over all students, and over the guard's twins.
 fn training_passes(job: &Job, plan: &Plan) -> u64 {
     let passes = |samples: u64| samples * u64::from(job.spec.training.epochs_over(samples));
+    // Two twins, each a quarter as long, on what was drawn, or as much of what was chosen.
+    let twins = |known: u64, drawn: u64| job.guard().map_or(0, |_| passes(known + drawn) / 2);
     let seeds = u64::from(plan.seeds);
-    let mut known = seeds;
+    let (mut known, mut drawn) = (seeds, 0);
     let later = plan.rounds().into_iter().map(|size| {
         known += size;
-        passes(known) * u64::from(plan.arms)
+        drawn += job.guard().map_or(0, |guard| guard.random(size, Verdict::Undecided));
+        passes(known) * u64::from(plan.arms) + twins(seeds, drawn)
     });
     passes(seeds) + later.sum::<u64>()
 }
