@@ -111,7 +111,19 @@ impl Computer {
                 images: &images,
                 labels: &command.labels,
             },
-            evaluation: self.evaluation_of(command),
+            evaluation: match command.twin {
+                // The seed images that were kept from it.
+                Some(_) => Some(EvaluationSet {
+                    images: self.seeds.bytes(),
+                    classes: None,
+                    teacher: &command.teacher_classes,
+                }),
+                None => self.evaluation.as_ref().map(|images| EvaluationSet {
+                    images: images.bytes(),
+                    classes: self.evaluation_labels.as_deref(),
+                    teacher: &command.teacher_classes,
+                }),
+            },
             config: &config,
             threads: self.site.threads,
         };
@@ -152,23 +164,6 @@ impl Computer {
             },
             None => config,
         }
-    }
-
-    /// What `command` is measured on: of a twin, the seed images that were kept from it.
-    fn evaluation_of<'a>(&'a self, command: &'a TrainCommand) -> Option<EvaluationSet<'a>> {
-        let teacher = &command.teacher_classes;
-        if command.twin.is_some() {
-            return Some(EvaluationSet {
-                images: self.seeds.bytes(),
-                classes: None,
-                teacher,
-            });
-        }
-        self.evaluation.as_ref().map(|images| EvaluationSet {
-            images: images.bytes(),
-            classes: self.evaluation_labels.as_deref(),
-            teacher,
-        })
     }
 
     /// Trains `session` on in the world of `command`; returns the loss.
