@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::support::{cifar, digits, encode, gzip, idx, jpeg, planes, png, shape, tar, write};
 use image::{DynamicImage, GrayAlphaImage, GrayImage, ImageFormat as Encoding, Luma, LumaA, Rgba, RgbaImage};
 use stillhouse_core::job::{EvaluationSpec, ImageFormat, ImagesSpec, Size};
-use stillhouse_data::{LabelledImages, digest, load, load_evaluation, load_seed_images};
+use stillhouse_data::{LabelledImages, load, load_evaluation, load_seed_images};
 
 fn read(format: ImageFormat, path: &Path) -> LabelledImages {
     load(format, path, None, None).expect("a valid data set")
@@ -258,7 +258,7 @@ fn a_draw_is_decided_by_its_seed_and_read_from_the_right_places() {
     assert!(first.indices.is_sorted_by(|a, b| a < b), "ascending without repeats");
     assert_eq!(first, draw(1));
     assert_ne!(first.indices, draw(2).indices);
-    assert_eq!(first.digest, digest(&first.images));
+    assert_eq!(first.digest, first.images.digest());
     assert_ne!(first.digest, draw(2).digest);
 }
 

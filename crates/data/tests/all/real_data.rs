@@ -7,7 +7,7 @@ use crate::support::{digits, shape};
 use stillhouse_core::ImageSet;
 use stillhouse_core::job::{ImageFormat, ImagesSpec};
 use stillhouse_core::key::hex;
-use stillhouse_data::{digest, load, load_seed_images};
+use stillhouse_data::{load, load_seed_images};
 
 fn data_set(name: &str) -> Option<PathBuf> {
     let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data");
@@ -57,7 +57,7 @@ fn the_digits_have_the_published_moments_and_digest() {
     assert_close(mean, 0.3053, 5e-5);
     assert_close(deviation, 0.3758, 5e-5);
     assert_eq!(
-        hex(&digest(&set)),
+        hex(&set.digest()),
         "a8af73abbd46c692119dfafb4267cc536bd0a659ef15dc5317200b471d15b231"
     );
 }
@@ -80,7 +80,7 @@ fn mnist_has_the_published_counts_and_moments() {
     assert_close(mean, 0.1307, 5e-5);
     assert_close(deviation, 0.3081, 5e-5);
     assert_eq!(
-        hex(&digest(&train.images)),
+        hex(&train.images.digest()),
         "2657fb896527f0a98e8586194c3f9e8703c3f8d16e06d752766c253d334a62cd"
     );
 }
