@@ -46,7 +46,8 @@ const EDGES: [(&str, &[&str]); 14] = [
 
 /// Crates that do no input or output, and what would let them.
 const PURE: [&str; 2] = ["core", "protocol"];
-const IMPURE: [&str; 15] = [
+/// (Not `rand`: without the entropy of `getrandom` it is distributions over a generator that one brings.)
+const IMPURE: [&str; 14] = [
     "tokio",
     "mio",
     "socket2",
@@ -54,7 +55,6 @@ const IMPURE: [&str; 15] = [
     "hyper",
     "axum",
     "getrandom",
-    "rand",
     "fs4",
     "tempfile",
     "tracing-subscriber",
