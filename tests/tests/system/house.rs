@@ -44,9 +44,10 @@ const EDGES: [(&str, &[&str]); 14] = [
     ),
 ];
 
-/// Crates that do no input or output, and what would let them.
+/// Crates that do no input or output.
 const PURE: [&str; 2] = ["core", "protocol"];
-/// (Not `rand`: without the entropy of `getrandom` it is distributions over a generator that one brings.)
+/// What would let them. `rand` is none of it: without the entropy of `getrandom` it is distributions over a generator that
+/// one brings.
 const IMPURE: [&str; 14] = [
     "tokio",
     "mio",
