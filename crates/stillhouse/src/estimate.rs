@@ -274,7 +274,7 @@ mod tests {
         assert_eq!(sampled.plan.forwards_a_round(), 440_000);
         assert!(sampled.scanning < whole.scanning);
         assert!(
-            sampled.table().contains("40,000 pairs, drawn anew"),
+            sampled.table().contains("40,000 of them, drawn anew"),
             "{}",
             sampled.table()
         );

@@ -344,6 +344,14 @@ mod tests {
             reason: "the teacher is gone".to_owned(),
         };
         summary.student.class_names = vec!["zero".to_owned()];
+        summary.comparison = Some(ComparisonSummary {
+            verdict: Verdict::Pays,
+            images: 400,
+            active: 390,
+            random: 380,
+            deviations: 1.7,
+            shifts: true,
+        });
         let mut found = BTreeSet::new();
         let value = serde_json::to_value(&summary).expect("plain data");
         paths(&value, "", &mut found);
