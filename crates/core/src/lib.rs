@@ -11,6 +11,7 @@
 //! | [`mix`] | the canonical integer mix of two images |
 //! | [`sample`] | one thing that can be asked and trained on: a seed image, a mix, an evaluation image |
 //! | [`score`] | acquisition functions over logits, order-preserving score bits |
+//! | [`stochastic`] | scores with noise |
 //! | [`selection`] | the exact k best under a total order, from any number of shards |
 //! | [`guard`] | whether active selection pays |
 //! | [`key`] | the name of a query: BLAKE3 over exact bytes and teacher fingerprint |
@@ -36,6 +37,7 @@ pub mod score;
 pub mod selection;
 pub mod shards;
 pub mod standing;
+pub mod stochastic;
 
 pub use image::{ImageSet, ImageShape};
 pub use job::{Job, JobSpec};
@@ -45,3 +47,4 @@ pub use one_shot::BetaMixup;
 pub use pool::{Candidate, Lambda, LambdaGrid, PairId, Pairing, Pool};
 pub use sample::Sample;
 pub use score::{Acquisition, ScoreBits};
+pub use stochastic::Stochastic;

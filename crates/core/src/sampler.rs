@@ -35,6 +35,8 @@ pub enum Purpose {
     BetaMixup,
     /// Everything random about a generator of images.
     Generation,
+    /// Noise of stochastic acquisition.
+    Stochastic,
 }
 
 /// A stream of draws addressed by counter.

@@ -10,6 +10,7 @@ use stillhouse_core::plan::{Arm, Plan};
 use stillhouse_core::pool::{LambdaGrid, Pool};
 use stillhouse_core::sample::Sample;
 use stillhouse_core::score::Acquisition;
+use stillhouse_core::stochastic::Stochastic;
 
 use crate::history::{AskOutcome, StoppingRule, Student, Transition};
 use crate::message::{Command, Fence, Report, WorkerId};
@@ -35,6 +36,8 @@ pub struct Settings {
     pub one_shot: Option<BetaMixup>,
     /// How the active arm chooses.
     pub acquisition: Acquisition,
+    /// How chance takes part in that, if it does.
+    pub stochastic: Option<Stochastic>,
     /// Pairs scored a round; the whole pool when absent.
     pub sample: Option<u64>,
     /// Whether scans score exact bytes.

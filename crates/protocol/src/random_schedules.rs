@@ -48,6 +48,7 @@ fn settings() -> Settings {
         grid,
         one_shot: None,
         acquisition: Acquisition::LeastConfidence,
+        stochastic: None,
         sample: None,
         exact_scan: false,
         warm: false,

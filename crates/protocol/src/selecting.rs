@@ -15,7 +15,6 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use stillhouse_core::pool::{Candidate, PairId};
-use stillhouse_core::score::Acquisition;
 use stillhouse_core::selection::{Band, Entry, GUARD_FACTOR, Guard, Histogram, check_guard, select};
 
 use crate::history::{ScanRecord, Selection, Student};
@@ -49,10 +48,8 @@ pub struct Problem {
     pub sample: Option<Vec<PairId>>,
     /// Whether scans score exact bytes.
     pub exact: bool,
-    /// The score, for the histogram's range.
-    pub acquisition: Acquisition,
-    /// Number of classes.
-    pub classes: usize,
+    /// Lowest and highest score, for the histogram.
+    pub range: (f32, f32),
     /// Workers that will share the work, roughly.
     pub workers: u64,
     /// The sample on which scores are compared; at most [`calibration_size`].
@@ -246,7 +243,7 @@ impl Selecting {
 
     fn begin_scan(&mut self, ceiling: f32) {
         let Problem { k, pairs, workers, .. } = self.problem;
-        let range = self.problem.acquisition.range(self.problem.classes);
+        let range = self.problem.range;
         let k = usize::try_from(k).unwrap_or(usize::MAX);
         self.phase = Phase::Scanning {
             band: Box::new(Band::new(k, self.width, ceiling)),
@@ -361,8 +358,7 @@ impl Selecting {
     }
 
     fn finish_sample(&mut self, exact: Vec<Entry>) -> Advance {
-        let range = self.problem.acquisition.range(self.problem.classes);
-        let mut histogram = Histogram::new(range);
+        let mut histogram = Histogram::new(self.problem.range);
         exact.iter().for_each(|entry| histogram.add(entry.score.score()));
         let whole = Rescoring {
             approximate: HashMap::new(),
@@ -432,7 +428,7 @@ mod tests {
     use proptest::prelude::*;
     use stillhouse_core::Lambda;
     use stillhouse_core::plan::Arm;
-    use stillhouse_core::score::ScoreBits;
+    use stillhouse_core::score::{Acquisition, ScoreBits};
 
     fn entry(pair: PairId) -> Entry {
         Entry {
@@ -453,8 +449,7 @@ mod tests {
             asked: HashSet::new(),
             sample: Some(pairs.to_vec()),
             exact: false,
-            acquisition: Acquisition::LeastConfidence,
-            classes: 10,
+            range: Acquisition::LeastConfidence.range(10),
             workers: 3,
             calibration: Vec::new(),
         };

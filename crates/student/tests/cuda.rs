@@ -243,6 +243,7 @@ fn scores_have_the_same_bits_for_any_threads_and_are_those_of_the_processor_but_
             seeds: Arc::new(images.clone()),
             lambdas: LambdaGrid::new(30, 70, 4).unwrap(),
             acquisition,
+            stochastic: None,
             threads,
             scan: ScanMode::Exact,
             device,

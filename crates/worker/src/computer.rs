@@ -312,6 +312,8 @@ impl Computer {
                 pool: self.pool(),
                 lambdas: self.job.grid.clone(),
                 acquisition: self.job.spec.acquisition.score,
+                stochastic: (self.job.spec.acquisition.stochastic)
+                    .map(|stochastic| (stochastic, self.job.spec.training.seed, student.round + 1)),
                 threads: self.site.threads,
                 scan: mode,
                 device: self.device()?,

@@ -20,6 +20,7 @@ use crate::one_shot::BetaMixup;
 use crate::plan::Arm;
 use crate::pool::{LambdaGrid, Pairing, Pool};
 use crate::score::Acquisition;
+use crate::stochastic::Stochastic;
 
 const API_VERSION: &str = "stillhouse.dev/v1alpha1";
 const KIND: &str = "DistillJob";
@@ -214,6 +215,21 @@ impl Job {
     }
 }
 
+fn check_stochastic(spec: &Spec, stochastic: Stochastic) -> Result<(), JobError> {
+    require(
+        (0.0..=1_000.0).contains(&stochastic.sharpness()),
+        "spec.acquisition.stochastic",
+        "power or softmax of 0 to 1000",
+        stochastic.sharpness(),
+    )?;
+    require(
+        spec.acquisition.score != Acquisition::Random,
+        "spec.acquisition.stochastic",
+        "a score beside it",
+        "random",
+    )
+}
+
 fn check_guard(spec: &Spec, guard: GuardSpec) -> Result<(), JobError> {
     require(
         (0.01..=0.5).contains(&guard.share),
@@ -292,6 +308,9 @@ fn check_acquisition(spec: &Spec) -> Result<(), JobError> {
         "spec.student.one beside bald, which asks how much its branches disagree",
         "a student without branches",
     )?;
+    spec.acquisition
+        .stochastic
+        .map_or(Ok(()), |stochastic| check_stochastic(spec, stochastic))?;
     spec.acquisition
         .guard
         .map_or(Ok(()), |guard| check_guard(spec, guard))?;

@@ -10,6 +10,7 @@ use super::queue::QueueSpec;
 use super::teacher::TeacherSpec;
 use super::training::TrainingSpec;
 use crate::score::Acquisition;
+use crate::stochastic::Stochastic;
 
 /// A whole job file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -252,6 +253,9 @@ pub struct AcquisitionSpec {
     /// absent. The best of a sample are less alike than the best of everything, and cost less.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sample: Option<u64>,
+    /// Lets chance take part in the choice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stochastic: Option<Stochastic>,
     /// Watches whether the choice pays.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guard: Option<GuardSpec>,
@@ -263,6 +267,7 @@ impl Default for AcquisitionSpec {
             score: default_acquisition(),
             scan: Scan::default(),
             sample: None,
+            stochastic: None,
             guard: None,
         }
     }

@@ -109,8 +109,10 @@ impl Coordinator {
             asked,
             sample,
             exact: self.settings.exact_scan,
-            acquisition: self.settings.acquisition,
-            classes: self.settings.classes,
+            range: match self.settings.stochastic {
+                Some(stochastic) => stochastic.range(self.settings.acquisition, self.settings.classes),
+                None => self.settings.acquisition.range(self.settings.classes),
+            },
             workers: self.workers.len().clamp(1, self.settings.max_workers) as u64,
             calibration: calibration.collect(),
         }

@@ -153,6 +153,7 @@ pub(super) fn settings(inputs: &Inputs, classes: u32, options: &Options) -> Sett
         one_shot: job.one_shot,
         grid: job.grid.clone(),
         acquisition: job.spec.acquisition.score,
+        stochastic: job.spec.acquisition.stochastic,
         sample: job.spec.acquisition.sample,
         exact_scan: job.spec.acquisition.scan == Scan::Exact,
         warm: job.spec.training.restart == Restart::Warm,

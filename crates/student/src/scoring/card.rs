@@ -270,6 +270,7 @@ mod tests {
             pairs: &|at| PairId(at + 100),
             total: 1_500,
             range: Acquisition::LeastConfidence.range(10),
+            noise: None,
             bound: &Bound::new(f32::INFINITY),
         };
         let network = Network::build(&spec(), 3, Device::Cpu).expect("fits");

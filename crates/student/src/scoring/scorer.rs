@@ -7,6 +7,7 @@ use std::sync::Arc;
 use stillhouse_core::sample::Sources;
 use stillhouse_core::score::Acquisition;
 use stillhouse_core::selection::{Band, Entry, Histogram};
+use stillhouse_core::stochastic::{Noise, Stochastic};
 use stillhouse_core::{ImageSet, LambdaGrid, PairId, Pool};
 use tch::Device;
 
@@ -43,6 +44,8 @@ pub struct ScorerConfig {
     pub lambdas: LambdaGrid,
     /// Acquisition function.
     pub acquisition: Acquisition,
+    /// How chance takes part, of a job with this seed in this round; not at all when absent.
+    pub stochastic: Option<(Stochastic, u64, u32)>,
     /// Computing threads of a processor, at least 1. Scores do not depend on their number.
     pub threads: usize,
     /// How the pool is scanned.
@@ -70,6 +73,7 @@ pub struct Scorer {
     generated: Option<Arc<ImageSet>>,
     pool: Pool,
     range: (f32, f32),
+    noise: Option<Noise>,
     exact: Exact,
     approximate: Approximations,
 }
@@ -189,7 +193,11 @@ impl Scorer {
             seeds: Arc::clone(seeds),
             generated: generated.clone(),
             pool: *pool,
-            range: acquisition.range(spec.classes()),
+            range: match config.stochastic {
+                Some((stochastic, ..)) => stochastic.range(*acquisition, spec.classes()),
+                None => acquisition.range(spec.classes()),
+            },
+            noise: (config.stochastic).map(|(stochastic, seed, round)| stochastic.noise(seed, round, *acquisition)),
             exact,
             approximate,
         })
@@ -315,6 +323,7 @@ impl Scorer {
             pairs,
             total,
             range: self.range,
+            noise: self.noise,
             bound,
         };
         match &mut self.approximate {

@@ -11,6 +11,7 @@ use stillhouse_core::job::{Architecture, Mixing, Optimizer, Schedule};
 use stillhouse_core::mix::mix_into;
 use stillhouse_core::pool::Pairing;
 use stillhouse_core::selection::{Band, Entry, GUARD_FACTOR, Guard, check_guard, select};
+use stillhouse_core::stochastic::Stochastic;
 use stillhouse_core::{Acquisition, ImageSet, ImageShape, LambdaGrid, PairId, Pool};
 use tch::{Device, Tensor};
 
@@ -135,6 +136,7 @@ fn scorer_config(images: ImageSet, scan: ScanMode, threads: usize, acquisition: 
         generated: None,
         lambdas: LambdaGrid::new(30, 70, 4).expect("valid"),
         acquisition,
+        stochastic: None,
         threads,
         scan,
         device: Device::Cpu,
@@ -237,6 +239,34 @@ fn generated_images_compete_with_pairs_and_the_choice_is_exact() {
     };
     let mut twins = Scorer::new(&digits.spec, &digits.weights, &config).expect("fits");
     assert_eq!(twins.rescore(&[PairId(0)]).expect("scores")[0].score, entry.score);
+}
+
+#[test]
+fn with_noise_a_guarded_scan_selects_what_the_exact_one_does_and_another_batch_than_without() {
+    let digits = Trained::digits();
+    let images = digits.images.subset(&(0..120).collect::<Vec<_>>());
+    let chosen = |stochastic, scan| {
+        let mut config = scorer_config(images.clone(), scan, 2, Acquisition::LeastConfidence);
+        config.stochastic = stochastic;
+        let mut scorer = Scorer::new(&digits.spec, &digits.weights, &config).expect("fits");
+        match scan {
+            ScanMode::Exact => select(scan_all(&mut scorer, 150, 0.0).entries, 150),
+            ScanMode::Guarded => select_guarded(&mut scorer, 150).0,
+        }
+    };
+    let plain = chosen(None, ScanMode::Exact);
+    for stochastic in [Stochastic::Power(4.0), Stochastic::Softmax(8.0)] {
+        let in_round = |round| Some((stochastic, 3, round));
+        let want = chosen(in_round(1), ScanMode::Exact);
+        assert_eq!(chosen(in_round(1), ScanMode::Guarded), want, "{stochastic:?}");
+        let pairs = |entries: &[Entry]| entries.iter().map(|entry| entry.pair).collect::<BTreeSet<_>>();
+        assert_ne!(pairs(&want), pairs(&plain));
+        assert_ne!(pairs(&want), pairs(&chosen(in_round(2), ScanMode::Exact)));
+        assert!(
+            pairs(&want).intersection(&pairs(&plain)).count() > 10,
+            "the score counts"
+        );
+    }
 }
 
 #[test]

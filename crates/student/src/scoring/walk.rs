@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{Builder, ScopedJoinHandle, scope};
 
-use stillhouse_core::PairId;
 use stillhouse_core::sample::Sources;
 use stillhouse_core::selection::{Entry, Histogram};
+use stillhouse_core::stochastic::Noise;
+use stillhouse_core::{PairId, ScoreBits};
 
 use super::{Pair, PairScorer, ScoringError};
 use crate::ffi::{InferenceMode, compute_alone};
@@ -27,6 +28,8 @@ pub(super) struct Walk<'a> {
     pub(super) total: u64,
     /// Lowest and highest possible score.
     pub(super) range: (f32, f32),
+    /// What chance adds to scores, if it takes part.
+    pub(super) noise: Option<Noise>,
     /// Scores above this are counted but not handed on. It may fall during the walk.
     pub(super) bound: &'a Bound,
 }
@@ -121,6 +124,12 @@ pub(super) fn walk_here<S: PairScorer>(
     Ok(histogram)
 }
 
+fn add(noise: &Noise, entry: &mut Entry) -> Result<(), ScoringError> {
+    let score = noise.on(entry.pair, entry.score.score());
+    entry.score = ScoreBits::new(score).ok_or(ScoringError::Diverged { pair: entry.pair.0 })?;
+    Ok(())
+}
+
 /// Waits for every thread; the first error in order of threads wins.
 fn join(
     threads: Vec<ScopedJoinHandle<'_, Result<Histogram, ScoringError>>>,
@@ -181,6 +190,9 @@ impl<'a> Shared<'a> {
         let pairs: Result<Vec<Pair<'_>>, ScoringError> = (start..end).map(|at| self.pair(at)).collect();
         let mut entries = Vec::with_capacity((end - start) as usize);
         scorer.score(&pairs?, &mut entries)?;
+        if let Some(noise) = &self.walk.noise {
+            entries.iter_mut().try_for_each(|entry| add(noise, entry))?;
+        }
         entries.iter().for_each(|entry| histogram.add(entry.score.score()));
         let bound = self.walk.bound.get();
         entries.retain(|entry| entry.score.score() <= bound);

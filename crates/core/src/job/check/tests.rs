@@ -206,3 +206,14 @@ fn a_guard_needs_something_to_watch() {
     assert_eq!(job.guard().expect("guarded").share, 0.1);
     assert!(Job::parse(JOB).expect("valid").guard().is_none());
 }
+
+#[test]
+fn chance_needs_a_score_that_it_takes_part_in() {
+    let budget = "budget:   { queries: 24000, perRound: 6000 }";
+    let with = |acquisition: &str| JOB.replace(budget, &format!("acquisition: {acquisition}\n  {budget}"));
+    let refused = |acquisition: &str| Job::parse(&with(acquisition)).expect_err("refused").to_string();
+    assert!(refused("{ score: random, stochastic: { power: 1 } }").contains("expected a score beside it"));
+    assert!(refused("{ stochastic: { softmax: -1 } }").contains("power or softmax of 0 to 1000"));
+    let job = Job::parse(&with("{ score: margin, stochastic: { power: 4 } }")).expect("valid");
+    assert_eq!(job.spec.acquisition.stochastic, Some(Stochastic::Power(4.0)));
+}
