@@ -175,8 +175,7 @@ fn the_loss_is_the_papers_and_its_gradient_is_that_of_finite_differences() {
             .vae
             .decode(&fitting.parameters, &code, &conditions)
             .expect("decodes");
-        let [logits, images, mean, log_variance] =
-            [&logits, &pixels, &codes.mean, &codes.log_variance].map(|tensor| numbers(tensor));
+        let [logits, images, mean, log_variance] = [&logits, &pixels, &codes.mean, &codes.log_variance].map(numbers);
         let want = by_hand(&logits, &images, &mean, &log_variance, 3.0);
         let found = loss(&fitting);
         let value = found.double_value(&[]);
