@@ -16,6 +16,8 @@ use crate::reuse;
 
 /// Largest TorchScript file that is taken as a student.
 const MAX_MODULE_BYTES: u64 = 1 << 30;
+/// Most bytes of generated images.
+const MAX_GENERATED_BYTES: usize = 1 << 30;
 
 /// A job with its images, all read and checked.
 #[derive(Debug)]
@@ -73,6 +75,7 @@ impl Inputs {
             Failure::new(Kind::Budget, error)
                 .hint("raise spec.budget.queries, or set spec.images.take to a smaller number")
         })?;
+        check_generated(&plan, shape)?;
         let (evaluation, evaluation_labels) = match &job.spec.evaluation {
             Some(spec) => {
                 let loaded = stillhouse_data::load_evaluation(spec, &job.spec.images, base).map_err(data_failure)?;
@@ -147,6 +150,17 @@ fn data_failure(error: stillhouse_data::DataError) -> Failure {
     Failure::new(Kind::Data, error).maybe_hint(hint)
 }
 
+/// Generated images travel to every worker in one message.
+fn check_generated(plan: &Plan, shape: ImageShape) -> Result<(), Failure> {
+    let most = MAX_GENERATED_BYTES / shape.len().max(1);
+    if plan.generated as usize > most {
+        let found = plan.generated;
+        let message = format!("spec.pool.cvae.images: expected at most {most} images of {shape}, found {found}");
+        return Err(Failure::message(Kind::Usage, message).hint("set spec.pool.cvae.images"));
+    }
+    Ok(())
+}
+
 fn check_evaluation(spec: &EvaluationSpec, images: &ImageSet, shape: ImageShape) -> Result<(), Failure> {
     let path = spec.images.display();
     if images.shape() != shape {
@@ -180,4 +194,36 @@ fn read_module(student: &Student, base: &Path) -> Result<Arc<[u8]>, Failure> {
         return Err(Failure::message(Kind::Data, message));
     }
     Ok(Arc::from(std::fs::read(&path).map_err(wrap)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_generated_images_than_fit_a_message_are_refused_before_anything_is_asked() {
+        let plan = |generated| Plan {
+            budget: 10,
+            seeds: 2,
+            evaluation: 0,
+            arms: 1,
+            per_round: 8,
+            pairs: 1,
+            generated,
+            scored: 1,
+            lambdas: 1,
+        };
+        let colour = ImageShape {
+            channels: 3,
+            height: 32,
+            width: 32,
+        };
+        assert!(check_generated(&plan(300_000), colour).is_ok());
+        let failure = check_generated(&plan(400_000), colour).expect_err("too many");
+        assert!(
+            failure.reason().contains("at most 349525 images of 3x32x32"),
+            "{}",
+            failure.reason()
+        );
+    }
 }

@@ -30,7 +30,8 @@ impl Coordinator {
             true => Vec::new(),
             false => self.generated_left(&asked),
         };
-        let to_buy: u64 = self.settings.plan.rounds().iter().sum::<u64>() - self.bought(student);
+        let planned: u64 = self.settings.plan.rounds().iter().sum();
+        let to_buy = planned.saturating_sub(self.bought(student));
         let share = (u128::from(size) * generated.len() as u128).div_ceil(u128::from(to_buy.max(1)));
         let share = usize::try_from(share).unwrap_or(usize::MAX);
         let size = usize::try_from(size).unwrap_or(usize::MAX);
