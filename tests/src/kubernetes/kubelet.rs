@@ -175,13 +175,34 @@ fn is_over(pod: &Pod) -> bool {
 
 async fn watch_pods(shared: Arc<Shared>) {
     let pods: Api<Pod> = Api::all(shared.client.clone());
-    let stream = watcher(pods, watcher::Config::default())
-        .default_backoff()
-        .touched_objects();
+    let stream = watcher(pods, watcher::Config::default()).default_backoff();
     pin_mut!(stream);
+    let mut listed = HashSet::new();
     while let Some(event) = stream.next().await {
-        if let Ok(pod) = event {
-            take(&shared, pod);
+        match event {
+            Ok(watcher::Event::Init) => listed.clear(),
+            Ok(watcher::Event::InitApply(pod)) => {
+                listed.extend(pod.uid());
+                take(&shared, pod);
+            }
+            Ok(watcher::Event::InitDone) => end_unlisted(&shared, &listed),
+            Ok(watcher::Event::Apply(pod) | watcher::Event::Delete(pod)) => take(&shared, pod),
+            Err(_) => {}
+        }
+    }
+}
+
+/// Ends pods that are not in a new list: they were deleted while nobody watched.
+fn end_unlisted(shared: &Shared, listed: &HashSet<String>) {
+    for (uid, running) in shared.pods().iter() {
+        if !listed.contains(uid) {
+            running.fate.send_if_modified(|fate| {
+                let is_new = *fate == Fate::Lives;
+                if is_new {
+                    *fate = Fate::Ends(0);
+                }
+                is_new
+            });
         }
     }
 }

@@ -17,6 +17,8 @@ fn a_job_that_is_applied_ends_with_the_student_of_one_machine() {
     world.images();
     let mut job = jobs::three_rounds(&world.url);
     job.spec.budget.queries = 410;
+    // Long enough to be seen running.
+    job.spec.teacher.rate_per_second = Some(60.0);
     let object = world.object("whole", &job, json!({ "workers": { "gpus": 1 }, "replicas": 2 }));
     let prometheus = on_path("prometheus").map(|program| {
         let operators = world.operators();
