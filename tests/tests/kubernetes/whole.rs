@@ -2,6 +2,7 @@
 
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::json;
+use stillhouse_core::job::JobSpec;
 use stillhouse_tests::jobs;
 use stillhouse_tests::outcomes::Outcome;
 use stillhouse_tests::processes::on_path;
@@ -10,15 +11,20 @@ use stillhouse_tests::prometheus::{Prometheus, panels, unanswered};
 use crate::blows::reference;
 use crate::world::{World, alone};
 
+/// [`jobs::three_rounds`], long enough to be seen running.
+fn visible(url: &str) -> JobSpec {
+    let mut job = jobs::three_rounds(url);
+    job.spec.training.epochs = 60;
+    job
+}
+
 #[test]
 fn a_job_that_is_applied_ends_with_the_student_of_one_machine() {
     let _alone = alone();
     let Some(world) = World::new() else { return };
     world.images();
-    let mut job = jobs::three_rounds(&world.url);
+    let mut job = visible(&world.url);
     job.spec.budget.queries = 410;
-    // Long enough to be seen running.
-    job.spec.teacher.rate_per_second = Some(60.0);
     let object = world.object("whole", &job, json!({ "workers": { "gpus": 1 }, "replicas": 2 }));
     let prometheus = on_path("prometheus").map(|program| {
         let operators = world.operators();
@@ -52,5 +58,5 @@ fn a_job_that_is_applied_ends_with_the_student_of_one_machine() {
         let leaders = "sum(stillhouse_operator_leader) != 1";
         assert_eq!(prometheus.ask(leaders), (0, 0), "one replica acts");
     }
-    assert_eq!(outcome.essence(), reference(&world, jobs::three_rounds));
+    assert_eq!(outcome.essence(), reference(&world, visible));
 }
