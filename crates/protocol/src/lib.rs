@@ -16,6 +16,7 @@ pub mod effects;
 pub mod history;
 pub mod message;
 pub mod selecting;
+mod twins;
 mod wave;
 
 pub use coordinator::{Action, Coordinator, Durable, Effects, Event, JobFailure, Occupation, Settings};
@@ -25,5 +26,7 @@ pub use history::{
 };
 pub use message::{Fence, FromWorker, Report, ToWorker, WorkerId};
 
+#[cfg(test)]
+mod choices;
 #[cfg(test)]
 mod random_schedules;
