@@ -14,6 +14,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use stillhouse_core::plan::Arm;
+use stillhouse_core::selection::Histogram;
 
 use crate::effects::MAX_RETRIES;
 pub use crate::effects::{Action, Durable, Effects, Event, JobFailure, Settings};
@@ -122,6 +123,15 @@ impl Coordinator {
             Stage::Training(wave) => Some(wave.student),
             Stage::Generating { .. } => Some(Student::new(Arm::Active, 0)),
             Stage::Between | Stage::Exporting { .. } | Stage::Over => None,
+        }
+    }
+
+    /// The scan under way: how many pairs have which score so far, and where the cut would be now.
+    #[must_use]
+    pub fn scan(&self) -> Option<(&Histogram, Option<f32>)> {
+        match &self.stage {
+            Stage::Selecting(selecting) => selecting.scan(),
+            _ => None,
         }
     }
 

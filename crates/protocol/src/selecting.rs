@@ -157,6 +157,16 @@ impl Selecting {
         &self.problem
     }
 
+    /// The scan under way: how many pairs have which score so far, and the score of the last candidate that would be
+    /// chosen if the rest were worse.
+    #[must_use]
+    pub fn scan(&self) -> Option<(&Histogram, Option<f32>)> {
+        match &self.phase {
+            Phase::Scanning { band, histogram } => Some((histogram, band.cut())),
+            Phase::Calibrating | Phase::Rescoring(_) | Phase::Sampling { .. } => None,
+        }
+    }
+
     /// Something for an idle worker, if there is.
     pub fn next_work(&mut self) -> Option<Work> {
         let work = self.todo.pop_front()?;

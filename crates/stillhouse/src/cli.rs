@@ -223,6 +223,11 @@ pub struct JobRunArgs {
     /// Serve metrics for Prometheus at http://HOST:PORT/metrics, to whoever can reach that.
     #[arg(long, env = "STILLHOUSE_METRICS_LISTEN", value_name = "HOST:PORT")]
     pub metrics_listen: Option<SocketAddr>,
+    /// Serve the live page at http://HOST:PORT/, to whoever can reach that; only the job's token changes anything there
+    /// [without an address: 127.0.0.1:7780].
+    #[arg(long, env = "STILLHOUSE_WEB", value_name = "HOST:PORT", num_args = 0..=1, require_equals = true,
+          default_missing_value = "127.0.0.1:7780")]
+    pub web: Option<SocketAddr>,
 }
 
 /// Arguments of `run`.

@@ -16,6 +16,8 @@
 //! | [`books`] | what a ledger says, checked and compared with a bill |
 //! | [`export`] | queries and labels as Parquet or safetensors |
 //! | [`report`] | what a job bought, for people and programs |
+//! | [`watch`] | looking on while a job runs |
+//! | [`web`] | the live page of a running job |
 //! | [`failure`] | a failure as the user sees it |
 
 pub mod books;
@@ -35,3 +37,4 @@ pub mod queue_access;
 pub mod report;
 pub mod reuse;
 pub mod watch;
+pub mod web;

@@ -9,7 +9,7 @@ use crate::coordinate::{record, results};
 use crate::failure::{Failure, Kind};
 use crate::job_dir::JobDir;
 use crate::report::number::{count, counted};
-use crate::report::summary::State;
+use crate::report::summary::{BudgetSummary, State};
 
 /// Allows the job in `dir`, which is not running, to spend `queries` more.
 ///
@@ -49,7 +49,11 @@ pub(super) fn renew_summary(dir: &JobDir, counts: &Counts) -> Result<(), Failure
         return Ok(());
     }
     let mut summary = results::read_summary(dir.path())?;
-    summary.budget = record::budget(counts, summary.budget.price_per_query);
+    let history = std::mem::take(&mut summary.budget.history);
+    summary.budget = BudgetSummary {
+        history,
+        ..record::budget(counts, summary.budget.price_per_query)
+    };
     if summary.state == State::Finished {
         let reason = "there is more to spend: run the same command again to go on".into();
         summary.state = State::Stopped { reason };

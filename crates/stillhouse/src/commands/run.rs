@@ -35,6 +35,7 @@ pub fn run(args: &RunArgs, bars: &ProgressBars) -> Result<String, Failure> {
         listen: args.listen.clone(),
         has_gateway: !args.no_gateway,
         metrics_listen: args.common.metrics_listen,
+        web: args.common.web,
         base: base(&args.common),
         bars: bars.clone(),
     };
@@ -57,6 +58,7 @@ pub fn coordinator(args: &CoordinatorArgs, bars: &ProgressBars) -> Result<String
                 listen: Some(args.listen.clone()),
                 has_gateway: !args.no_gateway,
                 metrics_listen: args.common.metrics_listen,
+                web: args.common.web,
                 base: base(&args.common),
                 bars: bars.clone(),
             };

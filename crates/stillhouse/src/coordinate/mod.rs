@@ -43,10 +43,12 @@ use crate::failure::{Failure, Kind};
 use crate::inputs::Inputs;
 use crate::job_dir::{EventLog, JobDir};
 use crate::report::ProgressBars;
+use crate::report::burn::Burn;
 use crate::report::summary::{State, Summary};
 use crate::reuse::{Library, Wanted};
 use crate::watch::client::WHEREABOUTS;
 use crate::watch::serve::Window;
+use crate::web::{self, Web};
 use door::Door;
 use gateways::Asking;
 use links::{Links, Welcomer};
@@ -67,6 +69,8 @@ pub struct Options {
     pub has_gateway: bool,
     /// Where metrics are served, if anywhere.
     pub metrics_listen: Option<SocketAddr>,
+    /// Where the live page is served, if anywhere.
+    pub web: Option<SocketAddr>,
     /// Folder of the job file.
     pub base: PathBuf,
     /// The progress display.
@@ -127,12 +131,26 @@ pub async fn run(
         let queue = asking.queue();
         measure::serve(address, &inputs, &ledger, queue, window.glance(), shutdown.clone()).await?;
     }
+    let page = match options.web {
+        Some(address) => {
+            let parts = web::Parts {
+                inputs: inputs.clone(),
+                dir: dir.path().to_path_buf(),
+                glance: window.glance(),
+                secret: secret.clone(),
+                stop: shutdown.clone(),
+            };
+            Some(Web::open(address, parts).await?)
+        }
+        None => None,
+    };
     let links = Links::serve(door.workers, Welcomer::new(inputs.clone(), classes));
     let (supervisor, children) = workers::spawn_workers(&options, &dir, near, &secret);
 
     let epoch = u32::try_from(ledger.epoch()).unwrap_or(u32::MAX);
     let coordinator = Coordinator::new(start::settings(&inputs, classes, &options), history, epoch);
     let events = EventLog::open(&dir)?;
+    let burn = results::read_summary(dir.path()).map(|summary| Burn::resume(summary.budget.history));
     let fingerprint = info.fingerprint;
     let bars = options.bars.clone();
     let mut shell = Shell::new(Parts {
@@ -149,12 +167,18 @@ pub async fn run(
         started_ms,
         fingerprint,
         classes,
+        burn: burn.unwrap_or_default(),
     });
+    shell.begin().await?;
     let outcome = watch(&mut shell, &mut asking, children, &shutdown).await;
     asking.end(outcome.is_ok()).await;
     shell.dismiss();
     supervisor.shutdown().await;
-    conclude(shell, outcome).await
+    let concluded = conclude(shell, outcome).await;
+    if let Some(page) = page {
+        page.close().await;
+    }
+    concluded
 }
 
 /// Drives the job until it is done or something ends it.

@@ -12,6 +12,7 @@ use stillhouse_protocol::history::ScanRecord;
 use stillhouse_protocol::{History, Selection, Student, TrainOutcome};
 
 use crate::inputs::Inputs;
+use crate::report::burn::Burn;
 use crate::report::summary::{
     Accuracy, ArmSummary, Billed, BudgetSummary, ComparisonSummary, EvaluationSummary, GuardSummary, HARDEST, Hardest,
     JobSummary, PoolSummary, RoundSummary, State, StudentSummary, Summary, TeacherSummary, Timestamp, Timings, VERSION,
@@ -32,6 +33,8 @@ pub struct Record<'a> {
     pub classes: u32,
     /// Labels of the candidates that [`hardest_samples`] names.
     pub labels: &'a HashMap<Sample, SoftLabel>,
+    /// What was billed when.
+    pub burn: &'a Burn,
     /// First start of the job, in Unix milliseconds.
     pub started_ms: u64,
     /// Now, in Unix milliseconds.
@@ -56,7 +59,7 @@ pub fn hardest_samples(history: &History, arms: &[Arm]) -> Vec<Sample> {
     arms.iter().flat_map(|arm| rounds(*arm)).flat_map(hardest).collect()
 }
 
-/// What was spent, at `price` a query.
+/// What was spent, at `price` a query; not when.
 #[must_use]
 pub fn budget(counts: &Counts, price: Option<f64>) -> BudgetSummary {
     let billed = &counts.by_category;
@@ -75,6 +78,7 @@ pub fn budget(counts: &Counts, price: Option<f64>) -> BudgetSummary {
         held: counts.ambiguous,
         left: counts.left(),
         reused: counts.imported,
+        history: Vec::new(),
         price_per_query: price,
         cost: price.map(|price| price * total as f64),
     }
@@ -119,7 +123,10 @@ impl Record<'_> {
                     .map_or(0, |_| images.len() as u32),
                 agreement_images: plan.evaluation,
             }),
-            budget: budget(self.counts, job.spec.teacher.price_per_query),
+            budget: BudgetSummary {
+                history: self.burn.points().to_vec(),
+                ..budget(self.counts, job.spec.teacher.price_per_query)
+            },
             active: self.arm(Arm::Active),
             control: arm(Arm::Control),
             comparison: self.comparison(),
@@ -219,21 +226,23 @@ impl Record<'_> {
     }
 
     fn hardest(&self, selection: &Selection) -> Vec<Hardest> {
-        let pool = self.inputs.pool();
-        let scores = selection
-            .scores
-            .iter()
-            .copied()
-            .map(Some)
-            .chain(std::iter::repeat(None));
-        let candidates = selection.batch.iter().zip(scores).take(HARDEST);
-        candidates
-            .filter_map(|(candidate, score)| {
-                let label = self.labels.get(&Sample::Mix(*candidate));
-                Hardest::new(pool, *candidate, score, label)
-            })
-            .collect()
+        hardest(self.inputs, selection, |sample| self.labels.get(sample))
     }
+}
+
+/// The candidates that were chosen first, with the labels that they have.
+pub fn hardest<'a>(
+    inputs: &Inputs,
+    selection: &Selection,
+    label: impl Fn(&Sample) -> Option<&'a SoftLabel>,
+) -> Vec<Hardest> {
+    let pool = inputs.pool();
+    let scores = selection.scores.iter().copied().map(Some);
+    let scores = scores.chain(std::iter::repeat(None));
+    let candidates = selection.batch.iter().zip(scores).take(HARDEST);
+    candidates
+        .filter_map(|(candidate, score)| Hardest::new(pool, *candidate, score, label(&Sample::Mix(*candidate))))
+        .collect()
 }
 
 /// Name of the student's network.

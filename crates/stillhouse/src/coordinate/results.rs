@@ -1,6 +1,8 @@
 //! What a finished job leaves in its directory beside its students.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
 use safetensors::{Dtype, SafeTensors};
@@ -48,6 +50,8 @@ pub fn read_summary(dir: &Path) -> Result<Summary, Failure> {
     Summary::parse(&text).map_err(|error| Failure::new(Kind::Directory, error).context(path.display().to_string()))
 }
 
+/// Bytes of the event log that are looked at: the latest.
+const EVENT_BYTES: u64 = 1 << 20;
 /// Name of the file that keeps the seed images, so that a report needs nothing else.
 const SEEDS: &str = "seeds.safetensors";
 /// Name of the file that keeps the images that were generated for the pool.
@@ -171,16 +175,37 @@ pub fn write_report(dir: &Path) -> Result<(), Failure> {
         .flat_map(|(arm, of)| of.rounds.iter().map(move |round| (arm, round)));
     let contact: Vec<ContactSheet> = sheets
         .filter(|(_, round)| !round.hardest.is_empty())
-        .map(|(arm, round)| ContactSheet::draw(arm, round, &seeds, generated.as_ref()))
+        .map(|(arm, round)| ContactSheet::draw(arm, round.round, &round.hardest, &seeds, generated.as_ref()))
         .collect();
-    let events = std::fs::read_to_string(dir.join("events.jsonl")).unwrap_or_default();
-    let events: Vec<String> = events.lines().map(str::to_owned).collect();
     let job_file = std::fs::read_to_string(dir.join("job.yaml")).ok();
     let page = render(&Report {
         summary: &summary,
         contact: &contact,
-        events: &events,
+        events: &read_events(dir),
+        moment: None,
         job_file: job_file.as_deref(),
     });
     write_file(&dir.join("report.html"), page.as_bytes())
+}
+
+/// The latest lines of the event log of a job directory; none when it cannot be read.
+#[must_use]
+pub fn read_events(dir: &Path) -> Vec<String> {
+    let read = || -> std::io::Result<String> {
+        let mut file = File::open(dir.join("events.jsonl"))?;
+        let skipped = file.metadata()?.len().saturating_sub(EVENT_BYTES);
+        file.seek(SeekFrom::Start(skipped))?;
+        let mut bytes = Vec::new();
+        file.take(EVENT_BYTES).read_to_end(&mut bytes)?;
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        // The first line may be the end of one.
+        let whole = if skipped > 0 {
+            text.split_once('\n').map_or("", |(_, rest)| rest)
+        } else {
+            &text
+        };
+        Ok(whole.to_owned())
+    };
+    let text = read().unwrap_or_default();
+    text.lines().map(str::to_owned).collect()
 }

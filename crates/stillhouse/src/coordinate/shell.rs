@@ -30,6 +30,7 @@ use crate::failure::{Failure, Kind};
 use crate::inputs::Inputs;
 use crate::job_dir::{EventLog, JobDir};
 use crate::report::ProgressBars;
+use crate::report::burn::Burn;
 use crate::report::summary::{State, Summary};
 use crate::report::terminal::Stage;
 use crate::watch::serve::Window;
@@ -96,6 +97,8 @@ pub struct Shell {
     finished: bool,
     /// What the metrics say of stages.
     stages: measure::Stages,
+    /// What was billed when.
+    burn: Burn,
 }
 
 /// What a shell is made of.
@@ -126,6 +129,8 @@ pub struct Parts {
     pub fingerprint: Fingerprint,
     /// Number of classes.
     pub classes: u32,
+    /// What was billed when, as an earlier life of the job saw it.
+    pub burn: Burn,
 }
 
 /// Milliseconds since 1970.
@@ -164,7 +169,17 @@ impl Shell {
             paused: None,
             finished: false,
             stages,
+            burn: parts.burn,
         }
+    }
+
+    /// Says that the job goes on, and how far it is.
+    ///
+    /// # Errors
+    /// When that cannot be written.
+    pub async fn begin(&mut self) -> Result<(), Failure> {
+        self.note("started", json!({ "process": std::process::id() }));
+        self.publish(State::Running).await.map(drop)
     }
 
     /// Waits for something to happen. Cancel safe: a call that is dropped loses nothing.
@@ -305,7 +320,9 @@ impl Shell {
         match event {
             AskEvent::Progress { done, total } => {
                 self.bars.querying(done, total);
-                self.show_stage(Stage::Querying, done, total);
+                if self.show_stage(Stage::Querying, done, total) {
+                    self.show_batch().await?;
+                }
                 Ok(())
             }
             AskEvent::Done { student, outcome } => {
@@ -453,6 +470,7 @@ impl Shell {
             .map_err(|error| Failure::new(Kind::Storage, error))?;
         measure::counts(&counts, self.inputs.job.spec.teacher.price_per_query);
         measure::state(&state);
+        self.burn.add(unix_ms(), counts.billed());
         let summary = Record {
             inputs: &self.inputs,
             history,
@@ -460,6 +478,7 @@ impl Shell {
             fingerprint: self.fingerprint,
             classes: self.classes,
             labels: &labels,
+            burn: &self.burn,
             started_ms: self.started_ms,
             now_ms: unix_ms(),
             state,

@@ -85,9 +85,24 @@ fn budget() -> BudgetSummary {
         held: 3,
         left: 77,
         reused: 0,
+        history: spending(),
         price_per_query: Some(0.001),
         cost: Some(50.42),
     }
+}
+
+/// Asking in four bursts of a few minutes, with trainings between them.
+fn spending() -> Vec<Spending> {
+    let start = 1_772_366_400_000;
+    let burst = |round: u64| {
+        let (begun, billed) = (start + round * 480_000, 2_500 + round * 11_980);
+        let before = billed.saturating_sub(11_980);
+        [(begun, before), (begun + 90_000, billed)]
+    };
+    let points = (0..5)
+        .flat_map(burst)
+        .map(|(unix_ms, billed)| Spending { unix_ms, billed });
+    points.collect()
 }
 
 fn arm(accuracies: &[(u32, u32)], scored: bool) -> ArmSummary {

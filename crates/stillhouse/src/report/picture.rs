@@ -5,7 +5,7 @@ use image::{DynamicImage, GrayImage, ImageEncoder, RgbImage};
 use stillhouse_core::plan::Arm;
 use stillhouse_core::{ImageSet, ImageShape, Lambda, mix};
 
-use super::summary::RoundSummary;
+use super::summary::Hardest;
 
 /// Longest side of a picture in the report, in pixels; a larger image is scaled down, so that a
 /// page of hundreds of tiles stays small.
@@ -18,7 +18,7 @@ pub struct ContactSheet {
     pub round: u32,
     /// The student they were chosen for.
     pub arm: Arm,
-    /// One tile for each of [`RoundSummary::hardest`], in that order.
+    /// One tile for each of [`RoundSummary::hardest`](super::summary::RoundSummary::hardest), in that order.
     pub tiles: Vec<Tile>,
 }
 
@@ -34,11 +34,11 @@ pub struct Tile {
 }
 
 impl ContactSheet {
-    /// Draws the candidates that `round` names from the seed images and the generated ones. One that names an image that
+    /// Draws the `hardest` candidates of a round from the seed images and the generated ones. One that names an image that
     /// does not exist, or no weight of a grid, gets empty pictures.
     #[must_use]
-    pub fn draw(arm: Arm, round: &RoundSummary, seeds: &ImageSet, generated: Option<&ImageSet>) -> Self {
-        let tiles = round.hardest.iter().map(|hard| {
+    pub fn draw(arm: Arm, round: u32, hardest: &[Hardest], seeds: &ImageSet, generated: Option<&ImageSet>) -> Self {
+        let tiles = hardest.iter().map(|hard| {
             let hundredths = (hard.lambda * 100.0).round();
             let lambda = Lambda::from_hundredths(hundredths as u8);
             match (hard.generated, generated) {
@@ -49,7 +49,7 @@ impl ContactSheet {
             }
         });
         Self {
-            round: round.round,
+            round,
             arm,
             tiles: tiles.collect(),
         }

@@ -236,10 +236,23 @@ pub struct BudgetSummary {
     /// Labels of other jobs that were used and cost nothing.
     #[serde(default)]
     pub reused: u64,
+    /// What was billed when, in order of time: a few hundred points, however long the job lasts.
+    #[serde(default)]
+    pub history: Vec<Spending>,
     /// Price of one query, in the job's own currency; `null` when the job names none.
     pub price_per_query: Option<f64>,
     /// Price of everything billed.
     pub cost: Option<f64>,
+}
+
+/// What was billed up to a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Spending {
+    /// The moment, in milliseconds since 1970-01-01 in UTC.
+    pub unix_ms: u64,
+    /// Queries that were billed, or may have been.
+    pub billed: u64,
 }
 
 /// Queries that were billed, by what was asked.

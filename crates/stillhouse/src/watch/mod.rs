@@ -17,7 +17,10 @@ pub mod view;
 
 use serde::{Deserialize, Serialize};
 
-use crate::report::summary::Summary;
+use stillhouse_core::plan::Arm;
+use stillhouse_core::selection::Histogram;
+
+use crate::report::summary::{Hardest, Summary};
 use crate::report::terminal::Live;
 
 /// Longest frame: a summary with its pictures' labels is some hundred kilobytes.
@@ -34,17 +37,43 @@ pub enum Sight {
 }
 
 /// What goes on right now.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Now {
     /// The stage under way, once something of it is done.
     pub live: Option<Live>,
+    /// The scan of the pool under way.
+    pub scan: Option<ScanSight>,
+    /// The batch that is being asked.
+    pub batch: Option<BatchSight>,
     /// Connected workers, in order of arrival.
     pub workers: Vec<WorkerSight>,
     /// Workers that were lost since the coordinator started.
     pub lost: u64,
     /// The latest events, oldest first, as the event log has them.
     pub events: Vec<String>,
+}
+
+/// A scan of the pool under way.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ScanSight {
+    /// How many pairs have which score so far.
+    pub histogram: Histogram,
+    /// Score of the last candidate that would be chosen if the rest were worse; none before there are enough.
+    pub cut: Option<f32>,
+}
+
+/// A query batch that is being asked.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BatchSight {
+    /// For whom.
+    pub arm: Arm,
+    /// In which round.
+    pub round: u32,
+    /// The candidates that were chosen first, with the answers that are there.
+    pub hardest: Vec<Hardest>,
 }
 
 /// A worker as watchers see it.

@@ -93,6 +93,20 @@ impl Glance {
     pub fn now(&self) -> Now {
         self.now.borrow().clone()
     }
+
+    /// Waits until a step is done; `false` when the job is over. Cancel safe.
+    pub async fn stepped(&mut self) -> bool {
+        self.summary.changed().await.is_ok()
+    }
+
+    /// Waits until summary or moment are others than at the last call; `false` when the job is over. Cancel safe.
+    pub async fn changed(&mut self) -> bool {
+        let changed = tokio::select! {
+            changed = self.summary.changed() => changed,
+            changed = self.now.changed() => changed,
+        };
+        changed.is_ok()
+    }
 }
 
 /// What each watcher is shown.

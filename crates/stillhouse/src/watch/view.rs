@@ -39,8 +39,9 @@ impl Pace {
         }
     }
 
-    /// Per second, and the time that is left at that rate.
-    fn told(self, live: &Live) -> Option<(f64, f64)> {
+    /// Per second, and the seconds that are left at that rate.
+    #[must_use]
+    pub fn told(self, live: &Live) -> Option<(f64, f64)> {
         let rate = self.rate.filter(|rate| *rate > 0.0)?;
         Some((rate, live.total.saturating_sub(live.done) as f64 / rate))
     }
@@ -149,6 +150,8 @@ mod tests {
     fn now(live: Live) -> Now {
         Now {
             live: Some(live),
+            scan: None,
+            batch: None,
             workers: vec![WorkerSight {
                 worker: 3,
                 address: "10.0.0.7:4000\u{1b}[2J".into(),

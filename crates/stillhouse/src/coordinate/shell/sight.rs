@@ -1,17 +1,21 @@
 //! The shell's part in being looked at.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use stillhouse_core::{Sample, SoftLabel};
 use stillhouse_metrics::coordinator;
 use stillhouse_protocol::{Occupation, Student, WorkerId};
 
-use super::Shell;
-use crate::coordinate::measure;
+use super::{Shell, unix_ms};
 use crate::coordinate::meter::Reading;
+use crate::coordinate::{measure, record};
+use crate::failure::{Failure, Kind};
+use crate::report::summary::HARDEST;
 use crate::report::terminal::{Live, Stage};
-use crate::watch::WorkerSight;
+use crate::watch::{BatchSight, ScanSight, WorkerSight};
 
 /// Least time between two changes within a stage that watchers are shown: there may be a thousand workers.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -65,19 +69,49 @@ impl Shell {
     pub(super) fn show_reading(&mut self, reading: Reading) {
         match reading {
             Reading::Nothing => {}
-            Reading::Scoring(done, total) => self.show_stage(Stage::Scoring, done, total),
-            Reading::Generating(done, total) => self.show_stage(Stage::Generating, done, total),
-            Reading::Training(done, total) => self.show_stage(Stage::Training, done, total),
+            Reading::Scoring(done, total) => drop(self.show_stage(Stage::Scoring, done, total)),
+            Reading::Generating(done, total) => drop(self.show_stage(Stage::Generating, done, total)),
+            Reading::Training(done, total) => drop(self.show_stage(Stage::Training, done, total)),
         }
     }
 
-    pub(super) fn show_stage(&mut self, stage: Stage, done: u64, total: u64) {
+    /// Shows the first candidates of the batch that is asked, with the answers that are there.
+    ///
+    /// # Errors
+    /// When labels cannot be read.
+    pub(super) async fn show_batch(&mut self) -> Result<(), Failure> {
+        let student = self.coordinator.student();
+        let selection = student.and_then(|student| Some((student, self.coordinator.history().selection(student)?)));
+        // The seed images are asked without a selection.
+        let Some((student, selection)) = selection else {
+            return Ok(());
+        };
+        let samples: Vec<Sample> = selection.batch.iter().take(HARDEST).copied().map(Sample::Mix).collect();
+        let known: HashMap<Sample, SoftLabel> = {
+            let labels = self.labels(&samples).await?;
+            let pairs = samples.into_iter().zip(labels);
+            pairs.filter_map(|(sample, label)| Some((sample, label?))).collect()
+        };
+        let batch = BatchSight {
+            arm: student.arm,
+            round: student.round,
+            hardest: record::hardest(&self.inputs, selection, |sample| known.get(sample)),
+        };
+        self.window.change(|now| now.batch = Some(batch));
+        let billed = self.ledger.counts().await.map(|counts| counts.billed());
+        self.burn
+            .add(unix_ms(), billed.map_err(|error| Failure::new(Kind::Storage, error))?);
+        Ok(())
+    }
+
+    /// Shows how far a stage is; `false` when it was shown just before.
+    pub(super) fn show_stage(&mut self, stage: Stage, done: u64, total: u64) -> bool {
         let (now, student) = (Instant::now(), self.coordinator.student());
         self.stages.progress(student, stage, done, total);
         let is_news =
             |(when, of, was): (Instant, Option<Student>, Stage)| (of, was) != (student, stage) || now - when >= PAUSE;
         if !self.shown.is_none_or(is_news) {
-            return;
+            return false;
         }
         self.shown = Some((now, student, stage));
         let workers = self.coordinator.workers() as u32;
@@ -85,7 +119,13 @@ impl Shell {
         let crew: Vec<(u64, String)> = (self.coordinator.crew())
             .map(|(worker, occupation)| (worker.0, words(occupation)))
             .collect();
+        let scan = self.coordinator.scan().map(|(histogram, cut)| ScanSight {
+            histogram: histogram.clone(),
+            cut,
+        });
         self.window.change(|now| {
+            now.scan = scan;
+            now.batch.take_if(|_| stage != Stage::Querying);
             now.live = student.map(|student| Live {
                 arm: student.arm,
                 round: student.round,
@@ -100,6 +140,7 @@ impl Shell {
                 }
             }
         });
+        true
     }
 }
 

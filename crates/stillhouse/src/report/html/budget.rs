@@ -2,7 +2,9 @@
 
 use maud::{Markup, html};
 
+use super::burn;
 use crate::report::number::{count, counted, money};
+use crate::report::projection::Projection;
 use crate::report::summary::Summary;
 
 /// One part of the budget.
@@ -35,7 +37,7 @@ fn parts(summary: &Summary) -> Vec<Part> {
 }
 
 /// The bar and its legend.
-pub(super) fn section(summary: &Summary) -> Markup {
+pub(super) fn section(summary: &Summary, projection: Option<Projection>) -> Markup {
     let parts = parts(summary);
     let total = parts.iter().map(|part| part.queries as f64).sum::<f64>().max(1.0);
     html! {
@@ -56,6 +58,7 @@ pub(super) fn section(summary: &Summary) -> Markup {
                     }
                 }
             }
+            (burn::chart(summary, projection))
         }
     }
 }

@@ -7,24 +7,17 @@ use stillhouse_core::plan::Arm;
 
 use super::Report;
 use crate::report::number::score;
-use crate::report::picture::Tile;
+use crate::report::picture::{ContactSheet, Tile};
 use crate::report::summary::{ClassProbability, Hardest, RoundSummary, StudentSummary};
 
 /// The sheet of one student's round; nothing when there are no candidates to show. The control's
 /// is folded away: it is there to compare with.
 pub(super) fn sheet(report: &Report<'_>, arm: Arm, round: &RoundSummary) -> Markup {
-    let tiles = report.sheet(arm, round.round).map(|sheet| sheet.tiles.as_slice());
+    let sheet = report.sheet(arm, round.round);
     if round.hardest.is_empty() {
         return html! {};
     }
-    let student = &report.summary.student;
-    let grid = html! {
-        ul.sheet {
-            @for (at, hard) in round.hardest.iter().enumerate() {
-                li { (tile(student, hard, tiles.and_then(|tiles| tiles.get(at)))) }
-            }
-        }
-    };
+    let grid = grid(&report.summary.student, &round.hardest, sheet);
     match arm {
         Arm::Active => html! {
             div.sheet-head {
@@ -39,6 +32,18 @@ pub(super) fn sheet(report: &Report<'_>, arm: Arm, round: &RoundSummary) -> Mark
                 (grid)
             }
         },
+    }
+}
+
+/// Candidates with their pictures, as far as there are any.
+pub(super) fn grid(student: &StudentSummary, hardest: &[Hardest], sheet: Option<&ContactSheet>) -> Markup {
+    let tiles = sheet.map_or(&[][..], |sheet| &sheet.tiles);
+    html! {
+        ul.sheet {
+            @for (at, hard) in hardest.iter().enumerate() {
+                li { (tile(student, hard, tiles.get(at))) }
+            }
+        }
     }
 }
 

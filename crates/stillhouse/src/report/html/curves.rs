@@ -3,8 +3,8 @@
 use maud::{Markup, html};
 use stillhouse_core::plan::Arm;
 
-use super::plot::{Axis, Frame, px};
-use crate::report::number::{compact, count, percent};
+use super::plot::{Axis, Frame, px, tidy};
+use crate::report::number::{count, percent};
 use crate::report::summary::{ArmSummary, RoundSummary, Summary};
 
 const WIDE: Frame = Frame {
@@ -132,7 +132,7 @@ impl Chart {
             svg.(class) viewBox=(frame.view_box()) role="img" aria-label=(self.describe()) {
                 @for tick in &y.ticks { (frame.row(frame.y(y.at(*tick)), &short_percent(*tick, &y))) }
                 (frame.base("queries"))
-                @for tick in &x.ticks { (frame.column(frame.x(x.at(*tick)), &short_count(*tick))) }
+                @for tick in &x.ticks { (frame.column(frame.x(x.at(*tick)), &tidy(*tick))) }
                 @for line in &self.lines { (line.draw(frame, &x, &y)) }
                 (labels(&self.lines, frame, &y))
             }
@@ -232,17 +232,6 @@ fn short_percent(value: f64, axis: &Axis) -> String {
         (scaled - scaled.round()).abs() < 1e-6 * scaled.max(1.0)
     });
     format!("{:.*} %", places.unwrap_or(4) as usize, value * 100.0)
-}
-
-/// `0`, `500`, `10 k`, `2.5 M`: without the zeros that say nothing.
-fn short_count(value: f64) -> String {
-    let text = compact(value);
-    let (digits, unit) = text.split_once(' ').unwrap_or((&text, ""));
-    let digits = match digits.contains('.') {
-        true => digits.trim_end_matches('0').trim_end_matches('.'),
-        false => digits,
-    };
-    format!("{digits} {unit}").trim_end().to_owned()
 }
 
 #[cfg(test)]

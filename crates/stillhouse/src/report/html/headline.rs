@@ -14,8 +14,10 @@ pub(super) fn headline(summary: &Summary) -> Markup {
             p.state { (state(&summary.state)) " " (when(summary)) }
             h1 { (summary.job.name) }
             p.lede { (lede(summary)) }
-            @if let State::Stopped { reason } | State::Paused { reason } = &summary.state {
-                p.stop role="note" { strong { "Stopped: " } (reason) }
+            @match &summary.state {
+                State::Stopped { reason } => p.stop role="note" { strong { "Stopped: " } (reason) },
+                State::Paused { reason } => p.stop role="note" { strong { "Waiting: " } (reason) },
+                State::Running | State::Finished => {}
             }
         }
         dl.figures { @for figure in figures(summary) { (figure.draw()) } }

@@ -2,6 +2,8 @@
 
 use maud::{Markup, html};
 
+use crate::report::number::compact;
+
 /// Ticks are at most this many, whatever the data.
 const MAX_TICKS: usize = 12;
 
@@ -130,6 +132,17 @@ fn multiples(first: f64, last: f64, step: f64) -> Vec<f64> {
 pub(super) fn px(value: f64) -> String {
     let text = format!("{value:.1}");
     text.strip_suffix(".0").map(str::to_owned).unwrap_or(text)
+}
+
+/// A tick without the zeros that say nothing: `0`, `500`, `10 k`, `2.5 M`.
+pub(super) fn tidy(value: f64) -> String {
+    let text = compact(value);
+    let (digits, unit) = text.split_once(' ').unwrap_or((&text, ""));
+    let digits = match digits.contains('.') {
+        true => digits.trim_end_matches('0').trim_end_matches('.'),
+        false => digits,
+    };
+    format!("{digits} {unit}").trim_end().to_owned()
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ fn sheets(summary: &Summary) -> Vec<ContactSheet> {
         sheets.collect::<Vec<_>>()
     };
     let all = summary.arms().flat_map(rounds);
-    all.map(|(arm, round)| ContactSheet::draw(arm, &round, &seeds, None))
+    all.map(|(arm, round)| ContactSheet::draw(arm, round.round, &round.hardest, &seeds, None))
         .collect()
 }
 
@@ -26,6 +26,7 @@ fn page(summary: &Summary) -> String {
         summary,
         contact: &sheets(summary),
         events: &events,
+        moment: None,
         job_file: Some("apiVersion: stillhouse.dev/v1alpha1\nkind: DistillJob\n"),
     })
 }
@@ -127,6 +128,7 @@ fn names_from_outside_stay_text() {
         summary: &summary,
         contact: &sheets,
         events: &[evil.to_owned()],
+        moment: None,
         job_file: Some(evil),
     };
     let page = render(&report);
@@ -149,6 +151,7 @@ fn a_job_that_has_just_begun_has_a_page_too() {
         summary: &summary,
         contact: &[],
         events: &[],
+        moment: None,
         job_file: None,
     });
     elements(&page);
@@ -185,6 +188,7 @@ fn long_logs_and_job_files_are_cut() {
         summary: &summary,
         contact: &[],
         events: &events,
+        moment: None,
         job_file: Some(&job),
     };
     let page = render(&report);
