@@ -245,7 +245,7 @@ mod tests {
         let axis = Axis::around([0.990, 0.992], 4);
         assert_eq!(short_percent(0.9905, &axis), "99.05 %");
         assert_eq!(
-            [0.0, 500.0, 10_000.0, 2_500_000.0].map(short_count),
+            [0.0, 500.0, 10_000.0, 2_500_000.0].map(tidy),
             ["0", "500", "10 k", "2.5 M"]
         );
     }
