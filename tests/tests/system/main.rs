@@ -16,10 +16,12 @@
 //! | [`ledger`] | the books are right, agree with the bill, and no label is bought twice over a sweep |
 //! | [`torchscript`] | students leave and enter as TorchScript |
 //! | [`page`] | the report is a page that a browser shows |
+//! | [`live`] | so is the running job, through the death of its coordinator |
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
 mod branches;
+mod browser;
 mod cluster;
 mod elastic;
 mod gateways;
@@ -28,6 +30,7 @@ mod hosts;
 mod house;
 mod killed;
 mod ledger;
+mod live;
 mod monitoring;
 mod ordeal;
 mod page;

@@ -71,7 +71,7 @@ fn requests(net_log: &str) -> Vec<String> {
         .collect()
 }
 
-fn screenshot(name: &str) -> std::path::PathBuf {
+pub(crate) fn screenshot(name: &str) -> std::path::PathBuf {
     let folder = jobs::root().join("target/test-output");
     std::fs::create_dir_all(&folder).unwrap();
     folder.join(name)
