@@ -25,6 +25,8 @@ const NARROW: Frame = Frame {
     ..WIDE
 };
 
+/// Least distance of a value from the ends of its axis: a single one is not told in thousandths of a point.
+const LEAST_SPREAD: f64 = 0.001;
 /// Least distance between two labels, in user units.
 const LABEL_GAP: f64 = 15.0;
 
@@ -127,7 +129,10 @@ impl Chart {
     fn svg(&self, frame: Frame, class: &str) -> Markup {
         let points = || self.lines.iter().flat_map(|line| &line.points);
         let x = Axis::within(0.0, points().map(|p| p.queries).fold(1.0, f64::max), frame.ticks);
-        let y = Axis::around(points().map(|p| p.value), 4);
+        let y = Axis::around(
+            points().flat_map(|p| [p.value - LEAST_SPREAD, p.value + LEAST_SPREAD]),
+            4,
+        );
         html! {
             svg.(class) viewBox=(frame.view_box()) role="img" aria-label=(self.describe()) {
                 @for tick in &y.ticks { (frame.row(frame.y(y.at(*tick)), &short_percent(*tick, &y))) }
