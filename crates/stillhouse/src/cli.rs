@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use cluster::{ClusterArgs, ExportStudentArgs, ListArgs, LogsArgs, NameArgs, ResizeArgs, ServeResultsArgs, SubmitArgs};
+use past::{CurvesArgs, HistoryArgs};
 
 pub mod cluster;
+pub mod past;
 
 /// What a job of a cluster begins with, where a job directory may stand as well.
 pub const CLUSTER_JOB: &str = "djob/";
@@ -44,6 +46,10 @@ pub enum Command {
     Watch(LookArgs),
     /// Write report.html of the job in a directory again.
     Report(DirArgs),
+    /// List past jobs, or compare two at equal queries.
+    History(HistoryArgs),
+    /// Write the learning curves of a job for TensorBoard, MLflow or a spreadsheet.
+    Curves(CurvesArgs),
     /// Look into the ledger of a job that is not running: what was spent, and what it bought.
     #[command(subcommand)]
     Ledger(LedgerCommand),
@@ -325,6 +331,16 @@ mod tests {
             panic!()
         };
         assert_eq!(args.dir.as_deref().and_then(cluster_job), None);
+    }
+
+    #[test]
+    fn history_takes_two_jobs_or_none() {
+        let parse = |line: &str| Cli::try_parse_from(line.split(' ')).is_ok();
+        assert!(parse("stillhouse history"));
+        assert!(parse("stillhouse history one two --folder elsewhere"));
+        for jobs in ["one", "one two three", "one two three four"] {
+            assert!(!parse(&format!("stillhouse history {jobs}")), "{jobs}");
+        }
     }
 
     #[test]

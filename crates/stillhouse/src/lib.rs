@@ -18,6 +18,7 @@
 //! | [`report`] | what a job bought, for people and programs |
 //! | [`watch`] | looking on while a job runs |
 //! | [`web`] | the live page of a running job |
+//! | [`curves`] | learning curves for TensorBoard, MLflow and spreadsheets |
 //! | [`failure`] | a failure as the user sees it |
 
 pub mod books;
@@ -25,6 +26,7 @@ pub mod checkpoints;
 pub mod cli;
 pub mod commands;
 pub mod coordinate;
+pub mod curves;
 pub mod desk;
 pub mod estimate;
 pub mod export;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use stillhouse::cli::{BudgetCommand, Cli, Command, cluster_job};
-use stillhouse::commands::{budget, cluster, gateway, init, ledger, look, run, show, validate};
+use stillhouse::commands::{budget, cluster, gateway, history, init, ledger, look, run, show, validate};
 use stillhouse::failure::{Failure, Kind};
 use stillhouse::report::ProgressBars;
 use stillhouse_runtime::logging::{self, Format};
@@ -68,6 +68,8 @@ fn perform(command: &Command, bars: &ProgressBars) -> Result<String, Failure> {
             None => look::watch(args),
         },
         Command::Report(args) => show::report(&args.dir),
+        Command::History(args) => history::history(args),
+        Command::Curves(args) => history::curves(args),
         Command::Ledger(command) => ledger::perform(command),
         Command::Budget(BudgetCommand::Add(args)) => match cluster_job(&args.dir) {
             Some(name) => cluster::change::add_budget(&args.cluster, name, args.queries),

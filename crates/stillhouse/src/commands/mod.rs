@@ -3,6 +3,7 @@
 pub mod budget;
 pub mod cluster;
 pub mod gateway;
+pub mod history;
 pub mod init;
 pub mod ledger;
 pub mod look;

@@ -6,6 +6,8 @@
 //! |---|---|
 //! | [`summary`] | the documented, stable `summary.json`: everything below is drawn from it |
 //! | [`verdict`] | the student against the random control at equal queries |
+//! | [`history`] | the jobs of a folder, newest first |
+//! | [`comparison`] | two jobs at equal queries |
 //! | [`number`] | one way to write a number |
 //! | [`picture`] | images as small PNG files, the contact sheet |
 //! | [`burn`] | what was billed when, in a few hundred points |
@@ -15,6 +17,8 @@
 //! | [`progress`] | bars while a job runs |
 
 pub mod burn;
+pub mod comparison;
+pub mod history;
 pub mod html;
 pub mod number;
 pub mod picture;

@@ -99,6 +99,19 @@ pub enum State {
     },
 }
 
+impl State {
+    /// Its name in the file.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Paused { .. } => "paused",
+            Self::Finished => "finished",
+            Self::Stopped { .. } => "stopped",
+        }
+    }
+}
+
 /// A moment, for programs and for people.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -209,6 +222,15 @@ pub struct PoolSummary {
     pub acquisition: Acquisition,
 }
 
+impl PoolSummary {
+    /// The acquisition function by its name in the file.
+    #[must_use]
+    pub fn acquisition_name(&self) -> String {
+        let name = serde_json::to_value(self.acquisition).expect("a name");
+        name.as_str().unwrap_or_default().to_owned()
+    }
+}
+
 /// What accuracy and agreement are measured on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -305,6 +327,13 @@ impl Summary {
     pub fn to_json(&self) -> String {
         let text = serde_json::to_string_pretty(self).expect("a summary has only text keys");
         text + "\n"
+    }
+
+    /// Seconds from the first start to the end, or to when this was written.
+    #[must_use]
+    pub fn lasted_seconds(&self) -> f64 {
+        let end = self.finished.as_ref().unwrap_or(&self.updated);
+        end.unix_ms.saturating_sub(self.started.unix_ms) as f64 / 1e3
     }
 
     /// The students and what was bought for them, in order.

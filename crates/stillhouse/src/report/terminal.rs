@@ -45,7 +45,7 @@ impl Color {
     }
 
     /// A difference in green when it is a gain, in red when it is a loss.
-    fn gain(self, text: &str) -> String {
+    pub(crate) fn gain(self, text: &str) -> String {
         let style = match text.chars().next() {
             Some('+') => Style::new().green(),
             Some('\u{2212}') => Style::new().red(),
@@ -185,8 +185,7 @@ fn now(live: &Live) -> String {
 
 /// `name  finished after 41 min 12 s`, and why when it was stopped.
 fn title(summary: &Summary, color: Color) -> String {
-    let end = summary.finished.as_ref().unwrap_or(&summary.updated);
-    let lasted = seconds(end.unix_ms.saturating_sub(summary.started.unix_ms) as f64 / 1e3);
+    let lasted = seconds(summary.lasted_seconds());
     let state = match &summary.state {
         State::Running => format!("running for {lasted}"),
         State::Paused { reason } => format!("paused after {lasted}: {}", plain(reason)),
@@ -283,7 +282,7 @@ fn rounds(summary: &Summary, color: Color) -> String {
     columns(&rows)
 }
 
-fn or_dash(value: Option<String>) -> String {
+pub(crate) fn or_dash(value: Option<String>) -> String {
     value.unwrap_or_else(|| "\u{2013}".to_owned())
 }
 

@@ -35,11 +35,9 @@ fn state(state: &State) -> Markup {
 }
 
 fn when(summary: &Summary) -> Markup {
-    let end = summary.finished.as_ref().unwrap_or(&summary.updated);
-    let lasted = end.unix_ms.saturating_sub(summary.started.unix_ms) as f64 / 1e3;
     html! {
         time datetime=(summary.started.rfc3339) { (summary.started.minute()) }
-        " \u{b7} " (crate::report::number::seconds(lasted))
+        " \u{b7} " (crate::report::number::seconds(summary.lasted_seconds()))
     }
 }
 
