@@ -54,8 +54,11 @@ pub fn curves(args: &CurvesArgs) -> Result<String, Failure> {
     Ok(format!("wrote {files} to {to}{shown}"))
 }
 
-/// Every job directory in `folder`, by path, with its summary or why that cannot be read.
-fn read_all(folder: &Path) -> Result<Vec<(String, Result<Summary, Failure>)>, Failure> {
+/// A job directory by its path, with its summary or why that cannot be read.
+type Found = (String, Result<Summary, Failure>);
+
+/// Every job directory in `folder`.
+fn read_all(folder: &Path) -> Result<Vec<Found>, Failure> {
     let unreadable = |error: io::Error| {
         Failure::new(Kind::Directory, error)
             .context(format!("cannot list {}", folder.display()))
