@@ -169,7 +169,6 @@ pub async fn run(
         classes,
         burn: burn.unwrap_or_default(),
     });
-    shell.begin().await?;
     let outcome = watch(&mut shell, &mut asking, children, &shutdown).await;
     asking.end(outcome.is_ok()).await;
     shell.dismiss();
@@ -188,6 +187,7 @@ async fn watch(
     mut children: mpsc::Receiver<ChildEvent>,
     shutdown: &CancellationToken,
 ) -> Result<(), Failure> {
+    shell.begin().await?;
     loop {
         tokio::select! {
             // Only waiting may be cancelled by another branch; handling is not part of the race.
