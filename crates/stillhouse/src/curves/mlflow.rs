@@ -17,12 +17,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
+use stillhouse_core::Acquisition;
 use stillhouse_core::plan::Arm;
 use url::Url;
 
 use super::{CurveFile, points, run_name, table};
 use crate::failure::{Failure, Kind};
-use crate::report::summary::{ArmSummary, State, Summary};
+use crate::report::summary::{ArmSummary, State, Summary, acquisition_name};
 use crate::report::terminal::plain;
 
 /// Id of the experiment, drawn once; a decimal number of 18 digits, as MLflow draws its own.
@@ -49,7 +50,7 @@ pub fn files(summary: &Summary, root: &Path) -> Result<Vec<CurveFile>, Failure> 
         files.push(CurveFile::new(artifacts.join("curves.csv"), rounds.clone()));
         let metrics = metrics(summary, of).into_iter();
         files.extend(metrics.map(|(name, lines)| CurveFile::new(folder.join("metrics").join(name), lines)));
-        let texts = params(summary).map(|(name, value)| (format!("params/{name}"), value));
+        let texts = params(summary, arm).map(|(name, value)| (format!("params/{name}"), value));
         let tags = tags(summary, arm).map(|(name, value)| (format!("tags/{name}"), value));
         let texts = texts.into_iter().chain(tags);
         files.extend(texts.map(|(path, value)| CurveFile::new(folder.join(path), plain(&value))));
@@ -132,14 +133,18 @@ fn metrics(summary: &Summary, arm: &ArmSummary) -> BTreeMap<&'static str, String
     curves
 }
 
-fn params(summary: &Summary) -> [(&'static str, String); 11] {
+fn params(summary: &Summary, arm: Arm) -> [(&'static str, String); 11] {
     let Summary { pool, student, .. } = summary;
+    let acquisition = match arm {
+        Arm::Active => acquisition_name(pool.acquisition),
+        Arm::Control => acquisition_name(Acquisition::Random),
+    };
     [
         ("student", student.architecture.clone()),
         ("student_parameters", student.parameters.to_string()),
         ("classes", student.classes.to_string()),
         ("teacher_model", summary.teacher.model.clone()),
-        ("acquisition", pool.acquisition_name()),
+        ("acquisition", acquisition),
         ("seeds", pool.seeds.to_string()),
         ("pairs", pool.pairs.to_string()),
         ("generated", pool.generated.to_string()),
@@ -188,6 +193,8 @@ mod tests {
         assert_eq!(accuracy.lines().count(), 5);
         assert_eq!(text(&files, &format!("{run}/params/acquisition")), "least-confidence");
         assert_eq!(text(&files, &format!("{run}/tags/stillhouse.arm")), "active");
+        let chosen_by = text(&files, &format!("{EXPERIMENT}/{control}/params/acquisition"));
+        assert_eq!(chosen_by, "random");
         let other = text(&files, &format!("{EXPERIMENT}/{control}/metrics/accuracy/last"));
         assert!(other.ends_with(" 0.9884 26000\n"), "{other}");
         let meta = text(&files, &format!("{EXPERIMENT}/meta.yaml"));

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::number::{count, counted, money, percent, points, seconds, short};
-use super::summary::{RoundSummary, Summary};
+use super::summary::{RoundSummary, Summary, acquisition_name};
 use super::terminal::{Color, aligned, columns, indent, or_dash, plain};
 use super::verdict::{difference, half_width};
 
@@ -292,7 +292,7 @@ fn setup(both: [&Summary; 2]) -> Vec<Differing> {
         ("teacher", |of| {
             format!("{} ({})", of.teacher.model, short(&of.teacher.fingerprint))
         }),
-        ("acquisition", |of| of.pool.acquisition_name()),
+        ("acquisition", |of| acquisition_name(of.pool.acquisition)),
         ("pool", pool),
         ("budget", |of| counted(of.budget.queries, "query", "queries")),
         ("random control", |of| {

@@ -222,13 +222,11 @@ pub struct PoolSummary {
     pub acquisition: Acquisition,
 }
 
-impl PoolSummary {
-    /// The acquisition function by its name in the file.
-    #[must_use]
-    pub fn acquisition_name(&self) -> String {
-        let name = serde_json::to_value(self.acquisition).expect("a name");
-        name.as_str().unwrap_or_default().to_owned()
-    }
+/// Name of an acquisition function in the file.
+#[must_use]
+pub fn acquisition_name(acquisition: Acquisition) -> String {
+    let name = serde_json::to_value(acquisition).expect("a name");
+    name.as_str().unwrap_or_default().to_owned()
 }
 
 /// What accuracy and agreement are measured on.
