@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::{ArgAction, Args, ValueEnum};
 
 /// Arguments of `history`.
 #[derive(Debug, Args)]
 pub struct HistoryArgs {
     /// Two jobs to compare: job directories, or names below the folder. Without them every job is listed.
-    #[arg(num_args = 2, value_names = ["JOB", "JOB"])]
+    #[arg(action = ArgAction::Set, num_args = 2, value_names = ["JOB", "JOB"])]
     pub jobs: Vec<PathBuf>,
     /// The folder of job directories.
     #[arg(long, value_name = "DIR", default_value = "jobs")]
