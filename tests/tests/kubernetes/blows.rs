@@ -43,7 +43,8 @@ fn lost_pods_nodes_servers_and_leaders_change_neither_queries_nor_student() {
     world.submit(&object);
     let there = outcome(&world, "blows");
     world.until("the first training", || {
-        there.has_event("asked", "active-000").then_some(())
+        let are_there = there.events_called("worker-joined") >= 3;
+        (are_there && there.has_event("asked", "active-000")).then_some(())
     });
 
     // A worker's pod is killed.
