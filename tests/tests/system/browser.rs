@@ -24,11 +24,28 @@ fn connect(port: u16, path: &str) -> Socket {
 /// What a page did that a test looks at.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
-    /// Exceptions, and what was written to the console as an error.
-    pub(crate) errors: Vec<String>,
+    /// Exceptions, whatever was written to the console, and what the browser objects to.
+    pub(crate) complaints: Vec<String>,
     /// Addresses that were asked for.
     pub(crate) requests: Vec<String>,
 }
+
+/// See [`Browser::faint`].
+const FAINT: &str = r#"(() => {
+  const part = (v) => { v /= 255; return v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; };
+  const light = ([r, g, b]) => 0.2126 * part(r) + 0.7152 * part(g) + 0.0722 * part(b);
+  const rgb = (text) => { const m = text.match(/[\d.]+/g).map(Number); return m.length < 4 || m[3] > 0 ? m.slice(0, 3) : null; };
+  const ground = (e) => { for (; e; e = e.parentElement) { const c = rgb(getComputedStyle(e).backgroundColor); if (c) return c; } return [255, 255, 255]; };
+  const faint = [];
+  for (const e of document.querySelectorAll("body *")) {
+    if (e.closest("svg, .parents, script, style") || !e.checkVisibility()) continue;
+    if (![...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim())) continue;
+    const [a, b] = [light(rgb(getComputedStyle(e).color)), light(ground(e))];
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (ratio < 4.5) faint.push(`${e.tagName}.${e.className} ${ratio.toFixed(2)} ${e.textContent.slice(0, 30)}`);
+  }
+  return faint;
+})()"#;
 
 /// One page of a browser without a window.
 pub(crate) struct Browser {
@@ -116,12 +133,9 @@ impl Browser {
     fn note(&mut self, event: &Value) {
         let params = &event["params"];
         match event["method"].as_str().unwrap_or_default() {
-            "Runtime.exceptionThrown" => self.seen.errors.push(params.to_string()),
-            "Runtime.consoleAPICalled" if params["type"] == "error" => self.seen.errors.push(params.to_string()),
-            // A coordinator that is away is no mistake of the page.
-            "Log.entryAdded" if params["entry"]["level"] == "error" && params["entry"]["source"] != "network" => {
-                self.seen.errors.push(params.to_string());
-            }
+            "Runtime.exceptionThrown" | "Runtime.consoleAPICalled" => self.seen.complaints.push(params.to_string()),
+            // A server that is away is no mistake of the page.
+            "Log.entryAdded" if params["entry"]["source"] != "network" => self.seen.complaints.push(params.to_string()),
             "Network.requestWillBeSent" => {
                 let url = params["request"]["url"].as_str().unwrap_or_default();
                 self.seen.requests.push(url.to_owned());
@@ -155,6 +169,17 @@ impl Browser {
         let shot = self.call("Page.captureScreenshot", json!({ "captureBeyondViewport": true }));
         let picture = base64::engine::general_purpose::STANDARD.decode(shot["data"].as_str().unwrap());
         std::fs::write(file, picture.unwrap()).unwrap();
+    }
+
+    /// The page as it is now.
+    pub(crate) fn text(&mut self) -> String {
+        let text = self.value("document.documentElement.outerHTML");
+        text.as_str().unwrap().to_owned()
+    }
+
+    /// Texts that are hard to read on what lies behind them: less than 4.5 to 1.
+    pub(crate) fn faint(&mut self) -> Vec<String> {
+        serde_json::from_value(self.value(FAINT)).unwrap()
     }
 
     /// Elements whose role needs a name and that have none.

@@ -16,23 +16,6 @@ use crate::browser::Browser;
 use crate::page::screenshot;
 use crate::world::{World, alone, skipped};
 
-/// Texts that are hard to read on what lies behind them: less than 4.5 to 1.
-const FAINT: &str = r#"(() => {
-  const part = (v) => { v /= 255; return v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; };
-  const light = ([r, g, b]) => 0.2126 * part(r) + 0.7152 * part(g) + 0.0722 * part(b);
-  const rgb = (text) => { const m = text.match(/[\d.]+/g).map(Number); return m.length < 4 || m[3] > 0 ? m.slice(0, 3) : null; };
-  const ground = (e) => { for (; e; e = e.parentElement) { const c = rgb(getComputedStyle(e).backgroundColor); if (c) return c; } return [255, 255, 255]; };
-  const faint = [];
-  for (const e of document.querySelectorAll("body *")) {
-    if (e.closest("svg, .parents, script, style") || !e.checkVisibility()) continue;
-    if (![...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim())) continue;
-    const [a, b] = [light(rgb(getComputedStyle(e).color)), light(ground(e))];
-    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-    if (ratio < 4.5) faint.push(`${e.tagName}.${e.className} ${ratio.toFixed(2)} ${e.textContent.slice(0, 30)}`);
-  }
-  return faint;
-})()"#;
-
 fn slow_job(world: &World) -> JobSpec {
     let mut job = jobs::three_rounds(&world.url());
     job.spec.teacher.rate_per_second = Some(100.0);
@@ -54,10 +37,10 @@ fn link_says(word: &str) -> String {
 fn looks_right(browser: &mut Browser) {
     let none: [&str; 0] = [];
     assert_eq!(browser.nameless(), none);
-    assert_eq!(browser.value(FAINT), json!([]));
+    assert_eq!(browser.faint(), none);
     browser.screenshot(&screenshot("live.png"));
     let _ = browser.value("document.getElementById('theme').click()");
-    assert_eq!(browser.value(FAINT), json!([]), "in the other theme");
+    assert_eq!(browser.faint(), none, "in the other theme");
     browser.screenshot(&screenshot("live-dark.png"));
     let phone = json!({ "width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": true });
     let _ = browser.call("Emulation.setDeviceMetricsOverride", phone);
@@ -125,7 +108,7 @@ fn the_live_page_shows_a_job_outlives_its_coordinator_and_stops_it_for_the_token
         "the last state",
         "document.querySelector('.chip').textContent === 'Finished'",
     );
-    assert!(browser.seen.errors.is_empty(), "{:#?}", browser.seen.errors);
+    assert!(browser.seen.complaints.is_empty(), "{:#?}", browser.seen.complaints);
     let own = format!("http://{address}/");
     let foreign = browser
         .seen

@@ -226,22 +226,22 @@ impl Record<'_> {
     }
 
     fn hardest(&self, selection: &Selection) -> Vec<Hardest> {
-        hardest(self.inputs, selection, |sample| self.labels.get(sample))
+        hardest(self.inputs, selection, self.labels)
     }
 }
 
 /// The candidates that were chosen first, with the labels that they have.
-pub fn hardest<'a>(
-    inputs: &Inputs,
-    selection: &Selection,
-    label: impl Fn(&Sample) -> Option<&'a SoftLabel>,
-) -> Vec<Hardest> {
+#[must_use]
+pub fn hardest(inputs: &Inputs, selection: &Selection, labels: &HashMap<Sample, SoftLabel>) -> Vec<Hardest> {
     let pool = inputs.pool();
     let scores = selection.scores.iter().copied().map(Some);
     let scores = scores.chain(std::iter::repeat(None));
     let candidates = selection.batch.iter().zip(scores).take(HARDEST);
     candidates
-        .filter_map(|(candidate, score)| Hardest::new(pool, *candidate, score, label(&Sample::Mix(*candidate))))
+        .filter_map(|(candidate, score)| {
+            let label = labels.get(&Sample::Mix(*candidate));
+            Hardest::new(pool, *candidate, score, label)
+        })
         .collect()
 }
 

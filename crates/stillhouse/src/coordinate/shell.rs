@@ -2,10 +2,11 @@
 
 mod announce;
 mod generating;
+mod publishing;
 mod sight;
 mod training;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -24,14 +25,12 @@ use super::asking::{AskError, Asker};
 use super::links::{LinkEvent, Links};
 use super::measure;
 use super::meter::Meter;
-use super::record::{Record, hardest_samples};
 use crate::checkpoints::{Checkpoints, TrainingId};
 use crate::failure::{Failure, Kind};
 use crate::inputs::Inputs;
 use crate::job_dir::{EventLog, JobDir};
 use crate::report::ProgressBars;
 use crate::report::burn::Burn;
-use crate::report::summary::{State, Summary};
 use crate::report::terminal::Stage;
 use crate::watch::serve::Window;
 
@@ -173,15 +172,6 @@ impl Shell {
         }
     }
 
-    /// Says that the job goes on, and how far it is.
-    ///
-    /// # Errors
-    /// When that cannot be written.
-    pub async fn begin(&mut self) -> Result<(), Failure> {
-        self.note("started", json!({ "process": std::process::id() }));
-        self.publish(State::Running).await.map(drop)
-    }
-
     /// Waits for something to happen. Cancel safe: a call that is dropped loses nothing.
     pub async fn next(&mut self) -> Happening {
         tokio::select! {
@@ -209,32 +199,6 @@ impl Shell {
             self.links.dismiss();
         }
         self.bars.clear();
-    }
-
-    /// Writes something down for people.
-    pub fn note(&mut self, event: &str, fields: serde_json::Value) {
-        self.show_event(event, &fields);
-        self.events.write(unix_ms(), event, fields);
-    }
-
-    /// Notes that nothing is asked for a while and why, or that it is again.
-    ///
-    /// # Errors
-    /// When the summary cannot be written.
-    pub async fn pause(&mut self, reason: Option<String>) -> Result<(), Failure> {
-        let changes = self.paused.is_some() != reason.is_some();
-        self.paused = reason;
-        if changes {
-            self.publish(self.state()).await?;
-        }
-        Ok(())
-    }
-
-    fn state(&self) -> State {
-        match &self.paused {
-            Some(reason) => State::Paused { reason: reason.clone() },
-            None => State::Running,
-        }
     }
 
     /// The progress bars.
@@ -448,45 +412,6 @@ impl Shell {
     async fn labels(&self, samples: &[Sample]) -> Result<Vec<Option<SoftLabel>>, Failure> {
         let labels = self.asker.labels(samples).await;
         labels.map_err(|error| Failure::new(Kind::Storage, error).context("cannot read labels"))
-    }
-
-    /// Writes `summary.json` and prints a line for each round that ended since.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    pub async fn publish(&mut self, state: State) -> Result<Summary, Failure> {
-        let history = self.coordinator.history();
-        let samples = hardest_samples(history, self.inputs.job.arms());
-        let known = self.labels(&samples).await?;
-        let labels: HashMap<Sample, SoftLabel> = samples
-            .into_iter()
-            .zip(known)
-            .filter_map(|(s, l)| Some((s, l?)))
-            .collect();
-        let counts = self
-            .ledger
-            .counts()
-            .await
-            .map_err(|error| Failure::new(Kind::Storage, error))?;
-        measure::counts(&counts, self.inputs.job.spec.teacher.price_per_query);
-        measure::state(&state);
-        self.burn.add(unix_ms(), counts.billed());
-        let summary = Record {
-            inputs: &self.inputs,
-            history,
-            counts: &counts,
-            fingerprint: self.fingerprint,
-            classes: self.classes,
-            labels: &labels,
-            burn: &self.burn,
-            started_ms: self.started_ms,
-            now_ms: unix_ms(),
-            state,
-        }
-        .summary();
-        self.dir.write("summary.json", summary.to_json().as_bytes())?;
-        self.window.summary(&summary);
-        Ok(summary)
     }
 
     /// Lets watchers go, with the last summary.

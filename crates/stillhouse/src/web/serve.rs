@@ -197,9 +197,8 @@ impl Looker {
             }
         }
         if self.is_over {
-            let state = serde_json::to_value(&summary.state).expect("plain data");
-            let name = state["name"].as_str().unwrap_or_default().to_owned();
-            self.ready.push_back(Event::default().event("over").data(name));
+            let over = Event::default().event("over").data(summary.state.name());
+            self.ready.push_back(over);
         }
     }
 }

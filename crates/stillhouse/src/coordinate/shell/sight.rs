@@ -1,11 +1,10 @@
 //! The shell's part in being looked at.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use stillhouse_core::{Sample, SoftLabel};
+use stillhouse_core::Sample;
 use stillhouse_metrics::coordinator;
 use stillhouse_protocol::{Occupation, Student, WorkerId};
 
@@ -86,16 +85,12 @@ impl Shell {
         let Some((student, selection)) = selection else {
             return Ok(());
         };
-        let samples: Vec<Sample> = selection.batch.iter().take(HARDEST).copied().map(Sample::Mix).collect();
-        let known: HashMap<Sample, SoftLabel> = {
-            let labels = self.labels(&samples).await?;
-            let pairs = samples.into_iter().zip(labels);
-            pairs.filter_map(|(sample, label)| Some((sample, label?))).collect()
-        };
+        let samples = selection.batch.iter().take(HARDEST).copied().map(Sample::Mix).collect();
+        let labels = self.labelled(samples).await?;
         let batch = BatchSight {
             arm: student.arm,
             round: student.round,
-            hardest: record::hardest(&self.inputs, selection, |sample| known.get(sample)),
+            hardest: record::hardest(&self.inputs, selection, &labels),
         };
         self.window.change(|now| now.batch = Some(batch));
         let billed = self.ledger.counts().await.map(|counts| counts.billed());

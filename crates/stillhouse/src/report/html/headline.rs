@@ -25,13 +25,13 @@ pub(super) fn headline(summary: &Summary) -> Markup {
 }
 
 fn state(state: &State) -> Markup {
-    let (class, name) = match state {
-        State::Running => ("running", "Running"),
-        State::Paused { .. } => ("paused", "Paused"),
-        State::Finished => ("finished", "Finished"),
-        State::Stopped { .. } => ("stopped", "Stopped"),
+    let name = match state {
+        State::Running => "Running",
+        State::Paused { .. } => "Paused",
+        State::Finished => "Finished",
+        State::Stopped { .. } => "Stopped",
     };
-    html! { span.{ "chip " (class) } { (name) } }
+    html! { span.{ "chip " (state.name()) } { (name) } }
 }
 
 fn when(summary: &Summary) -> Markup {

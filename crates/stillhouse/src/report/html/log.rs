@@ -74,8 +74,8 @@ fn plain(value: &Value) -> String {
 
 /// One worker's time with the job.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Lane {
-    pub(super) worker: u64,
+struct Lane {
+    worker: u64,
     device: String,
     from: u64,
     /// When and why it left; none while it is there.
@@ -83,7 +83,7 @@ pub(super) struct Lane {
 }
 
 /// The workers of an event log, in order of arrival. A coordinator that was started again has none of those before.
-pub(super) fn lanes(lines: &[String]) -> Vec<Lane> {
+fn lanes(lines: &[String]) -> Vec<Lane> {
     let mut lanes: Vec<Lane> = Vec::new();
     let mut before = 0;
     for Entry { unix_ms, event, fields } in lines.iter().filter_map(|line| entry(line)) {
