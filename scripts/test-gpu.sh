@@ -7,4 +7,5 @@ export STILLHOUSE_NCCL="${STILLHOUSE_NCCL:-$PWD/.nccl/site/nvidia/nccl/lib/libnc
 export STILLHOUSE_EXPECT_CUDA=1 STILLHOUSE_EXPECT_NCCL=1 NCCL_MULTI_RANK_GPU_ENABLE=1
 cargo test --release --locked -p nccl-rs -p stillhouse-collective
 cargo test --release --locked -p stillhouse-student --test cuda
+cargo test --release --locked -p stillhouse-worker -- --include-ignored card
 cargo test --release --locked -p stillhouse-tests --test system same_job

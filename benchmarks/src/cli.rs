@@ -50,6 +50,8 @@ pub(crate) enum Command {
     OwnQueue(OwnQueueArgs),
     /// Images a second that the teacher's client sends to one that computes nothing (about 3 minutes).
     TeacherClient,
+    /// What metrics, traces and the live page cost, and how quickly they are there (about 5 minutes).
+    Telemetry(DataArgs),
     /// All of the above.
     All(DataArgs),
     /// Copy the results into docs/benchmarks.md.

@@ -14,6 +14,7 @@
 //! | [`pool`] | memory over a pool of a billion pairs |
 //! | [`queue`] | the way of a query beside other queues on Redis; recovery |
 //! | [`cluster`] | thousands of jobs on a real control plane |
+//! | [`telemetry`] | what metrics, traces and pages cost |
 //! | [`teacher_client`] | images a second through the binary HTTP client |
 //! | [`page`] | copies results into `docs/benchmarks.md` |
 //! | [`places`] | where programs, data and results lie |
@@ -38,6 +39,7 @@ mod startup;
 mod statistics;
 mod table;
 mod teacher_client;
+mod telemetry;
 mod training;
 
 use clap::Parser;
@@ -62,6 +64,7 @@ fn main() -> anyhow::Result<()> {
         Command::OwnQueue(args) => queue::run_own(&args),
         Command::Cluster(args) => cluster::run(&places, &args),
         Command::TeacherClient => teacher_client::run(&places),
+        Command::Telemetry(args) => telemetry::run(&places, &args),
         Command::All(data) => all(&places, data),
         Command::Page => page::refresh(&places),
     }
@@ -76,6 +79,7 @@ fn all(places: &Places, data: DataArgs) -> anyhow::Result<()> {
     elastic::run(places, &data)?;
     scoring::run(places, &data)?;
     teacher_client::run(places)?;
+    telemetry::run(places, &data)?;
     queue::run(places, &QueueArgs::published())?;
     mnist::run(places, &MnistArgs::published(data.clone()))?;
     mnist::methods::run(places, &MethodsArgs::published(data.clone()))?;

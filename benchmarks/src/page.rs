@@ -70,6 +70,7 @@ mod tests {
             "queue",
             "queue-recovery",
             "teacher-client",
+            "telemetry",
         ];
         for name in names {
             assert!(page.contains(&format!("{BEGIN}{name}.md{TAIL}")), "{name} has no place");

@@ -20,6 +20,8 @@ pub(crate) struct Ended {
     pub(crate) stdout: String,
     /// From before it was started to after it ended.
     pub(crate) wall: Duration,
+    /// Processor time of the program and of what it started and waited for.
+    pub(crate) processor: Duration,
     /// Highest resident memory, by the kernel's account of the process.
     pub(crate) peak_bytes: u64,
 }
@@ -55,6 +57,7 @@ pub(crate) fn run(command: &mut Command) -> anyhow::Result<Ended> {
     Ok(Ended {
         stdout,
         wall,
+        processor: used.rusage.utime + used.rusage.stime,
         peak_bytes: used.rusage.maxrss,
     })
 }

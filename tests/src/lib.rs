@@ -8,12 +8,14 @@
 //! | [`outcomes`] | what a job left in its directory |
 //! | [`ports`] | ports that programs keep over many lives |
 //! | [`mortal`] | programs that are killed, stopped and started again |
+//! | [`collector`] | a collector of traces that keeps what it is sent |
 //! | [`prometheus`] | a real Prometheus, and the panels that it must answer |
 //! | [`proxy`] | a TCP proxy that cuts and stalls |
 //! | [`redis`] | a Redis server whose data can be lost |
 //! | [`kubernetes`] | a real control plane, and nodes that run pods as processes |
 //! | [`ordeal`] | whole jobs under random blows, and what must hold all the same |
 
+pub mod collector;
 pub mod jobs;
 pub mod kubernetes;
 pub mod mortal;

@@ -5,7 +5,7 @@ use std::process::{Command, ExitStatus};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::processes::Running;
+use crate::processes::{Running, wait_for};
 
 /// Before the program takes the shell's place: a write beyond a limit of file sizes fails as on a
 /// full disk instead of killing it, it dies with whoever started it, and it appends to its log.
@@ -68,6 +68,15 @@ impl Mortal {
         self.signal(Signal::STOP);
     }
 
+    /// SIGTERM to it alone, and then how it ended.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub fn terminate(&mut self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        wait_for("a program to end as it was told", || self.ended())
+    }
+
     /// SIGCONT.
     pub fn resume(&self) {
         self.signal(Signal::CONT);
@@ -109,7 +118,7 @@ mod tests {
     use std::process::Stdio;
 
     use super::*;
-    use crate::processes::{is_alive, wait_for};
+    use crate::processes::is_alive;
 
     fn sleeper(log: &Path) -> Mortal {
         let mut command = Command::new("sh");

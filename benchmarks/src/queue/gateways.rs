@@ -22,6 +22,7 @@ use stillhouse_core::job::{OnAmbiguous, Protocol, TeacherSpec};
 use stillhouse_core::plan::Arm;
 use stillhouse_core::sample::Sources;
 use stillhouse_core::sampler::{Purpose, Stream};
+use stillhouse_core::trace::JobTrace;
 use stillhouse_core::{Candidate, ImageSet, ImageShape, Key, Lambda, PairId, Pairing, Pool, Sample, SoftLabel};
 use stillhouse_ledger::Request;
 use stillhouse_queue::{Queue, RedisQueue};
@@ -169,6 +170,7 @@ fn welcome(seeds: &ImageSet) -> Welcome {
     Welcome {
         job: String::new(),
         digest: [0; 32],
+        trace: JobTrace::new(&[0; 32], 0),
         queue_prefix: NAME.to_owned(),
         fingerprint: FINGERPRINT,
         classes: CLASSES,
@@ -260,6 +262,7 @@ async fn gateway(told: &GatewaySetting) -> anyhow::Result<u64> {
         evaluation: None,
         generated: Arc::default(),
         pool: pool(),
+        trace: welcome.trace,
     };
     let spec = teacher_spec(setting);
     let gateway = Gateway::new(

@@ -145,7 +145,7 @@ impl Dispatcher {
             .iter()
             .zip(admissions)
             .map(|(request, admission)| match admission {
-                Admission::Permitted(permit) => Ok(reference(&permit, request.sample, request.arm)),
+                Admission::Permitted(permit) => Ok(reference(&permit, request.sample, request.arm, 1)),
                 other => bail!("expected a permit for {:?}, found {other:?}", request.sample),
             });
         self.queue.push(references.collect::<anyhow::Result<_>>()?).await?;

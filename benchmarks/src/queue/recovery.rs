@@ -192,7 +192,7 @@ async fn rebuild(dispatcher: &Dispatcher, outstanding: u32) -> anyhow::Result<()
     let waiting = dispatcher.ledger.outstanding().await?;
     let references = waiting
         .into_iter()
-        .map(|(permit, sample, arm)| reference(&permit, sample, arm));
+        .map(|(permit, sample, arm)| reference(&permit, sample, arm, 1));
     dispatcher.queue.push(references.collect()).await?;
     let found = dispatcher.queue.depth().await?;
     ensure!(

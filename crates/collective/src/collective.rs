@@ -1,5 +1,7 @@
 //! The trait that all worlds implement.
 
+use std::time::Duration;
+
 use nccl_rs::DevicePointer;
 
 use crate::error::{CollectiveError, Operation};
@@ -37,6 +39,12 @@ pub trait Collective: Send {
     /// # Errors
     /// What became of the peers. The content of `data` is then unspecified.
     fn all_reduce(&mut self, data: &mut [f32]) -> Result<(), CollectiveError>;
+
+    /// How long this rank has waited since the last call of this: with everything sent that could be, before the first
+    /// byte of another rank came. None where that cannot be told from the exchange itself, as between cards.
+    fn take_waited(&mut self) -> Duration {
+        Duration::ZERO
+    }
 
     /// The same operations between cards, where this world has them: gradients then never leave
     /// the cards' memory.

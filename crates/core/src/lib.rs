@@ -21,6 +21,7 @@
 //! | [`job`] | the job file: what was written, and what was meant |
 //! | [`plan`] | the steps of a job and what they cost |
 //! | [`standing`] | how far a job is, in a few words |
+//! | [`trace`] | names of traces, the same whoever adds to one |
 
 pub mod guard;
 pub mod image;
@@ -38,6 +39,7 @@ pub mod selection;
 pub mod shards;
 pub mod standing;
 pub mod stochastic;
+pub mod trace;
 
 pub use image::{ImageSet, ImageShape};
 pub use job::{Job, JobSpec};

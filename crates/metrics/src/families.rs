@@ -100,6 +100,9 @@ families! {
         checkpoints: IntCounterVec = "stillhouse_checkpoints_total" ["outcome"] "Checkpoints that were kept, or failed to be.";
         checkpoint_bytes: Gauge = "stillhouse_checkpoint_bytes" [] "Size of the latest checkpoint.";
         checkpoint_seconds: Histogram = "stillhouse_checkpoint_write_seconds" [] in REQUEST "How long a checkpoint took to be kept.";
+        guard: GaugeVec = "stillhouse_guard_verdict" ["verdict"] "1 for what the guard has found so far: undecided, pays or harms. Nothing without a guard.";
+        disk_free: Gauge = "stillhouse_disk_free_bytes" [] "Room on the disk of the job directory.";
+        disk: Gauge = "stillhouse_disk_bytes" [] "Size of that disk.";
     }
 }
 
@@ -172,10 +175,13 @@ families! {
         command_seconds: HistogramVec = "stillhouse_worker_command_seconds" ["command"] in LONG "How long a command took.";
         scored: IntCounter = "stillhouse_worker_candidates_scored_total" [] "Candidates that it scored.";
         steps: IntCounter = "stillhouse_worker_training_steps_total" [] "Training steps that it took part in.";
-        step_seconds: HistogramVec = "stillhouse_worker_training_step_seconds" ["part"] in SHORT "Parts of a training step: compute (forward and backward), exchange (adding gradients, waiting for other ranks included) and update.";
+        step_seconds: HistogramVec = "stillhouse_worker_training_step_seconds" ["part"] in SHORT "Parts of a training step: forward (images included), backward, wait (for other ranks), all-reduce (adding gradients; between cards the wait too) and update.";
         loss: Gauge = "stillhouse_worker_training_loss" [] "Mean cross-entropy of the latest step.";
         ranks: Gauge = "stillhouse_worker_training_ranks" [] "Ranks of the training that it takes part in; 0 without one.";
         failures: CounterVec = "stillhouse_worker_failures_total" ["retry"] "Commands that failed, by whether another try is of use.";
+        card_memory: GaugeVec = "stillhouse_worker_card_memory_bytes" ["card"] "Memory of its card. Nothing without one.";
+        card_memory_used: GaugeVec = "stillhouse_worker_card_memory_used_bytes" ["card"] "What is used of it, by all processes.";
+        card_busy: GaugeVec = "stillhouse_worker_card_busy_ratio" ["card"] "Part of the last moments in which the card computed, whatever it was.";
     }
 }
 

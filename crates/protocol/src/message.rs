@@ -14,6 +14,7 @@ use stillhouse_core::job::Job;
 use stillhouse_core::pool::PairId;
 use stillhouse_core::sample::Sample;
 use stillhouse_core::selection::{Entry, Histogram};
+use stillhouse_core::trace::JobTrace;
 
 use crate::history::{Measurement, Student};
 
@@ -26,7 +27,7 @@ pub struct Fence(pub u64);
 pub struct WorkerId(pub u64);
 
 /// Version of these messages; both ends must agree.
-pub const PROTOCOL_VERSION: u32 = 4;
+pub const PROTOCOL_VERSION: u32 = 5;
 
 /// From the coordinator.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -56,6 +57,8 @@ pub struct Welcome {
     pub worker: WorkerId,
     /// The job, as JSON of [`Job`] (its optional fields have no fixed binary layout).
     pub job: String,
+    /// What the traces of its query batches are named after.
+    pub trace: JobTrace,
     /// Number of classes.
     pub classes: u32,
     /// TorchScript file of the student; empty for a network of the zoo.

@@ -58,6 +58,7 @@ fn reference(number: u32) -> Reference {
         epoch: 1,
         charge: 1,
         arm: Arm::Active,
+        round: 1,
     }
 }
 

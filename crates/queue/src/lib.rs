@@ -36,6 +36,8 @@ pub struct Reference {
     pub charge: u32,
     /// For whom.
     pub arm: Arm,
+    /// In which round: names the trace that the query belongs to, and nothing else.
+    pub round: u32,
 }
 
 /// Names a delivery.

@@ -10,6 +10,7 @@ use stillhouse::commands::{budget, cluster, gateway, history, init, ledger, look
 use stillhouse::failure::{Failure, Kind};
 use stillhouse::report::ProgressBars;
 use stillhouse_runtime::logging::{self, Format};
+use stillhouse_trace::Export;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -26,7 +27,8 @@ fn main() -> ExitCode {
     let logged = logging::init(Format::Human, bars.clone());
     let outcome = logged
         .map_err(|error| Failure::new(Kind::Usage, error))
-        .and_then(|()| perform(&cli.command, &bars));
+        .and_then(|()| traced(&cli.command))
+        .and_then(|_traces| perform(&cli.command, &bars));
     match outcome {
         Ok(text) => {
             if !text.is_empty() {
@@ -43,6 +45,18 @@ fn main() -> ExitCode {
             ExitCode::from(u8::try_from(failure.kind().exit_code()).unwrap_or(1))
         }
     }
+}
+
+/// Sends the traces of roles that have some.
+fn traced(command: &Command) -> Result<Option<Export>, Failure> {
+    let role = match command {
+        Command::Run(args) if args.dry_run => return Ok(None),
+        Command::Run(_) | Command::Coordinator(_) => "coordinator",
+        Command::Gateway(_) => "gateway",
+        _ => return Ok(None),
+    };
+    let begun = stillhouse_trace::begin(role);
+    begun.map(Some).map_err(|error| Failure::new(Kind::Usage, error))
 }
 
 /// Writes a line. Whoever should read it may be gone, or the disk that keeps it full: the exit code

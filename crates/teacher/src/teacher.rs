@@ -33,6 +33,8 @@ pub struct Attempt {
     /// Promise to a teacher that knows `Idempotency-Key`: requests of one key are one question, to
     /// be billed once. Visible ASCII.
     pub idempotency_key: Option<String>,
+    /// The span that the request belongs to, sent as `traceparent` (W3C Trace Context). Visible ASCII.
+    pub trace_parent: Option<String>,
 }
 
 impl Attempt {
@@ -42,6 +44,7 @@ impl Attempt {
         Self {
             request_id: request_id.into(),
             idempotency_key: None,
+            trace_parent: None,
         }
     }
 }

@@ -10,15 +10,21 @@ use serde_json::json;
 use stillhouse_collective::{Collective, GroupId, Local, Ring, RingListener};
 use stillhouse_core::image::{ImageSet, ImageShape};
 use stillhouse_core::job::{Architecture, Determinism, ImageFormat, Mixing, Optimizer, Schedule};
+use stillhouse_core::plan::Arm;
 use stillhouse_core::pool::{LambdaGrid, PairId, Pairing, Pool};
 use stillhouse_core::sampler::{Purpose, Stream};
 use stillhouse_core::score::Acquisition;
 use stillhouse_core::selection::{GUARD_FACTOR, select};
+use stillhouse_core::trace::{JobTrace, Stage};
 use stillhouse_student::scoring::{ScanMode, Scorer, ScorerConfig};
-use stillhouse_student::train::{Augmentation, Init, OneLoss, Session, TrainConfig, Training, TransferSet};
+use stillhouse_student::train::{
+    Augmentation, Init, OneLoss, Progress, Session, StepTimes, TrainConfig, Training, TransferSet,
+};
 use stillhouse_student::{Network, NetworkSpec, device};
+use stillhouse_trace::{Kind, Place};
 use tch::Device;
 
+use crate::account;
 use crate::cli::{BenchAllReduceArgs, BenchScoreArgs, BenchTrainArgs};
 
 const CLASSES: usize = 10;
@@ -281,6 +287,46 @@ pub(crate) fn all_reduce(args: &BenchAllReduceArgs) -> anyhow::Result<()> {
         println!("{}", json!({ "ms": ms, "sum": sum }));
     }
     Ok(())
+}
+
+/// What metrics and traces take of a training step, and of a command such as a shard of a scan.
+pub(crate) fn account() -> anyhow::Result<()> {
+    let _traces = stillhouse_trace::begin("worker")?;
+    let part = Duration::from_millis(1);
+    let progress = Progress {
+        epoch: 0,
+        step: 1,
+        steps: 2,
+        loss: 0.5,
+        evaluation: None,
+        times: StepTimes {
+            forward: part,
+            backward: part,
+            wait: part,
+            all_reduce: part,
+            update: part,
+        },
+    };
+    let step_ns = nanoseconds(|| account::step(&progress));
+    let place = Place::of(JobTrace::new(&[0; 32], 0).batch(Arm::Active, 1), Stage::Scoring);
+    let command_ns = nanoseconds(|| {
+        let mut span = place.span("scan", Kind::Internal);
+        span.set("stillhouse.worker", 1);
+        span.set("stillhouse.pairs", 1_024);
+        // Nothing can fail here.
+        let _nothing = account::counted("scan", span, || Ok(()));
+    });
+    println!("{}", json!({ "step_ns": step_ns, "command_ns": command_ns }));
+    Ok(())
+}
+
+/// Of one call, in the mean over many.
+fn nanoseconds(mut work: impl FnMut()) -> f64 {
+    const CALLS: u32 = 20_000;
+    work();
+    let begun = Instant::now();
+    (0..CALLS).for_each(|_| work());
+    begun.elapsed().as_nanos() as f64 / f64::from(CALLS)
 }
 
 /// One batch of first scores, for the time from process start.

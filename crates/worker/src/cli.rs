@@ -185,6 +185,8 @@ pub(crate) enum BenchCommand {
     AllReduce(BenchAllReduceArgs),
     /// Start to first score, as a process: build a network, score one batch, stop.
     FirstScore,
+    /// Nanoseconds that metrics and traces take of a training step and of a command.
+    Account,
 }
 
 /// Arguments of `bench score`.

@@ -8,16 +8,20 @@ use anyhow::{Context, ensure};
 use stillhouse_collective::{Card, RingListener};
 use stillhouse_core::image::ImageSet;
 use stillhouse_core::job::{Device as DeviceSpec, Job, OneDeploy, Scan};
+use stillhouse_core::plan::Arm;
 use stillhouse_core::pool::Pool;
 use stillhouse_core::sample::Sources;
+use stillhouse_core::trace::{JobTrace, Stage};
 use stillhouse_protocol::message::{Command, Welcome};
-use stillhouse_protocol::{Fence, FromWorker, Report, Student};
+use stillhouse_protocol::{Fence, FromWorker, Report, Student, WorkerId};
 use stillhouse_runtime::Secret;
 use stillhouse_student::scoring::{ScanMode, Scorer, ScorerConfig};
 use stillhouse_student::{Head, Network, NetworkSpec, device, export};
+use stillhouse_trace::{Kind, Place, Span};
 use tch::Device;
 use tokio::sync::mpsc;
 
+use crate::account::counted;
 use crate::control::Control;
 use crate::training::UnderWay;
 
@@ -27,6 +31,8 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 /// Everything the computing thread holds.
 pub(crate) struct Computer {
     pub(crate) job: Job,
+    /// What the traces of its batches are named after, and this worker in them.
+    trace: (JobTrace, WorkerId),
     pub(crate) spec: NetworkSpec,
     pub(crate) seeds: Arc<ImageSet>,
     /// Images that were generated for the pool.
@@ -117,6 +123,7 @@ impl Computer {
         sender: mpsc::Sender<FromWorker>,
     ) -> anyhow::Result<Self> {
         let job = welcome.job().context("the coordinator's job")?;
+        let trace = (welcome.trace, welcome.worker);
         let (shape, classes) = (welcome.seeds.shape(), welcome.classes as usize);
         let spec = match &job.student {
             stillhouse_core::job::Student::Zoo(architecture) => match &job.spec.student.one {
@@ -151,6 +158,7 @@ impl Computer {
         if let Some(known) = known.filter(is_same) {
             return Ok(Self {
                 job,
+                trace,
                 control,
                 outbox,
                 ..known
@@ -159,6 +167,7 @@ impl Computer {
         let (evaluation, evaluation_labels) = welcome.evaluation.map(|data| (data.images, data.labels)).unzip();
         Ok(Self {
             job,
+            trace,
             spec,
             seeds: Arc::new(welcome.seeds),
             generated: None,
@@ -186,14 +195,8 @@ impl Computer {
 
     /// Does what a command says and reports. A command that was overtaken is not reported on.
     pub(crate) fn obey(&mut self, fence: Fence, command: Command) {
-        let (metrics, name, begun) = (stillhouse_metrics::worker(), name(&command), Instant::now());
-        metrics.busy.with_label_values(&[name]).set(1.0);
-        let result = self.execute(fence, command);
-        metrics.busy.with_label_values(&[name]).set(0.0);
-        metrics
-            .command_seconds
-            .with_label_values(&[name])
-            .observe(begun.elapsed().as_secs_f64());
+        let metrics = stillhouse_metrics::worker();
+        let result = counted(name(&command), self.span(&command), || self.execute(fence, command));
         metrics.ranks.set(0.0);
         if self.control.goes_on(fence).is_break() {
             return;
@@ -212,6 +215,40 @@ impl Computer {
             }
         };
         self.outbox.send(FromWorker::Report { fence, report });
+    }
+
+    /// The span of a command, below the stage of the batch that it is a part of.
+    fn span(&self, command: &Command) -> Span {
+        let (arm, round, stage) = match command {
+            Command::Load { student, .. } | Command::Export { student } => {
+                (student.arm, student.round, Stage::Training)
+            }
+            Command::Train(command) if command.twin.is_some() => {
+                (command.student.arm, command.student.round, Stage::Comparing)
+            }
+            Command::Train(command) => (command.student.arm, command.student.round, Stage::Training),
+            // What is scored is for the round after the student's; a control needs no scores.
+            Command::Calibrate { student, .. } | Command::Scan { student, .. } | Command::Rescore { student, .. } => {
+                (Arm::Active, student.round + 1, Stage::Scoring)
+            }
+            Command::Extend { .. } | Command::Generate(_) => (Arm::Active, 1, Stage::Generating),
+        };
+        let (job, worker) = self.trace;
+        let mut span = Place::of(job.batch(arm, round), stage).span(name(command), Kind::Internal);
+        span.set("stillhouse.worker", worker.0 as i64);
+        match command {
+            Command::Scan { start, end, .. } => span.set("stillhouse.pairs", (end - start) as i64),
+            Command::Calibrate { pairs, .. } | Command::Rescore { pairs, .. } => {
+                span.set("stillhouse.pairs", pairs.len() as i64);
+            }
+            Command::Train(command) => {
+                span.set("stillhouse.rank", i64::from(command.rank));
+                span.set("stillhouse.ranks", command.peers.len() as i64);
+                span.set("stillhouse.samples", command.samples.len() as i64);
+            }
+            _ => {}
+        }
+        span
     }
 
     fn execute(&mut self, fence: Fence, command: Command) -> anyhow::Result<Option<Report>> {

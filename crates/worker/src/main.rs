@@ -7,10 +7,14 @@
 //! | [`control`] | how a newer command makes an older one stop |
 //! | [`computer`] | obeys commands: scores, exports |
 //! | [`training`] | one rank's part in a training |
+//! | [`account`] | what metrics and traces say of a worker's work |
+//! | [`card`] | what the driver says of the worker's card |
 //! | [`teacher`] | a teacher of one's own |
 //! | [`bench`] | measurements that `stillhouse-bench` compares with their peers |
 
+mod account;
 mod bench;
+mod card;
 mod cli;
 mod computer;
 mod control;
@@ -52,6 +56,9 @@ fn main() -> ExitCode {
         Command::Bench {
             command: BenchCommand::FirstScore,
         } => bench::first_score(),
+        Command::Bench {
+            command: BenchCommand::Account,
+        } => bench::account(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -53,12 +53,18 @@ pub(crate) fn run(args: &WorkerArgs) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start the link's runtime")?;
+    let _traces = stillhouse_trace::begin("worker")?;
     let shutdown = {
         let _inside = runtime.enter();
         signals::install().context("cannot listen for signals")?
     };
     if let Some(address) = args.metrics_listen {
-        let served = stillhouse_metrics::serve::serve(address, "worker", || async {}, shutdown.drain.clone());
+        let card = Arc::new(crate::card::Card::of(device));
+        let refresh = move || {
+            let card = card.clone();
+            async move { card.iter().for_each(crate::card::Card::measure) }
+        };
+        let served = stillhouse_metrics::serve::serve(address, "worker", refresh, shutdown.drain.clone());
         runtime.block_on(served)?;
     }
     let metrics = stillhouse_metrics::worker();

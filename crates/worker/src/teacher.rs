@@ -131,6 +131,7 @@ fn one_hot(labels: &[u16], classes: usize) -> Vec<f32> {
 /// # Errors
 /// When the model cannot be read, or the address is taken.
 pub(crate) fn serve(args: &TeacherServeArgs) -> anyhow::Result<()> {
+    let _traces = stillhouse_trace::begin("teacher")?;
     let network = load_model(args, device::open(args.device, 0)?)?;
     let (shape, classes) = (network.spec().shape(), network.spec().classes());
     let books = Books::open(args.bill.as_deref(), args.invoice.as_deref()).context("cannot open bill or invoice")?;

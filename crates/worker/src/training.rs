@@ -12,11 +12,11 @@ use stillhouse_core::sampler::{Purpose, Stream};
 use stillhouse_protocol::message::TrainCommand;
 use stillhouse_protocol::{Fence, FromWorker, Measurement, Report};
 use stillhouse_student::train::{
-    Augmentation, Evaluation, EvaluationSet, Init, OneLoss, Progress, Session, StepTimes, TrainConfig, Training,
-    TransferSet,
+    Augmentation, Evaluation, EvaluationSet, Init, OneLoss, Progress, Session, TrainConfig, Training, TransferSet,
 };
 use tch::Device;
 
+use crate::account;
 use crate::computer::Computer;
 
 /// How long a rank waits for the others in one operation. A lost peer is noticed at once by its
@@ -181,19 +181,7 @@ impl Computer {
         let metrics = stillhouse_metrics::worker();
         metrics.ranks.set(command.peers.len() as f64);
         let mut observe = |progress: &Progress, session: &Session| -> ControlFlow<()> {
-            metrics.steps.inc();
-            metrics.loss.set(f64::from(progress.loss));
-            let StepTimes {
-                compute,
-                exchange,
-                update,
-            } = progress.times;
-            for (part, time) in [("compute", compute), ("exchange", exchange), ("update", update)] {
-                metrics
-                    .step_seconds
-                    .with_label_values(&[part])
-                    .observe(time.as_secs_f64());
-            }
+            account::step(progress);
             outbox.progress(fence, progress.step, progress.steps, progress.loss);
             if let Some(last) = clock.as_mut().filter(|last| last.elapsed() >= every) {
                 *last = Instant::now();

@@ -15,6 +15,8 @@
 //! | [`hosts`] | the same over a network whose cables are pulled |
 //! | [`ledger`] | the books are right, agree with the bill, and no label is bought twice over a sweep |
 //! | [`torchscript`] | students leave and enter as TorchScript |
+//! | [`monitoring`] | metrics, dashboards and alerts agree with each other and with a real Prometheus |
+//! | [`traces`] | each query batch is one trace through every process |
 //! | [`page`] | the report is a page that a browser shows |
 //! | [`live`] | so is the running job, through the death of its coordinator |
 
@@ -38,4 +40,5 @@ mod refused;
 mod same;
 mod teachers;
 mod torchscript;
+mod traces;
 mod world;

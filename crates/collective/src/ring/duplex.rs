@@ -4,7 +4,7 @@ use std::{
     io::{self, IoSlice, IoSliceMut, Read, Write},
     net::TcpStream,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -65,6 +65,8 @@ pub(super) struct Duplex {
     previous: Arc<TcpStream>,
     /// The frame that is being received, before it is added.
     piece: Vec<f32>,
+    /// Time spent blocked before the first byte of an exchange came.
+    waited: Duration,
 }
 
 impl Duplex {
@@ -75,6 +77,7 @@ impl Duplex {
             next,
             previous,
             piece: vec![0.0; MAX_FLOATS],
+            waited: Duration::ZERO,
         })
     }
 
@@ -89,15 +92,19 @@ impl Duplex {
                 return Ok(());
             }
             if !sent && !received {
-                wait(
-                    &self.next,
-                    &self.previous,
-                    step,
-                    !outgoing.is_done(),
-                    !incoming.is_done(),
-                )?;
+                let (sending, receiving) = (!outgoing.is_done(), !incoming.is_done());
+                let blocked = Instant::now();
+                wait(&self.next, &self.previous, step, sending, receiving)?;
+                if !sending && incoming.is_untouched() {
+                    self.waited += blocked.elapsed();
+                }
             }
         }
+    }
+
+    /// Time spent blocked since the last call, before the first byte of an exchange came.
+    pub(super) fn take_waited(&mut self) -> Duration {
+        std::mem::take(&mut self.waited)
     }
 
     /// Which neighbour has closed its end, if one has. Reads nothing.
@@ -257,6 +264,11 @@ impl<'a> Receipt<'a> {
 
     fn is_done(&self) -> bool {
         self.done
+    }
+
+    /// Whether nothing has come yet.
+    fn is_untouched(&self) -> bool {
+        self.complete == 0 && self.received == 0
     }
 
     /// Receives what one call brings; says whether anything moved.

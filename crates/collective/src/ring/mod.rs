@@ -268,6 +268,10 @@ impl Collective for Ring {
         })
     }
 
+    fn take_waited(&mut self) -> Duration {
+        self.duplex.take_waited()
+    }
+
     fn barrier(&mut self) -> Result<(), CollectiveError> {
         let nothing = segments_of(&vec![0; self.world_size]);
         self.operate(Operation::Barrier, |duplex, round| {

@@ -5,9 +5,9 @@
 //!
 //! | offset | bytes | what |
 //! |---|---|---|
-//! | 0 | 4 | `SHQ1`: format and version |
+//! | 0 | 4 | `SHQ2`: format and version |
 //! | 4 | 12 | the life's nonce, so that a delivery of an earlier life changes nothing in this one |
-//! | 16 | 56 n | n >= 1 references |
+//! | 16 | 60 n | n >= 1 references |
 //!
 //! A reference, integers in little-endian order:
 //!
@@ -21,6 +21,7 @@
 //! | 46 | 1 | lambda of a mix in hundredths, else 0 |
 //! | 47 | 1 | 0 |
 //! | 48 | 8 | pair of a mix, position of an image otherwise |
+//! | 56 | 4 | round |
 
 use stillhouse_core::plan::Arm;
 use stillhouse_core::pool::{Candidate, Lambda, PairId};
@@ -29,11 +30,11 @@ use stillhouse_core::{Key, Sample};
 use crate::Reference;
 
 /// First bytes of every block.
-pub(super) const MAGIC: &[u8; 4] = b"SHQ1";
+pub(super) const MAGIC: &[u8; 4] = b"SHQ2";
 /// Bytes before the first reference.
 pub(super) const HEADER_BYTES: usize = 16;
 /// Bytes of a reference.
-pub(super) const RECORD_BYTES: usize = 56;
+pub(super) const RECORD_BYTES: usize = 60;
 
 /// Random bytes that tell one beginning of the queue from every other.
 pub(super) type Nonce = [u8; 12];
@@ -64,6 +65,7 @@ fn write(reference: &Reference, bytes: &mut Vec<u8>) {
     bytes.extend_from_slice(&reference.charge.to_le_bytes());
     bytes.extend_from_slice(&[arm, kind, lambda, 0]);
     bytes.extend_from_slice(&value.to_le_bytes());
+    bytes.extend_from_slice(&reference.round.to_le_bytes());
 }
 
 /// What a block holds; `None` when the bytes are not a block.
@@ -81,10 +83,11 @@ fn read(record: &[u8]) -> Option<Reference> {
     let (key, rest) = record.split_first_chunk()?;
     let (epoch, rest) = rest.split_first_chunk()?;
     let (charge, rest) = rest.split_first_chunk()?;
-    let ([arm, kind, lambda, 0], value) = rest.split_first_chunk()? else {
+    let ([arm, kind, lambda, 0], rest) = rest.split_first_chunk()? else {
         return None;
     };
-    let value = u64::from_le_bytes(value.try_into().ok()?);
+    let (value, round) = rest.split_first_chunk()?;
+    let value = u64::from_le_bytes(*value);
     let sample = match (kind, lambda) {
         (0, 0) => Sample::Seed(value.try_into().ok()?),
         (1, hundredths) => Sample::Mix(Candidate {
@@ -105,6 +108,7 @@ fn read(record: &[u8]) -> Option<Reference> {
         epoch: u64::from_le_bytes(*epoch),
         charge: u32::from_le_bytes(*charge),
         arm,
+        round: u32::from_le_bytes(round.try_into().ok()?),
     })
 }
 
@@ -128,6 +132,7 @@ mod tests {
             epoch: 1 << 40,
             charge: 3,
             arm,
+            round: 9,
         };
         let arms = [Arm::Active, Arm::Control, Arm::Active];
         samples.into_iter().zip(arms).map(of).collect()

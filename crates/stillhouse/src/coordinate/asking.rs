@@ -6,15 +6,17 @@
 //! What is put in twice is asked once: the ledger sees to that.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use stillhouse_core::key::{Fingerprint, Key};
 use stillhouse_core::plan::Arm;
+use stillhouse_core::trace::{JobTrace, Stage};
 use stillhouse_core::{Sample, SoftLabel};
 use stillhouse_ledger::{Admission, Ledger, LedgerError, Permit, Request};
 use stillhouse_protocol::{AskOutcome, Student};
 use stillhouse_queue::{Queue, QueueError, Reference};
+use stillhouse_trace::{Kind, Place};
 use tokio::sync::{Mutex, RwLock};
 
 use crate::inputs::Inputs;
@@ -66,6 +68,9 @@ pub struct Asker {
     /// Held while the queue is filled again.
     refilling: Mutex<()>,
     library: Library,
+    trace: JobTrace,
+    /// The round that each arm asks for now or asked for last.
+    rounds: std::sync::Mutex<HashMap<Arm, u32>>,
 }
 
 impl Asker {
@@ -76,6 +81,7 @@ impl Asker {
         ledger: Ledger,
         queue: Arc<dyn Queue>,
         library: Library,
+        trace: JobTrace,
     ) -> Self {
         Self {
             inputs,
@@ -85,6 +91,8 @@ impl Asker {
             pushing: RwLock::default(),
             refilling: Mutex::default(),
             library,
+            trace,
+            rounds: std::sync::Mutex::default(),
         }
     }
 
@@ -116,12 +124,13 @@ impl Asker {
         mut observe: impl FnMut(u64),
     ) -> Result<AskOutcome, AskError> {
         let begun = Instant::now();
+        self.rounds().insert(student.arm, student.round);
         let mut open: HashMap<Key, Sample> = samples.iter().map(|sample| (self.key(*sample), *sample)).collect();
         self.reuse(student.arm, &open).await?;
         let (mut labelled, mut held) = (0, 0);
         let mut is_first = true;
         while !open.is_empty() {
-            let look = self.look(student.arm, &open).await?;
+            let look = self.look(student, &open).await?;
             count(&look.answers, is_first);
             is_first = false;
             for (key, admission) in look.answers {
@@ -142,6 +151,10 @@ impl Asker {
         Ok(AskOutcome { labelled, held, millis })
     }
 
+    fn rounds(&self) -> MutexGuard<'_, HashMap<Arm, u32>> {
+        self.rounds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Gives the ledger the labels of other jobs that are wanted now. It keeps what it knows already.
     async fn reuse(&self, arm: Arm, open: &HashMap<Key, Sample>) -> Result<(), AskError> {
         let known = |(key, sample): (&Key, &Sample)| Some((*key, *sample, arm, self.library.get(key)?.clone()));
@@ -154,7 +167,8 @@ impl Asker {
     }
 
     /// Asks the ledger about every open query, and queues those that got a permit.
-    async fn look(&self, arm: Arm, open: &HashMap<Key, Sample>) -> Result<Look, AskError> {
+    async fn look(&self, student: Student, open: &HashMap<Key, Sample>) -> Result<Look, AskError> {
+        let Student { arm, round } = student;
         let mut requests: Vec<Request> = open
             .iter()
             .map(|(key, sample)| Request {
@@ -176,11 +190,14 @@ impl Asker {
             look.took += asked.elapsed();
             let references = chunk.iter().zip(&admissions);
             let permitted = |(request, admission): (&Request, &Admission)| match admission {
-                Admission::Permitted(permit) => Some(reference(permit, request.sample, arm)),
+                Admission::Permitted(permit) => Some(reference(permit, request.sample, arm, round)),
                 Admission::Known(_) | Admission::InFlight | Admission::Held { .. } | Admission::Exhausted => None,
             };
             let references: Vec<Reference> = references.filter_map(permitted).collect();
             if !references.is_empty() {
+                let place = Place::of(self.trace.batch(arm, round), Stage::Querying);
+                let mut span = place.span("queue references", Kind::Producer);
+                span.set("stillhouse.references", references.len() as i64);
                 self.push(references).await?;
             }
             drop(pushing);
@@ -245,11 +262,13 @@ impl Asker {
         self.queue.restart().await?;
         stillhouse_metrics::queue().restored.inc();
         tracing::info!(references = outstanding.len(), "the queue is filled again");
+        let rounds = self.rounds().clone();
+        let queued = |(permit, sample, arm): &(Permit, Sample, Arm)| {
+            let round = rounds.get(arm).copied().unwrap_or_default();
+            reference(permit, *sample, *arm, round)
+        };
         for chunk in outstanding.chunks(CHUNK) {
-            let references = chunk
-                .iter()
-                .map(|(permit, sample, arm)| reference(permit, *sample, *arm));
-            self.queue.push(references.collect()).await?;
+            self.queue.push(chunk.iter().map(queued).collect()).await?;
         }
         Ok(())
     }
@@ -271,13 +290,14 @@ fn count(answers: &[(Key, Admission)], is_first: bool) {
 
 /// What travels for a permitted query.
 #[must_use]
-pub fn reference(permit: &Permit, sample: Sample, arm: Arm) -> Reference {
+pub fn reference(permit: &Permit, sample: Sample, arm: Arm, round: u32) -> Reference {
     Reference {
         key: permit.key,
         sample,
         epoch: permit.epoch,
         charge: permit.charge,
         arm,
+        round,
     }
 }
 

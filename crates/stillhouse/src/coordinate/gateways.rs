@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use stillhouse_core::ImageSet;
+use stillhouse_core::trace::JobTrace;
 use stillhouse_ledger::Ledger;
 use stillhouse_queue::{MemoryQueue, Queue, QueueError, RedisConfig, RedisQueue};
 use stillhouse_runtime::link::Connection;
@@ -48,6 +49,7 @@ pub(super) struct Parts<'a> {
     pub(super) classes: u32,
     /// First start of the job.
     pub(super) started_ms: u64,
+    pub(super) trace: JobTrace,
 }
 
 /// The way to the teacher, open until [`Asking::end`].
@@ -88,6 +90,7 @@ impl Asking {
             let welcome = Welcome {
                 job: serde_json::to_string(&inputs.job).expect("a job has only text keys"),
                 digest: inputs.digest(),
+                trace: parts.trace,
                 queue_prefix: prefix.clone(),
                 fingerprint,
                 classes: parts.classes,
@@ -111,6 +114,7 @@ impl Asking {
             ledger.clone(),
             queue.clone(),
             parts.library,
+            parts.trace,
         );
         Ok(Self {
             inputs: parts.inputs,
@@ -186,6 +190,7 @@ fn own_gateway(parts: &Parts<'_>, queue: &Arc<dyn Queue>, desk: &Desk) -> Result
         evaluation: inputs.evaluation.clone(),
         generated: inputs.generated.clone(),
         pool: inputs.job.pool(inputs.plan.seeds),
+        trace: parts.trace,
     };
     let (spec, policy) = (&inputs.job.spec.teacher, inputs.job.spec.budget.on_ambiguous);
     Ok(Gateway::new(

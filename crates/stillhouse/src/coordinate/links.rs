@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use stillhouse_core::job::Determinism;
+use stillhouse_core::trace::JobTrace;
 use stillhouse_protocol::message::{EvaluationData, PROTOCOL_VERSION, Welcome};
 use stillhouse_protocol::{FromWorker, ToWorker, WorkerId, codec};
 use stillhouse_runtime::link::{Connection, FrameReceiver, FrameSender};
@@ -134,6 +135,7 @@ impl Links {
 /// Says to each worker what the job is.
 pub struct Welcomer {
     job: String,
+    trace: JobTrace,
     classes: u32,
     inputs: Arc<Inputs>,
     /// Kinds of device of the workers that are there.
@@ -143,10 +145,11 @@ pub struct Welcomer {
 impl Welcomer {
     /// For a job whose teacher knows `classes` classes.
     #[must_use]
-    pub fn new(inputs: Arc<Inputs>, classes: u32) -> Self {
+    pub fn new(inputs: Arc<Inputs>, trace: JobTrace, classes: u32) -> Self {
         let job = serde_json::to_string(&inputs.job).expect("a job has only text keys");
         Self {
             job,
+            trace,
             classes,
             inputs,
             devices: Mutex::default(),
@@ -183,6 +186,7 @@ impl Welcomer {
         ToWorker::Welcome(Box::new(Welcome {
             worker,
             job: self.job.clone(),
+            trace: self.trace,
             classes: self.classes,
             module: self.inputs.module.to_vec(),
             seeds: (*self.inputs.seeds).clone(),

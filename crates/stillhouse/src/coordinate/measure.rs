@@ -2,11 +2,13 @@
 //! in `stillhouse_metrics::families`.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use axum::routing::get;
 use axum::{Json, Router};
+use stillhouse_core::guard::Verdict;
 use stillhouse_ledger::{Counts, Ledger};
 use stillhouse_metrics::{coordinator, ledger as budget, queue as queued};
 use stillhouse_protocol::{Measurement, Occupation, Student, Transition};
@@ -50,6 +52,7 @@ pub(super) fn begin(inputs: &Inputs, epoch: u64, started_ms: u64) {
 pub(super) async fn serve(
     address: SocketAddr,
     inputs: &Inputs,
+    dir: &Path,
     ledger: &Ledger,
     queue: Arc<dyn Queue>,
     glance: Glance,
@@ -65,9 +68,10 @@ pub(super) async fn serve(
             async move { Json(standing::of(glance.summary().as_deref(), &glance.now(), &ledger, planned).await) }
         }),
     );
-    let ledger = ledger.clone();
+    let (ledger, dir) = (ledger.clone(), dir.to_owned());
     let refresh = move || {
         let (ledger, queue) = (ledger.clone(), queue.clone());
+        room(&dir);
         async move {
             // One that is gone is told of by everything else.
             if let Ok(found) = ledger.counts().await {
@@ -80,6 +84,26 @@ pub(super) async fn serve(
     };
     let served = stillhouse_metrics::serve::serve_beside(address, "coordinator", refresh, standing, shutdown).await;
     served.map(drop).map_err(|error| Failure::new(Kind::Usage, error))
+}
+
+/// Room on the disk of `dir`. Where the system does not say, nothing changes.
+fn room(dir: &Path) {
+    if let Ok(disk) = fs4::statvfs(dir) {
+        coordinator().disk_free.set(disk.available_space() as f64);
+        coordinator().disk.set(disk.total_space() as f64);
+    }
+}
+
+/// What the guard has found so far.
+pub(super) fn guard(verdict: Verdict) {
+    for (known, name) in [
+        (Verdict::Undecided, "undecided"),
+        (Verdict::Pays, "pays"),
+        (Verdict::Harms, "harms"),
+    ] {
+        let gauge = coordinator().guard.with_label_values(&[name]);
+        gauge.set(f64::from(u8::from(known == verdict)));
+    }
 }
 
 /// What was spent.

@@ -31,6 +31,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::json;
+use stillhouse_core::trace::JobTrace;
 use stillhouse_protocol::Coordinator;
 use stillhouse_runtime::supervise::Event as ChildEvent;
 use tokio::sync::mpsc;
@@ -112,6 +113,7 @@ pub async fn run(
         "job started"
     );
 
+    let trace = JobTrace::new(&inputs.digest(), started_ms);
     let door = Door::open(options.listen.as_deref(), &dir).await?;
     let (near, secret) = (door.nearby(), door.secret.clone());
     let mut asking = Asking::open(gateways::Parts {
@@ -123,13 +125,23 @@ pub async fn run(
         library,
         classes,
         started_ms,
+        trace,
     })
     .await?;
     measure::begin(&inputs, ledger.epoch(), started_ms);
     let window = Window::open(door.watchers);
     if let Some(address) = options.metrics_listen {
         let queue = asking.queue();
-        measure::serve(address, &inputs, &ledger, queue, window.glance(), shutdown.clone()).await?;
+        measure::serve(
+            address,
+            &inputs,
+            dir.path(),
+            &ledger,
+            queue,
+            window.glance(),
+            shutdown.clone(),
+        )
+        .await?;
     }
     let page = match options.web {
         Some(address) => {
@@ -144,7 +156,7 @@ pub async fn run(
         }
         None => None,
     };
-    let links = Links::serve(door.workers, Welcomer::new(inputs.clone(), classes));
+    let links = Links::serve(door.workers, Welcomer::new(inputs.clone(), trace, classes));
     let (supervisor, children) = workers::spawn_workers(&options, &dir, near, &secret);
 
     let epoch = u32::try_from(ledger.epoch()).unwrap_or(u32::MAX);
@@ -165,6 +177,7 @@ pub async fn run(
         window,
         checkpoints,
         started_ms,
+        trace,
         fingerprint,
         classes,
         burn: burn.unwrap_or_default(),

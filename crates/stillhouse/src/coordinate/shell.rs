@@ -1,6 +1,7 @@
 //! The loop around the coordinator's state machine: event, handle, persist, perform.
 
 mod announce;
+mod batches;
 mod generating;
 mod publishing;
 mod sight;
@@ -12,6 +13,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
 use stillhouse_core::key::Fingerprint;
+use stillhouse_core::trace::JobTrace;
 use stillhouse_core::{Sample, SoftLabel};
 use stillhouse_ledger::Ledger;
 use stillhouse_protocol::message::{Command, Fence, TrainCommand};
@@ -21,6 +23,7 @@ use stillhouse_protocol::{
 };
 use tokio::sync::mpsc;
 
+use self::batches::Batches;
 use super::asking::{AskError, Asker};
 use super::links::{LinkEvent, Links};
 use super::measure;
@@ -96,6 +99,8 @@ pub struct Shell {
     finished: bool,
     /// What the metrics say of stages.
     stages: measure::Stages,
+    /// What the traces say of them.
+    batches: Batches,
     /// What was billed when.
     burn: Burn,
 }
@@ -124,6 +129,8 @@ pub struct Parts {
     pub checkpoints: Option<Checkpoints>,
     /// First start of the job.
     pub started_ms: u64,
+    /// What the traces of its batches are named after.
+    pub trace: JobTrace,
     /// Who is asked.
     pub fingerprint: Fingerprint,
     /// Number of classes.
@@ -168,6 +175,7 @@ impl Shell {
             paused: None,
             finished: false,
             stages,
+            batches: Batches::new(parts.trace),
             burn: parts.burn,
         }
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use stillhouse_core::image::ImageSet;
+use stillhouse_core::trace::JobTrace;
 use stillhouse_core::{Fingerprint, SoftLabel};
 use stillhouse_ledger::{Permit, RequestId};
 use stillhouse_runtime::Secret;
@@ -14,7 +15,7 @@ use stillhouse_runtime::secret::SecretError;
 use stillhouse_teacher::TeacherFailure;
 
 /// Version of these messages; both ends must agree.
-pub const DESK_VERSION: u32 = 2;
+pub const DESK_VERSION: u32 = 3;
 
 /// A gateway process; drawn at random when it starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -93,6 +94,8 @@ pub struct Welcome {
     pub job: String,
     /// BLAKE3 over job and images: the same job after a restart of its coordinator.
     pub digest: [u8; 32],
+    /// What the traces of its query batches are named after.
+    pub trace: JobTrace,
     /// What the keys of its queue begin with.
     pub queue_prefix: String,
     /// Who is to be asked.

@@ -45,6 +45,7 @@ impl Open {
         let welcome = Welcome {
             job: String::new(),
             digest: [3; 32],
+            trace: bench.sources.trace,
             queue_prefix: "test".into(),
             fingerprint: bench.fingerprint,
             classes: CLASSES as u32,

@@ -5,10 +5,12 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use stillhouse_core::label::LabelError;
+use stillhouse_core::trace::Stage;
 use stillhouse_core::{Key, Sample};
 use stillhouse_ledger::{Permit, RequestId};
 use stillhouse_queue::{Lease, LeaseId, Reference};
 use stillhouse_teacher::{Answer, Attempt, FailureKind, TeacherFailure};
+use stillhouse_trace::{Kind as SpanKind, Place, Span};
 use tokio::time::Instant;
 
 use super::{Gateway, GatewaySources};
@@ -39,7 +41,12 @@ impl Gateway {
         while !waiting.leases.is_empty() {
             let request = self.name();
             let permits: Vec<Permit> = waiting.leases.iter().map(|lease| permit(&lease.reference)).collect();
-            let (considered, accepted) = match self.counter.begin(request, permits).await {
+            let mut span = self.span(&waiting.leases);
+            span.set("stillhouse.request", request.to_string());
+            let leave = span.part("wait for leave", SpanKind::Client);
+            let begun = self.counter.begin(request, permits).await;
+            drop(leave);
+            let (considered, accepted) = match begun {
                 Begun::Send { considered, accepted } => (considered as usize, accepted),
                 Begun::Wait { time } => {
                     self.hand_back(&waiting.leases).await;
@@ -54,7 +61,7 @@ impl Gateway {
             let settled = match accepted.is_empty() {
                 // References that came twice, or of an earlier life: somebody else sees to them.
                 true => Settled::GoOn,
-                false => self.send(request, &waiting, accepted).await,
+                false => self.send(request, &waiting, accepted, &mut span).await,
             };
             // The ledger knows: whoever gets these references again finds their permits used.
             self.acknowledge(&waiting.leases).await;
@@ -74,20 +81,38 @@ impl Gateway {
     }
 
     /// Sends what the desk accepted, and settles it.
-    async fn send(&self, request: RequestId, considered: &Rendered, accepted: Vec<Permit>) -> Settled {
+    async fn send(&self, request: RequestId, considered: &Rendered, accepted: Vec<Permit>, span: &mut Span) -> Settled {
         let images = considered.of(&accepted);
+        span.set("stillhouse.images", accepted.len() as i64);
+        let mut asking = span.part("ask the teacher", SpanKind::Client);
         let attempt = Attempt {
             request_id: request.to_string(),
             idempotency_key: self.idempotency_key(&accepted),
+            trace_parent: asking.place().and_then(|place| place.header()),
         };
         let sent = Instant::now();
         let answer = self.teacher.infer(&images, accepted.len(), &attempt).await;
+        if let Err(failure) = &answer {
+            asking.fail(failure.kind.name());
+        }
+        drop(asking);
+        let _settling = span.part("settle", SpanKind::Client);
         let metrics = stillhouse_metrics::gateway();
         let outcome_is = if answer.is_ok() { "answered" } else { "failed" };
         metrics.requests.with_label_values(&[outcome_is]).inc();
         metrics.images.inc_by(accepted.len() as u64);
         metrics.seconds.observe(sent.elapsed().as_secs_f64());
         self.counter.settle(request, outcome(accepted, answer, sent)).await
+    }
+
+    /// The span of a request for `leases`, which were rendered just now, in the trace of the batch that the first
+    /// belongs to. A request may have some of the other arm's, too.
+    fn span(&self, leases: &[Lease]) -> Span {
+        let Reference { arm, round, .. } = leases.first().expect("a request is for something").reference;
+        let place = Place::of(self.sources.trace.batch(arm, round), Stage::Querying);
+        let mut span = place.span("request", SpanKind::Consumer);
+        span.set("stillhouse.gateway", self.counter.gateway().to_string());
+        span
     }
 
     /// Where the job relies on them: the name of the query and its charge, the same whenever it is

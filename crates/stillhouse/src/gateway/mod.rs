@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use stillhouse_core::job::{OnAmbiguous, TeacherSpec};
 use stillhouse_core::sample::Sources;
+use stillhouse_core::trace::JobTrace;
 use stillhouse_core::{ImageSet, Pool};
 use stillhouse_queue::{Queue, QueueError};
 use stillhouse_teacher::Teacher;
@@ -52,6 +53,8 @@ pub struct GatewaySources {
     pub generated: Arc<OnceLock<ImageSet>>,
     /// The pool over the seed images.
     pub pool: Pool,
+    /// What the traces of the job's batches are named after.
+    pub trace: JobTrace,
 }
 
 impl GatewaySources {

@@ -77,6 +77,7 @@ async fn ask(
         seeds: Arc::new(welcome.seeds),
         evaluation: welcome.evaluation.map(Arc::new),
         generated: Arc::default(),
+        trace: welcome.trace,
     };
     let (teacher_spec, policy) = (&job.spec.teacher, job.spec.budget.on_ambiguous);
     let gateway = Gateway::new(

@@ -8,6 +8,7 @@ use stillhouse_core::job::{OnAmbiguous, Protocol};
 use stillhouse_core::plan::Arm;
 use stillhouse_core::pool::Pairing;
 use stillhouse_core::sampler::{Purpose, Stream};
+use stillhouse_core::trace::JobTrace;
 use stillhouse_core::{Fingerprint, ImageShape, Key, Sample};
 use stillhouse_ledger::{Admission, Counts, Genesis, Ledger, Request};
 use stillhouse_queue::MemoryQueue;
@@ -92,6 +93,7 @@ impl Bench {
                 evaluation: None,
                 generated: Arc::default(),
                 pool: Pool::new(SEEDS, Pairing::All),
+                trace: JobTrace::new(&[3; 32], 0),
             },
             fingerprint: info.fingerprint,
             classes: classes as usize,
@@ -146,7 +148,7 @@ impl Bench {
         for (request, admission) in requests.iter().zip(admissions) {
             match admission {
                 Admission::Permitted(permit) => {
-                    references.push(reference(&permit, request.sample, request.arm));
+                    references.push(reference(&permit, request.sample, request.arm, 1));
                 }
                 Admission::InFlight => {}
                 Admission::Known(_) | Admission::Held { .. } | Admission::Exhausted => {

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{Builder, Scope, ScopedJoinHandle};
+use std::time::{Duration, Instant};
 
 use super::shard::{Material, Shard, Step};
 use crate::error::StudentError;
@@ -41,8 +42,15 @@ struct Task {
 /// one before it has been answered.
 struct Hand<'scope> {
     tasks: Option<SyncSender<Task>>,
-    answers: Receiver<Result<(), StudentError>>,
+    answers: Receiver<Result<Parts, StudentError>>,
     thread: Option<ScopedJoinHandle<'scope, ()>>,
+}
+
+/// Where the time of a thread went in a step.
+#[derive(Clone, Copy, Debug, Default)]
+struct Parts {
+    forward: Duration,
+    whole: Duration,
 }
 
 /// Threads that compute steps together.
@@ -70,8 +78,9 @@ impl<'scope> Crew<'scope> {
         Ok(Self { hands: hands? })
     }
 
-    /// Has all shards computed for `step`, and waits for all of them.
-    pub(crate) fn compute(&mut self, step: &Step<'_>) -> Result<(), StudentError> {
+    /// Has all shards computed for `step`, and waits for all of them. Returns how long images and forward took the
+    /// thread that took longest in all.
+    pub(crate) fn compute(&mut self, step: &Step<'_>) -> Result<Duration, StudentError> {
         let task = Task {
             index: step.index,
             epoch: step.epoch,
@@ -84,9 +93,12 @@ impl<'scope> Crew<'scope> {
             }
         }
         let answers: Vec<_> = self.hands.iter().map(|hand| hand.answers.recv()).collect();
-        answers.into_iter().try_for_each(|answer| {
+        let parts = answers.into_iter().map(|answer| {
             answer.unwrap_or_else(|_| Err(StudentError::Thread("ended in the middle of a step".to_owned())))
-        })
+        });
+        let parts = parts.collect::<Result<Vec<Parts>, _>>()?;
+        let slowest = parts.into_iter().max_by_key(|parts| parts.whole);
+        Ok(slowest.unwrap_or_default().forward)
     }
 }
 
@@ -127,7 +139,7 @@ fn work(
     material: &Material<'_>,
     mut shards: Vec<Shard>,
     inbox: &Receiver<Task>,
-    outbox: &SyncSender<Result<(), StudentError>>,
+    outbox: &SyncSender<Result<Parts, StudentError>>,
 ) {
     compute_alone();
     while let Ok(Task { index, epoch, samples }) = inbox.recv() {
@@ -136,7 +148,12 @@ fn work(
             epoch,
             samples: &samples,
         };
-        let answer = shards.iter_mut().try_for_each(|shard| shard.compute(material, &step));
+        let begun = Instant::now();
+        let forward: Result<Duration, _> = shards.iter_mut().map(|shard| shard.compute(material, &step)).sum();
+        let answer = forward.map(|forward| Parts {
+            forward,
+            whole: begun.elapsed(),
+        });
         if outbox.send(answer).is_err() {
             return;
         }

@@ -97,13 +97,17 @@ pub struct Progress {
 }
 
 /// Parts of a step as a rank spends them. On a card, what is still under way there counts for whoever
-/// waits for it: mostly for `exchange`.
+/// waits for it: mostly for `all_reduce`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StepTimes {
-    /// Forward and backward of this rank's shards.
-    pub compute: Duration,
-    /// Adding the gradients of all ranks, waiting for the others included.
-    pub exchange: Duration,
+    /// Images and forward, of the thread of this rank that took longest.
+    pub forward: Duration,
+    /// The rest of what that thread did: backward.
+    pub backward: Duration,
+    /// Waiting for other ranks; counted as `all_reduce` where that cannot be told, as between cards.
+    pub wait: Duration,
+    /// Adding the gradients of all ranks, without the wait.
+    pub all_reduce: Duration,
     /// The optimiser's step.
     pub update: Duration,
 }
@@ -296,7 +300,7 @@ impl Run<'_, '_> {
     /// Computes, adds up and applies one step; returns its loss, and where the time went.
     fn step(&mut self, step: &Step<'_>, rate: f64) -> Result<(f32, StepTimes), StudentError> {
         let begun = Instant::now();
-        self.crew.compute(step)?;
+        let forward = self.crew.compute(step)?;
         let computed = Instant::now();
         let _no_grad = tch::no_grad_guard();
         let sum = self.exchange.sum(self.collective, step.index)?;
@@ -314,9 +318,13 @@ impl Run<'_, '_> {
             let mean = self.layout.buffers_of(&sum)?.f_div_scalar_(used as f64)?;
             memory.buffers.shallow_clone().f_copy_(&mean)?;
         }
+        let (compute, exchange) = (computed - begun, exchanged - computed);
+        let wait = self.collective.take_waited().min(exchange);
         let times = StepTimes {
-            compute: computed - begun,
-            exchange: exchanged - computed,
+            forward: forward.min(compute),
+            backward: compute.saturating_sub(forward),
+            wait,
+            all_reduce: exchange - wait,
             update: exchanged.elapsed(),
         };
         Ok((loss, times))

@@ -3,6 +3,8 @@
 //!
 //! The bucket is one flat tensor, `[gradients | running statistics | loss]`.
 
+use std::time::{Duration, Instant};
+
 use stillhouse_core::ImageShape;
 use stillhouse_core::mix::mix_into;
 use stillhouse_core::sampler::{Purpose, Stream};
@@ -110,12 +112,14 @@ impl Shard {
         self.bucket.shallow_clone()
     }
 
-    /// Fills the bucket for `step`: zeros when this shard has no sample in it.
-    pub(crate) fn compute(&mut self, material: &Material<'_>, step: &Step<'_>) -> Result<(), StudentError> {
+    /// Fills the bucket for `step`: zeros when this shard has no sample in it. Returns how long all before the backward
+    /// pass took.
+    pub(crate) fn compute(&mut self, material: &Material<'_>, step: &Step<'_>) -> Result<Duration, StudentError> {
+        let begun = Instant::now();
         let _zeroed = self.bucket.f_zero_()?;
         let range = shard_range(step.samples.len(), self.index, material.config.shards);
         if range.is_empty() {
-            return Ok(());
+            return Ok(Duration::ZERO);
         }
         self.own_buffers.f_copy_(&self.shared_buffers)?;
         let samples = &step.samples[range.clone()];
@@ -128,21 +132,22 @@ impl Shard {
             .fork(step.index)
             .fork(self.index as u64);
         let mode = Mode::Train { dropout };
-        let loss = match self.replica.forward_branches(&x, mode)? {
+        let (wanted, told) = match self.replica.forward_branches(&x, mode)? {
             Some(answers) => {
                 let TrainConfig { one, epochs, .. } = material.config;
                 let weight = one.weight(step.epoch, *epochs);
-                one.of(&answers, &targets, weight, batch)?.f_backward()?;
-                cross_entropy(self.deployed(&answers), &targets)?
+                let loss = one.of(&answers, &targets, weight, batch)?;
+                (loss, cross_entropy(self.deployed(&answers), &targets)?)
             }
             None => {
                 let loss = cross_entropy(&self.replica.forward(&x, mode)?, &targets)?;
-                loss.f_backward()?;
-                loss
+                (loss.shallow_clone(), loss)
             }
         };
-        self.own_loss.f_copy_(&loss.f_detach()?.f_view([1])?)?;
-        Ok(())
+        let forward = begun.elapsed();
+        wanted.f_backward()?;
+        self.own_loss.f_copy_(&told.f_detach()?.f_view([1])?)?;
+        Ok(forward)
     }
 
     /// The answer that a multi-branch student is used for, whose cross-entropy is what is reported.

@@ -255,6 +255,9 @@ fn names(attempt: &Attempt) -> HeaderMap {
     if let Some(key) = &attempt.idempotency_key {
         headers.insert(HeaderName::from_static("idempotency-key"), value(key));
     }
+    if let Some(parent) = &attempt.trace_parent {
+        headers.insert(HeaderName::from_static("traceparent"), value(parent));
+    }
     headers
 }
 

@@ -184,6 +184,7 @@ async fn infer(model: &Model, asked: ModelInferRequest, metadata: MetadataMap) -
     let caller = Caller {
         request_id: text("x-request-id").unwrap_or_else(|| asked.id.clone()),
         idempotency_key: text("idempotency-key"),
+        trace_parent: text("traceparent"),
     };
     let raw = asked.raw_input_contents;
     if !raw.is_empty() && raw.len() != asked.inputs.len() {

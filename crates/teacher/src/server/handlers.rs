@@ -141,6 +141,7 @@ pub(super) async fn infer(Known(model): Known, headers: HeaderMap, body: Body) -
     let caller = Caller {
         request_id: text("x-request-id").or_else(|| id.clone()).unwrap_or_default(),
         idempotency_key: text("idempotency-key"),
+        trace_parent: text("traceparent"),
     };
     let everywhere = parameters
         .and_then(|parameters| parameters.binary_data_output)

@@ -67,6 +67,8 @@ pub(super) struct Caller {
     pub(super) request_id: String,
     /// The question that it is a try at.
     pub(super) idempotency_key: Option<String>,
+    /// The client's span, as its `traceparent` header has it.
+    pub(super) trace_parent: Option<String>,
 }
 
 /// Why there is no answer. None of these is billed.

@@ -1,6 +1,7 @@
 //! One question, from tensors to a tensor, whichever way they travel.
 
 use stillhouse_core::job::Response;
+use stillhouse_trace::{Kind, Place, Span};
 
 use super::model::{Caller, Model, Pixels, Trouble};
 use crate::{binary, wire};
@@ -71,6 +72,7 @@ pub(super) async fn answer(
     }
     let (pixels, n) = images(model, inputs)?;
     let metrics = stillhouse_metrics::teacher_server();
+    let mut span = span(&caller, n);
     let timed = metrics.seconds.start_timer();
     let answered = model.predict(pixels, n, caller).await;
     timed.observe_duration();
@@ -79,6 +81,10 @@ pub(super) async fn answer(
         Err(Trouble::Failed(_)) => "failed",
         Err(_) => "refused",
     };
+    if answered.is_err() {
+        span.fail(outcome);
+    }
+    drop(span);
     metrics.requests.with_label_values(&[outcome]).inc();
     let values = answered?;
     metrics.images.inc_by(n as u64);
@@ -97,6 +103,17 @@ pub(super) async fn answer(
             output("BYTES", k as usize, wire::Values::Texts(texts))
         }
     })
+}
+
+/// The span of a request, below the client's where that said which.
+fn span(caller: &Caller, n: usize) -> Span {
+    let parent = caller.trace_parent.as_deref().and_then(Place::parse);
+    let mut span = parent
+        .map(|parent| parent.span("answer", Kind::Server))
+        .unwrap_or_default();
+    span.set("stillhouse.images", n as i64);
+    span.set("stillhouse.request", caller.request_id.clone());
+    span
 }
 
 /// `score:class` of the `k` largest, the lower class first of equals.

@@ -284,6 +284,7 @@ async fn secrets_travel_but_are_not_shown() {
     let named = Attempt {
         request_id: "r-17".into(),
         idempotency_key: Some("k-9".into()),
+        trace_parent: None,
     };
     let failure = client.infer(&TWO, 2, &named).await.expect_err("403");
     let head = teacher.questions.lock().unwrap()[0].to_ascii_lowercase();

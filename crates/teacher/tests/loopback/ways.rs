@@ -237,6 +237,7 @@ fn keyed(request_id: &str, key: &str) -> Attempt {
     Attempt {
         request_id: request_id.into(),
         idempotency_key: Some(key.into()),
+        trace_parent: None,
     }
 }
 

@@ -12,6 +12,7 @@ impl Shell {
     pub(super) fn announce(&mut self, transition: &Transition) {
         self.meter.reset();
         self.stages.ended(transition);
+        self.batches.ended(transition);
         match transition {
             Transition::Selected { student, selection } => {
                 let digest = stillhouse_core::selection::batch_digest(&selection.batch);

@@ -75,6 +75,9 @@ impl Shell {
             state,
         }
         .summary();
+        if let Some(found) = &summary.comparison {
+            measure::guard(found.verdict);
+        }
         self.dir.write("summary.json", summary.to_json().as_bytes())?;
         self.window.summary(&summary);
         Ok(summary)
