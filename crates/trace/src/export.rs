@@ -2,12 +2,15 @@
 
 use std::env;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use opentelemetry::KeyValue;
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_otlp::{ExporterBuildError, SpanExporter};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider, SpanData};
 
 use crate::ids::Names;
 
@@ -40,6 +43,47 @@ pub enum ConfigError {
     },
 }
 
+/// Sends spans on, and logs when a collector stops to take them and when it takes them again.
+#[derive(Debug)]
+struct Told {
+    exporter: SpanExporter,
+    is_failing: AtomicBool,
+}
+
+impl Told {
+    fn new(exporter: SpanExporter) -> Self {
+        Self {
+            exporter,
+            is_failing: AtomicBool::new(false),
+        }
+    }
+}
+
+impl opentelemetry_sdk::trace::SpanExporter for Told {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        let sent = self.exporter.export(batch).await;
+        let was_failing = self.is_failing.swap(sent.is_err(), Ordering::Relaxed);
+        match &sent {
+            Err(error) if !was_failing => tracing::warn!(%error, "the collector takes no spans: they are lost"),
+            Ok(()) if was_failing => tracing::info!("the collector takes spans again"),
+            _ => {}
+        }
+        sent
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.exporter.shutdown_with_timeout(timeout)
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.exporter.force_flush()
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.exporter.set_resource(resource);
+    }
+}
+
 /// Sends what is left when it is dropped, for a few seconds at most.
 #[derive(Debug)]
 #[must_use = "spans are sent until this is dropped"]
@@ -47,7 +91,7 @@ pub struct Export(Option<SdkTracerProvider>);
 
 /// Sends the spans of this process, which plays `role`, to the collector that the environment names, if it names one.
 ///
-/// A collector that is not there costs spans and nothing else: what waits is bounded, and losses are logged.
+/// A collector that is not there costs spans and nothing else: what waits is bounded, and the first loss is logged.
 ///
 /// # Errors
 /// [`ConfigError`]: the environment names one that cannot be used.
@@ -62,7 +106,7 @@ pub fn begin(role: &str) -> Result<Export, ConfigError> {
     }
     let exporter = SpanExporter::builder().with_http().build()?;
     let provider = SdkTracerProvider::builder()
-        .with_batch_exporter(exporter)
+        .with_batch_exporter(Told::new(exporter))
         .with_id_generator(Names::default())
         .with_resource(resource(role))
         .build();
@@ -98,8 +142,8 @@ pub(crate) fn tracer() -> Option<&'static SdkTracer> {
 impl Drop for Export {
     fn drop(&mut self) {
         if let Some(provider) = self.0.take() {
-            // Losses are logged by the library.
-            let _ = provider.shutdown();
+            // Losses were told of.
+            let _lost = provider.shutdown();
         }
     }
 }

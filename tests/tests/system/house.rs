@@ -10,23 +10,24 @@ use stillhouse_tests::jobs::root;
 use stillhouse_tests::processes::{Running, stillhouse};
 
 /// Which of our crates each may depend on. Everything points towards `core`.
-const EDGES: [(&str, &[&str]); 14] = [
+const EDGES: [(&str, &[&str]); 15] = [
     ("core", &[]),
     ("protocol", &["core"]),
     ("ledger", &["core", "metrics"]),
     ("queue", &["core"]),
-    ("teacher", &["core", "metrics"]),
+    ("teacher", &["core", "metrics", "trace"]),
     ("data", &["core"]),
     ("collective", &["core", "nccl-rs"]),
     ("nccl-rs", &[]),
     ("metrics", &[]),
+    ("trace", &["core"]),
     ("student", &["core", "collective", "nccl-rs"]),
     ("runtime", &[]),
     ("operator", &["core", "metrics", "runtime"]),
     (
         "stillhouse",
         &[
-            "core", "protocol", "ledger", "queue", "teacher", "data", "runtime", "metrics", "operator",
+            "core", "protocol", "ledger", "queue", "teacher", "data", "runtime", "metrics", "operator", "trace",
         ],
     ),
     (
@@ -39,6 +40,8 @@ const EDGES: [(&str, &[&str]); 14] = [
             "student",
             "teacher",
             "runtime",
+            "trace",
+            "nccl-rs",
             "metrics",
         ],
     ),

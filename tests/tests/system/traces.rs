@@ -166,8 +166,9 @@ fn a_collector_that_is_not_there_costs_spans_and_nothing_else() {
     let dir = world.path().join("job");
     let mut command = run_job(&file, &dir, 1);
     command.env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{}", free_address()));
-    let _ = Running::start(command).wait().succeeded();
+    let finished = Running::start(command).wait().succeeded();
     Outcome::of(&dir).settle(&world.bill());
+    assert_eq!(finished.stderr.matches("takes no spans").count(), 1, "{finished:?}");
 }
 
 #[test]

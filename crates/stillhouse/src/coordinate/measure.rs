@@ -32,6 +32,9 @@ pub(super) fn begin(inputs: &Inputs, epoch: u64, started_ms: u64) {
     metrics.rounds_planned.set(inputs.plan.rounds().len() as f64);
     metrics.pool_pairs.set(inputs.plan.pairs as f64);
     metrics.running.set(1.0);
+    if inputs.job.guard().is_some() {
+        guard(Verdict::Undecided);
+    }
     budget().failed.set(0.0);
     let desk = stillhouse_metrics::desk();
     desk.stopped.set(0.0);
