@@ -32,6 +32,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 use stillhouse_protocol::Coordinator;
+use stillhouse_runtime::link::Identity;
 use stillhouse_runtime::supervise::Event as ChildEvent;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -65,6 +66,8 @@ pub struct Options {
     pub worker_program: PathBuf,
     /// Where workers and gateways of other processes may join.
     pub listen: Option<String>,
+    /// The certificate that is shown there, where links are to run under TLS.
+    pub identity: Option<Identity>,
     /// Whether this process asks the teacher too.
     pub has_gateway: bool,
     /// Where metrics are served, if anywhere.
@@ -112,8 +115,8 @@ pub async fn run(
         "job started"
     );
 
-    let door = Door::open(options.listen.as_deref(), &dir).await?;
-    let (near, secret) = (door.nearby(), door.secret.clone());
+    let door = Door::open(options.listen.as_deref(), options.identity.clone(), &dir).await?;
+    let (near, secret) = (door.nearby, door.secret.clone());
     let mut asking = Asking::open(gateways::Parts {
         inputs: inputs.clone(),
         options: &options,
