@@ -26,7 +26,7 @@ pub struct Fence(pub u64);
 pub struct WorkerId(pub u64);
 
 /// Version of these messages; both ends must agree.
-pub const PROTOCOL_VERSION: u32 = 4;
+pub const PROTOCOL_VERSION: u32 = 5;
 
 /// From the coordinator.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -64,6 +64,8 @@ pub struct Welcome {
     pub seeds: ImageSet,
     /// The evaluation images.
     pub evaluation: Option<EvaluationData>,
+    /// Whether ranks speak TLS to each other.
+    pub is_ring_sealed: bool,
 }
 
 impl Welcome {

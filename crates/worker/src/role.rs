@@ -10,7 +10,7 @@ use std::sync::mpsc as blocking;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use stillhouse_collective::{Card, RingListener};
+use stillhouse_collective::{Card, RingListener, Seal};
 use stillhouse_protocol::message::{Command, PROTOCOL_VERSION, Welcome};
 use stillhouse_protocol::{Fence, FromWorker, ToWorker, codec};
 use stillhouse_runtime::link::{self, Connection, FrameReceiver, FrameSender, Purpose, Target};
@@ -75,6 +75,7 @@ pub(crate) fn run(args: &WorkerArgs) -> anyhow::Result<()> {
         device,
         is_told: args.device != Wanted::Auto,
         card: open_card(device),
+        seal: Seal::new()?,
     };
     tracing::info!(device = device::kind(device), "computes here");
     let mut computer = None;
