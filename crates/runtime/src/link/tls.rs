@@ -139,7 +139,7 @@ impl Pair {
         })?;
         let usable = |path: &Path| {
             let path = path.to_owned();
-            |source| TlsError::Unusable { path, source }
+            move |source| TlsError::Unusable { path, source }
         };
         let key = provider()
             .key_provider
