@@ -62,6 +62,8 @@ struct Shared {
     is_shut: AtomicBool,
     is_stalled: Mutex<bool>,
     resumed: Condvar,
+    /// What has passed, where it is kept.
+    tape: Mutex<Option<Vec<u8>>>,
 }
 
 struct Connection {
@@ -86,6 +88,7 @@ impl Proxy {
                 is_shut: AtomicBool::new(true),
                 is_stalled: Mutex::new(false),
                 resumed: Condvar::new(),
+                tape: Mutex::default(),
             }),
             listening: None,
         };
@@ -142,6 +145,19 @@ impl Proxy {
         struck.len()
     }
 
+    /// Keeps every byte that passes from now on.
+    pub fn record(&self) {
+        *self.shared.tape() = Some(Vec::new());
+    }
+
+    /// Whether `words` have passed since [`record`](Self::record).
+    #[must_use]
+    pub fn heard(&self, words: &[u8]) -> bool {
+        let tape = self.shared.tape();
+        let mut windows = tape.iter().flat_map(|tape| tape.windows(words.len()));
+        windows.any(|window| window == words)
+    }
+
     /// Passes nothing on until [`resume`](Self::resume).
     pub fn stall(&self) {
         *self.shared.stalled() = true;
@@ -169,6 +185,10 @@ impl Shared {
 
     fn stalled(&self) -> MutexGuard<'_, bool> {
         self.is_stalled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tape(&self) -> MutexGuard<'_, Option<Vec<u8>>> {
+        self.tape.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn accept(self: Arc<Self>, listener: &TcpListener) {
@@ -269,6 +289,9 @@ impl Connection {
                 return;
             }
             let (passing, is_last) = self.allow(direction, read);
+            if let Some(tape) = &mut *shared.tape() {
+                tape.extend_from_slice(&piece[..passing]);
+            }
             if to.write_all(&piece[..passing]).is_err() || is_last {
                 return self.reset();
             }

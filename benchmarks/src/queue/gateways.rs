@@ -26,6 +26,7 @@ use stillhouse_core::trace::JobTrace;
 use stillhouse_core::{Candidate, ImageSet, ImageShape, Key, Lambda, PairId, Pairing, Pool, Sample, SoftLabel};
 use stillhouse_ledger::Request;
 use stillhouse_queue::{Queue, RedisQueue};
+use stillhouse_runtime::link::Target;
 use stillhouse_runtime::{Listener, Secret};
 use stillhouse_teacher::{Answer, Attempt, Teacher, TeacherFailure, TeacherInfo};
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -248,7 +249,8 @@ async fn gateway(told: &GatewaySetting) -> anyhow::Result<u64> {
     let setting = &told.setting;
     let queue = Arc::new(RedisQueue::open(setting.config(NAME)).await?);
     let (secret, id) = (Secret::from_hex(&told.token)?, GatewayId(std::process::id().into()));
-    let (desk, keeper, welcome) = RemoteDesk::connect(&told.coordinator, secret, id).await?;
+    let coordinator = Target::plain(&told.coordinator, secret);
+    let (desk, keeper, welcome) = RemoteDesk::connect(coordinator, id).await?;
     let stop = CancellationToken::new();
     let dismissed = stop.clone();
     let link = tokio::spawn(async move {

@@ -31,4 +31,4 @@ pub use error::{CardError, CollectiveError, Operation};
 pub use local::Local;
 pub use nccl::{Card, CardRing};
 pub use nccl_rs::DevicePointer;
-pub use ring::{GroupId, Membership, Ring, RingListener};
+pub use ring::{GroupId, Membership, Ring, RingListener, Seal, SealError};

@@ -167,6 +167,7 @@ fn one_rank_of_the_other_tests() {
         peers: &peers,
         group: GroupId(1),
         secret: &[7; 32],
+        seal: None,
         deadline: DEADLINE,
     };
     let abort = AbortHandle::new();

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, thread, time::Duration};
 
 use stillhouse_collective::{
-    GroupId, Local, Ring, RingListener,
+    AbortHandle, GroupId, Local, Membership, Ring, RingListener, Seal,
     conformance::{self, Member},
 };
 
@@ -18,6 +18,15 @@ fn local(_world_size: usize) -> Vec<Member> {
 }
 
 fn ring(world_size: usize) -> Vec<Member> {
+    world(world_size, None)
+}
+
+fn sealed_ring(world_size: usize) -> Vec<Member> {
+    let seal = Seal::new().expect("the system has random bytes");
+    world(world_size, Some(&seal))
+}
+
+fn world(world_size: usize, seal: Option<&Seal>) -> Vec<Member> {
     let listeners: Vec<_> = (0..world_size)
         .map(|_| RingListener::bind("127.0.0.1:0").expect("loopback has a free port"))
         .collect();
@@ -29,7 +38,15 @@ fn ring(world_size: usize) -> Vec<Member> {
         let join = |rank: usize| {
             let (listener, peers) = (&listeners[rank], &peers);
             scope.spawn(move || {
-                Ring::connect(listener, rank, peers, GroupId(1), &[7; 32], DEADLINE).expect("all members join")
+                let membership = Membership {
+                    rank,
+                    peers,
+                    group: GroupId(1),
+                    secret: &[7; 32],
+                    seal,
+                    deadline: DEADLINE,
+                };
+                Ring::join(listener, &membership, &AbortHandle::new()).expect("all members join")
             })
         };
         let members: Vec<_> = (0..world_size).map(join).collect();
@@ -70,9 +87,20 @@ fn a_ring_of_six_to_eight_conforms() {
 }
 
 #[test]
+fn a_sealed_ring_of_one_to_three_conforms() {
+    conformance::check(&sealed_ring, &[1, 2, 3]);
+}
+
+#[test]
+fn a_sealed_ring_of_five_conforms() {
+    conformance::check(&sealed_ring, &[5]);
+}
+
+#[test]
 #[ignore = "moves 25 million floats among up to four ranks: 1 GB of memory"]
 fn a_ring_adds_the_gradient_of_a_large_student() {
     for world_size in [2, 3, 4] {
         conformance::all_reduce_sums(&ring, world_size, 25_000_000);
+        conformance::all_reduce_sums(&sealed_ring, world_size, 25_000_000);
     }
 }

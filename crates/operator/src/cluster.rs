@@ -38,6 +38,8 @@ pub struct ClusterSpec {
     pub teacher_secret: Option<SecretKey>,
     /// The queue's password, for `spec.queue.password.environment`.
     pub queue_secret: Option<SecretKey>,
+    /// Links under TLS.
+    pub tls: Option<TlsSpec>,
     /// Pod of the coordinator.
     pub coordinator: PodSettings,
     /// Pods of workers.
@@ -78,6 +80,17 @@ pub enum WhenDeleted {
     Retain,
     /// It goes with the job.
     Delete,
+}
+
+/// Links under TLS: with certificate and key for the coordinator, and the authority for everybody else.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TlsSpec {
+    /// Name of a Secret of type `kubernetes.io/tls` with `tls.crt`, `tls.key` and `ca.crt`.
+    pub secret_name: String,
+    /// The name in the certificate; `NAME-coordinator` when absent.
+    #[serde(default)]
+    pub server_name: Option<String>,
 }
 
 /// One key of a Secret.

@@ -1,8 +1,9 @@
 //! Pods of coordinator, workers and gateways: command lines, volumes, what they may do.
 
 use serde_json::{Map, Value, json};
+use stillhouse_runtime::link::args::{TLS_CA, TLS_CERT, TLS_KEY, TLS_SERVER_NAME};
 
-use crate::cluster::{PodSettings, SecretKey, VolumeSpec};
+use crate::cluster::{PodSettings, SecretKey, TlsSpec, VolumeSpec};
 use crate::desired::{Images, secret_name};
 use crate::request::{DATA, Request, queue_variable, teacher_variable};
 
@@ -15,6 +16,7 @@ const ENDING: &str = "/run/stillhouse/ending";
 const JOB_FILE: &str = "/etc/stillhouse/job/job.yaml";
 const JOB_DIR: &str = "/var/lib/stillhouse/job";
 const TOKEN_FILE: &str = "/etc/stillhouse/link/token";
+const TLS_DIR: &str = "/etc/stillhouse/tls";
 /// How long a coordinator may take to drain what it has sent.
 const DRAIN_SECONDS: u32 = 120;
 
@@ -179,6 +181,9 @@ fn environment(request: &Request, role: Role, settings: &PodSettings) -> Vec<Val
                 .map(|(name, from)| secret(name, from)),
         );
     }
+    if let Some(tls) = &request.cluster.tls {
+        variables.extend(tls_environment(tls, role));
+    }
     variables.extend(
         settings
             .env
@@ -186,6 +191,18 @@ fn environment(request: &Request, role: Role, settings: &PodSettings) -> Vec<Val
             .map(|(name, value)| json!({ "name": name, "value": value })),
     );
     variables.extend(settings.secret_env.iter().map(|(name, from)| secret(name, from)));
+    variables
+}
+
+fn tls_environment(tls: &TlsSpec, role: Role) -> Vec<Value> {
+    let file = |name: &str, key: &str| json!({ "name": name, "value": format!("{TLS_DIR}/{key}") });
+    if role == Role::Coordinator {
+        return vec![file(TLS_CERT, "tls.crt"), file(TLS_KEY, "tls.key")];
+    }
+    let mut variables = vec![file(TLS_CA, "ca.crt")];
+    if let Some(name) = &tls.server_name {
+        variables.push(json!({ "name": TLS_SERVER_NAME, "value": name }));
+    }
     variables
 }
 
@@ -200,6 +217,9 @@ fn volumes(request: &Request, role: Role, settings: &PodSettings) -> (Vec<Value>
             json!({ "name": "tmp", "mountPath": "/tmp" }),
         ),
     ];
+    if let Some(tls) = &request.cluster.tls {
+        both.push(of_tls(tls, role));
+    }
     match role {
         Role::Coordinator => both.extend(of_coordinator(request)),
         Role::Worker => {
@@ -235,6 +255,19 @@ fn of_coordinator(request: &Request) -> Vec<(Value, Value)> {
         ));
     }
     both
+}
+
+/// Certificate and key for who listens; the authority alone for who connects.
+fn of_tls(tls: &TlsSpec, role: Role) -> (Value, Value) {
+    let keys: &[&str] = match role {
+        Role::Coordinator => &["tls.crt", "tls.key"],
+        Role::Worker | Role::Gateway => &["ca.crt"],
+    };
+    let items: Vec<_> = keys.iter().map(|key| json!({ "key": key, "path": key })).collect();
+    (
+        json!({ "name": "tls", "secret": { "secretName": tls.secret_name, "items": items, "defaultMode": 0o440 } }),
+        json!({ "name": "tls", "mountPath": TLS_DIR, "readOnly": true }),
+    )
 }
 
 fn of_user(volume: &VolumeSpec) -> (Value, Value) {

@@ -35,6 +35,7 @@ fn object() -> Value {
                 "sharedMemory": "2Gi",
                 "teacherSecret": { "name": "teacher", "key": "key" },
                 "queueSecret": { "name": "redis", "key": "password" },
+                "tls": { "secretName": "mnist-tls", "serverName": "coordinator.lab" },
                 "workers": {
                     "cpu": "4", "memory": "8Gi", "gpus": 1, "gpuResource": "nvidia.com/gpu",
                     "nodeSelector": { "gpu": "h100" },
@@ -184,6 +185,29 @@ fn a_workers_command_line_is_this_one() {
     // The worker's parser is in a program that links libtorch; whole jobs on a control plane run this line.
     let line = command(&request, Role::Worker).join(" ");
     assert_eq!(line, "stillhouse-worker worker --coordinator mnist-coordinator:7700");
+}
+
+#[test]
+fn the_key_of_the_certificate_is_in_the_coordinators_pod_alone() {
+    let request = request_of(object());
+    let images = Images {
+        control: "c".into(),
+        worker: "w".into(),
+    };
+    for (role, keys) in [
+        (Role::Coordinator, &["tls.crt", "tls.key"][..]),
+        (Role::Worker, &["ca.crt"]),
+        (Role::Gateway, &["ca.crt"]),
+    ] {
+        let template = stillhouse_operator::pods::template(&request, role, &images);
+        let volumes = template["spec"]["volumes"].as_array().unwrap();
+        let tls = volumes.iter().find(|volume| volume["name"] == "tls").unwrap();
+        let items = tls["secret"]["items"].as_array().unwrap();
+        let found: Vec<_> = items.iter().map(|item| item["key"].as_str().unwrap()).collect();
+        assert_eq!(found, keys, "{role:?}");
+        // The whole Secret comes in by no other way.
+        assert_eq!(template.to_string().matches("mnist-tls").count(), 1);
+    }
 }
 
 #[test]

@@ -67,6 +67,8 @@ pub struct Welcome {
     pub seeds: ImageSet,
     /// The evaluation images.
     pub evaluation: Option<EvaluationData>,
+    /// Whether ranks speak TLS to each other.
+    pub is_ring_sealed: bool,
 }
 
 impl Welcome {

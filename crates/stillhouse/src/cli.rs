@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 
 use cluster::{ClusterArgs, ExportStudentArgs, ListArgs, LogsArgs, NameArgs, ResizeArgs, ServeResultsArgs, SubmitArgs};
 use past::{CurvesArgs, HistoryArgs};
+use stillhouse_runtime::link::args::{ConnectArgs, ListenArgs};
 
 pub mod cluster;
 pub mod past;
@@ -194,6 +195,9 @@ pub struct LookArgs {
     /// A coordinator, of whose job STILLHOUSE_TOKEN or STILLHOUSE_TOKEN_FILE has the token.
     #[arg(long, value_name = "HOST:PORT", conflicts_with = "dir")]
     pub coordinator: Option<String>,
+    /// Its certificate.
+    #[command(flatten)]
+    pub tls: ConnectArgs,
     /// The cluster.
     #[command(flatten)]
     pub cluster: ClusterArgs,
@@ -256,6 +260,9 @@ pub struct RunArgs {
     /// STILLHOUSE_TOKEN, or else drawn and written to the file `token` in the job directory.
     #[arg(long, value_name = "HOST:PORT")]
     pub listen: Option<String>,
+    /// The certificate where others join; this machine's own workers need none.
+    #[command(flatten)]
+    pub tls: ListenArgs,
     /// Ask the teacher through gateways of other processes alone; needs spec.queue.
     #[arg(long, requires = "listen")]
     pub no_gateway: bool,
@@ -271,6 +278,9 @@ pub struct CoordinatorArgs {
     /// Where workers and gateways join.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7700")]
     pub listen: String,
+    /// The certificate that is shown there.
+    #[command(flatten)]
+    pub tls: ListenArgs,
     /// Ask the teacher through gateways of other processes alone; needs spec.queue.
     #[arg(long)]
     pub no_gateway: bool,
@@ -286,6 +296,9 @@ pub struct GatewayArgs {
     /// Where the coordinator listens.
     #[arg(long, value_name = "HOST:PORT")]
     pub coordinator: String,
+    /// Its certificate.
+    #[command(flatten)]
+    pub tls: ConnectArgs,
     /// The queue as this host reaches it [default: the job's spec.queue].
     #[arg(long, value_name = "redis://HOST:PORT/DB")]
     pub queue: Option<String>,
@@ -341,6 +354,22 @@ mod tests {
         for jobs in ["one", "one two three", "one two three four"] {
             assert!(!parse(&format!("stillhouse history {jobs}")), "{jobs}");
         }
+    }
+
+    #[test]
+    fn a_certificate_needs_its_key_and_a_name_needs_an_authority() {
+        let parse = |line: &str| Cli::try_parse_from(line.split(' ')).is_ok();
+        assert!(parse("stillhouse coordinator job.yaml --tls-cert c --tls-key k"));
+        assert!(parse(
+            "stillhouse run job.yaml --listen 0.0.0.0:7700 --tls-cert c --tls-key k"
+        ));
+        for alone in ["--tls-cert c", "--tls-key k"] {
+            assert!(!parse(&format!("stillhouse coordinator job.yaml {alone}")), "{alone}");
+        }
+        let gateway = "stillhouse gateway --coordinator host:7700";
+        assert!(parse(&format!("{gateway} --tls-ca ca --tls-server-name name")));
+        assert!(!parse(&format!("{gateway} --tls-server-name name")));
+        assert!(parse("stillhouse status --coordinator host:7700 --tls-ca ca"));
     }
 
     #[test]

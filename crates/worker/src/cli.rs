@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use stillhouse_core::job::{Architecture, ImageFormat};
+use stillhouse_runtime::link::args::ConnectArgs;
 use stillhouse_student::device::Wanted;
 
 /// The roles that link libtorch: scoring and training for a job, and a teacher of one's own.
@@ -42,6 +43,9 @@ pub(crate) struct WorkerArgs {
     /// Where the coordinator listens. One that is not there yet, or goes away, is waited for.
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) coordinator: String,
+    /// Its certificate.
+    #[command(flatten)]
+    pub(crate) tls: ConnectArgs,
     /// The address of this host at which other workers reach it [default: the one that the
     /// coordinator is reached from].
     #[arg(long, value_name = "IP")]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use stillhouse_collective::{Card, RingListener};
+use stillhouse_collective::{Card, RingListener, Seal};
 use stillhouse_core::image::ImageSet;
 use stillhouse_core::job::{Device as DeviceSpec, Job, OneDeploy, Scan};
 use stillhouse_core::plan::Arm;
@@ -39,6 +39,8 @@ pub(crate) struct Computer {
     generated: Option<Arc<ImageSet>>,
     pub(crate) evaluation: Option<ImageSet>,
     pub(crate) evaluation_labels: Option<Vec<u16>>,
+    /// Whether ranks speak TLS to each other.
+    pub(crate) is_ring_sealed: bool,
     pub(crate) site: Site,
     pub(crate) control: Control,
     pub(crate) outbox: Outbox,
@@ -60,6 +62,8 @@ pub(crate) struct Site {
     pub(crate) is_told: bool,
     /// For NCCL, where there is a card.
     pub(crate) card: Option<Card>,
+    /// For a ring under TLS.
+    pub(crate) seal: Seal,
 }
 
 impl Site {
@@ -155,10 +159,12 @@ impl Computer {
         };
         let is_same =
             |known: &Self| known.job.digest() == job.digest() && known.spec == spec && *known.seeds == welcome.seeds;
+        let is_ring_sealed = welcome.is_ring_sealed;
         if let Some(known) = known.filter(is_same) {
             return Ok(Self {
                 job,
                 trace,
+                is_ring_sealed,
                 control,
                 outbox,
                 ..known
@@ -173,6 +179,7 @@ impl Computer {
             generated: None,
             evaluation,
             evaluation_labels: evaluation_labels.flatten(),
+            is_ring_sealed,
             site,
             control,
             outbox,

@@ -10,10 +10,10 @@ use std::sync::mpsc as blocking;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use stillhouse_collective::{Card, RingListener};
+use stillhouse_collective::{Card, RingListener, Seal};
 use stillhouse_protocol::message::{Command, PROTOCOL_VERSION, Welcome};
 use stillhouse_protocol::{Fence, FromWorker, ToWorker, codec};
-use stillhouse_runtime::link::{self, Connection, FrameReceiver, FrameSender, LinkError, Purpose};
+use stillhouse_runtime::link::{self, Connection, FrameReceiver, FrameSender, Purpose, Target};
 use stillhouse_runtime::signals::Shutdown;
 use stillhouse_runtime::{Secret, signals};
 use stillhouse_student::device::{self, Wanted};
@@ -48,6 +48,7 @@ enum Ended {
 pub(crate) fn run(args: &WorkerArgs) -> anyhow::Result<()> {
     let device = device::open(args.device, args.local_rank.into())?;
     let secret = Secret::from_env().context("the job's secret (STILLHOUSE_TOKEN or STILLHOUSE_TOKEN_FILE)")?;
+    let coordinator = args.tls.target(&args.coordinator, secret.clone())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -69,7 +70,7 @@ pub(crate) fn run(args: &WorkerArgs) -> anyhow::Result<()> {
     }
     let metrics = stillhouse_metrics::worker();
     metrics.device_info.with_label_values(&[&device::kind(device)]).set(1.0);
-    let Some(mut connection) = runtime.block_on(reach(args, &secret, &shutdown))? else {
+    let Some(mut connection) = runtime.block_on(reach(args, &coordinator, &shutdown))? else {
         return Ok(());
     };
     let host = args.ring_address.map_or_else(|| local_address(&connection), Ok)?;
@@ -80,6 +81,7 @@ pub(crate) fn run(args: &WorkerArgs) -> anyhow::Result<()> {
         device,
         is_told: args.device != Wanted::Auto,
         card: open_card(device),
+        seal: Seal::new()?,
     };
     tracing::info!(device = device::kind(device), "computes here");
     let mut computer = None;
@@ -93,7 +95,7 @@ pub(crate) fn run(args: &WorkerArgs) -> anyhow::Result<()> {
             Ended::Lost(error) if args.once => return Err(error),
             Ended::Lost(error) => tracing::warn!(cause = format!("{error:#}"), "lost the coordinator"),
         }
-        connection = match runtime.block_on(reach(args, &site.secret, &shutdown))? {
+        connection = match runtime.block_on(reach(args, &coordinator, &shutdown))? {
             Some(connection) => connection,
             None => return Ok(()),
         };
@@ -119,17 +121,17 @@ fn cores() -> usize {
 }
 
 /// Makes a link, sooner or later; `None` when a signal came first.
-async fn reach(args: &WorkerArgs, secret: &Secret, shutdown: &Shutdown) -> anyhow::Result<Option<Connection>> {
-    let coordinator = args.coordinator.as_str();
+async fn reach(args: &WorkerArgs, target: &Target, shutdown: &Shutdown) -> anyhow::Result<Option<Connection>> {
+    let coordinator = &target.address;
     let [mut pause, longest] = PAUSES;
     let mut is_told = false;
     loop {
-        let connected = link::connect(coordinator, secret, Purpose::Worker, codec::MAX_MESSAGE_BYTES).await;
+        let connected = link::connect(target, Purpose::Worker, codec::MAX_MESSAGE_BYTES).await;
         let error = match connected {
             Ok(connection) => return Ok(Some(connection)),
             Err(error) => error,
         };
-        let is_final = args.once || matches!(error, LinkError::Refused { .. });
+        let is_final = args.once || error.is_final();
         let error = anyhow::Error::new(error).context(format!("cannot reach the coordinator at {coordinator}"));
         if is_final {
             return Err(error);

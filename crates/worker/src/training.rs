@@ -209,6 +209,7 @@ impl Computer {
             peers: &command.peers,
             group: GroupId(fence.0),
             secret: self.site.secret.expose(),
+            seal: Some(&self.site.seal).filter(|_| self.is_ring_sealed),
             deadline: PATIENCE,
         };
         let abort = AbortHandle::new();

@@ -13,7 +13,7 @@ use stillhouse_tests::processes::{Running, program, stillhouse, wait_for};
 
 use crate::world::{MOMENTS, World, alone, undisturbed};
 
-const TOKEN: &str = "5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c";
+pub(crate) const TOKEN: &str = "5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c";
 const OTHER_TOKEN: &str = "6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d";
 
 /// A job whose processes are started one by one.
@@ -75,7 +75,7 @@ impl Cluster {
     }
 }
 
-fn worker(coordinator: SocketAddr, token: &str) -> Command {
+pub(crate) fn worker(coordinator: SocketAddr, token: &str) -> Command {
     let mut command = Command::new(program("stillhouse-worker"));
     command.args(["worker", "--threads", "1", "--coordinator", &coordinator.to_string()]);
     command
@@ -209,7 +209,7 @@ fn a_job_for_cards_is_refused_by_a_worker_without_one_before_anything_is_paid_fo
 }
 
 /// What `stillhouse ARGS` prints, and whether it ended well.
-fn say(args: &[&str], token: Option<&str>) -> (bool, String) {
+pub(crate) fn say(args: &[&str], token: Option<&str>) -> (bool, String) {
     let mut command = stillhouse();
     command.args(args);
     if let Some(token) = token {

@@ -12,6 +12,7 @@
 //! | [`generated`] | images of a conditional VAE are candidates like any other |
 //! | [`elastic`] | workers killed at random change nothing; a training goes on from its checkpoint |
 //! | [`cluster`] | coordinator and workers as processes of their own, in any order; watchers |
+//! | [`tls`] | under TLS it is the same job, and nothing of it is read on the way |
 //! | [`hosts`] | the same over a network whose cables are pulled |
 //! | [`ledger`] | the books are right, agree with the bill, and no label is bought twice over a sweep |
 //! | [`torchscript`] | students leave and enter as TorchScript |
@@ -39,6 +40,7 @@ mod page;
 mod refused;
 mod same;
 mod teachers;
+mod tls;
 mod torchscript;
 mod traces;
 mod world;

@@ -15,10 +15,13 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     net::sockopt::{set_socket_recv_buffer_size, set_socket_send_buffer_size},
 };
+use rustls::{Connection, Error};
 
 use super::{
     Membership, after,
     handshake::{self, Refusal, Terms},
+    seal::Seal,
+    wire::Wire,
 };
 use crate::{
     abort::AbortHandle,
@@ -72,7 +75,7 @@ pub(super) fn neighbours(
     listener: &RingListener,
     membership: &Membership<'_>,
     abort: &AbortHandle,
-) -> Result<(Arc<TcpStream>, Arc<TcpStream>), CollectiveError> {
+) -> Result<(Wire, Wire), CollectiveError> {
     let Membership { rank, peers, .. } = *membership;
     if rank >= peers.len() {
         return Err(CollectiveError::Counts {
@@ -101,18 +104,14 @@ pub(super) fn neighbours(
 }
 
 /// Tries the next rank until it welcomes this one.
-fn connect_next(
-    membership: &Membership<'_>,
-    abort: &AbortHandle,
-    until: Instant,
-) -> Result<Arc<TcpStream>, CollectiveError> {
+fn connect_next(membership: &Membership<'_>, abort: &AbortHandle, until: Instant) -> Result<Wire, CollectiveError> {
     let peer = membership.next();
     let terms = terms(membership, membership.rank, peer);
     let mut pause = RETRY;
     let mut wrong = None;
     loop {
-        let refusal = match attempt(membership.peers[peer], &terms, membership.secret, abort, until) {
-            Ok(stream) => return Ok(stream),
+        let refusal = match attempt(membership, &terms, abort, until) {
+            Ok(wire) => return Ok(wire),
             Err(refusal) => refusal,
         };
         if let Refusal::Wrong(reason) = refusal {
@@ -129,19 +128,24 @@ fn connect_next(
     }
 }
 
-fn attempt(
-    address: SocketAddr,
-    terms: &Terms,
-    secret: &[u8; 32],
-    abort: &AbortHandle,
-    until: Instant,
-) -> Result<Arc<TcpStream>, Refusal> {
+fn attempt(membership: &Membership<'_>, terms: &Terms, abort: &AbortHandle, until: Instant) -> Result<Wire, Refusal> {
+    let address = membership.peers[terms.receiver];
     let left = until.saturating_duration_since(Instant::now());
     let stream = Arc::new(TcpStream::connect_timeout(&address, left.clamp(RETRY, ATTEMPT))?);
     abort.watch(&stream);
     prepare(&stream)?;
-    handshake::greet(&stream, terms, secret, until)?;
-    Ok(stream)
+    let session = membership.seal.map(Seal::connector);
+    let mut wire = open(stream, session, until)?;
+    handshake::greet(&mut wire, terms, membership.secret, until)?;
+    Ok(wire)
+}
+
+/// Seals a connection where there is a session for it.
+fn open(stream: Arc<TcpStream>, session: Option<Result<Connection, Error>>, until: Instant) -> io::Result<Wire> {
+    match session {
+        None => Ok(Wire::clear(stream)),
+        Some(session) => Wire::seal(stream, session.map_err(io::Error::other)?, until),
+    }
 }
 
 fn give_up(membership: &Membership<'_>, peer: usize, refusal: Refusal) -> CollectiveError {
@@ -172,15 +176,15 @@ fn accept_previous(
     membership: &Membership<'_>,
     abort: &AbortHandle,
     until: Instant,
-) -> Result<Arc<TcpStream>, CollectiveError> {
+) -> Result<Wire, CollectiveError> {
     let Membership { rank, deadline, .. } = *membership;
     let operation = Operation::Connect;
     let (welcome, welcomed) = mpsc::channel();
     thread::scope(|scope| {
         let mut unproved: Vec<(Arc<TcpStream>, ScopedJoinHandle<'_, ()>)> = Vec::new();
         let found = loop {
-            if let Ok(stream) = welcomed.try_recv() {
-                break Ok(stream);
+            if let Ok(wire) = welcomed.try_recv() {
+                break Ok(wire);
             }
             if abort.is_aborted() || until <= Instant::now() {
                 break Err(CollectiveError::Deadline {
@@ -212,12 +216,12 @@ fn accept_previous(
             unproved.push((stream, thread));
         };
         for (stream, _) in &unproved {
-            if !found.as_ref().is_ok_and(|found| Arc::ptr_eq(found, stream)) {
+            if !found.as_ref().is_ok_and(|found| Arc::ptr_eq(found.stream(), stream)) {
                 // Ends its thread; one that is closed already needs nothing more.
                 let _ = stream.shutdown(Shutdown::Both);
             }
         }
-        found.inspect(|stream| abort.watch(stream))
+        found.inspect(|wire| abort.watch(wire.stream()))
     })
 }
 
@@ -254,16 +258,20 @@ fn examine(
     address: SocketAddr,
     membership: &Membership<'_>,
     until: Instant,
-    welcome: &mpsc::Sender<Arc<TcpStream>>,
+    welcome: &mpsc::Sender<Wire>,
 ) {
     let terms = terms(membership, membership.previous(), membership.rank);
     let until = until.min(after(STRANGER));
-    let proved = prepare(&stream)
-        .map_err(Refusal::from)
-        .and_then(|()| handshake::receive(&stream, &terms, membership.secret, until));
-    match proved {
+    let prove = || {
+        prepare(&stream)?;
+        let session = membership.seal.map(Seal::acceptor);
+        let mut wire = open(stream, session, until)?;
+        handshake::receive(&mut wire, &terms, membership.secret, until)?;
+        Ok::<Wire, Refusal>(wire)
+    };
+    match prove() {
         // The receiver is gone only when this ring has its previous rank already.
-        Ok(()) => drop(welcome.send(stream)),
+        Ok(wire) => drop(welcome.send(wire)),
         Err(refusal) => {
             let source = std::error::Error::source(&refusal).map(ToString::to_string);
             tracing::warn!(rank = membership.rank, %address, reason = %refusal, source, "dropped a ring connection");

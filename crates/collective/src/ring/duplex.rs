@@ -1,15 +1,16 @@
 //! Sends to the next rank and receives from the previous one at the same time, in one thread.
 
 use std::{
-    io::{self, IoSlice, IoSliceMut, Read, Write},
-    net::TcpStream,
-    sync::Arc,
+    io::{self, IoSlice, IoSliceMut},
     time::{Duration, Instant},
 };
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::frame::{HEADER_BYTES, MAX_FLOATS, Tag, describe};
+use super::{
+    frame::{HEADER_BYTES, MAX_FLOATS, Tag, describe},
+    wire::Wire,
+};
 
 /// A neighbour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,8 +62,8 @@ pub(super) enum Incoming<'a> {
 /// The two connections of a rank, both non-blocking, each used in one direction.
 #[derive(Debug)]
 pub(super) struct Duplex {
-    next: Arc<TcpStream>,
-    previous: Arc<TcpStream>,
+    next: Wire,
+    previous: Wire,
     /// The frame that is being received, before it is added.
     piece: Vec<f32>,
     /// Time spent blocked before the first byte of an exchange came.
@@ -70,9 +71,9 @@ pub(super) struct Duplex {
 }
 
 impl Duplex {
-    pub(super) fn new(next: Arc<TcpStream>, previous: Arc<TcpStream>) -> io::Result<Duplex> {
-        next.set_nonblocking(true)?;
-        previous.set_nonblocking(true)?;
+    pub(super) fn new(next: Wire, previous: Wire) -> io::Result<Duplex> {
+        next.stream().set_nonblocking(true)?;
+        previous.stream().set_nonblocking(true)?;
         Ok(Duplex {
             next,
             previous,
@@ -86,15 +87,16 @@ impl Duplex {
         let mut outgoing = Outgoing::new(step.tag, send);
         let mut incoming = Receipt::new(step.tag, incoming, &mut self.piece);
         loop {
-            let sent = outgoing.pump(&self.next)?;
-            let received = incoming.pump(&self.previous)?;
-            if outgoing.is_done() && incoming.is_done() {
+            let sent = outgoing.pump(&mut self.next)?;
+            let received = incoming.pump(&mut self.previous)?;
+            let is_sent = outgoing.is_done() && !self.next.holds_back();
+            if is_sent && incoming.is_done() {
                 return Ok(());
             }
             if !sent && !received {
-                let (sending, receiving) = (!outgoing.is_done(), !incoming.is_done());
+                let (sending, receiving) = (!is_sent, !incoming.is_done());
                 let blocked = Instant::now();
-                wait(&self.next, &self.previous, step, sending, receiving)?;
+                wait(&mut self.next, &self.previous, step, sending, receiving)?;
                 if !sending && incoming.is_untouched() {
                     self.waited += blocked.elapsed();
                 }
@@ -112,7 +114,7 @@ impl Duplex {
         let sides = [(Side::Previous, &self.previous), (Side::Next, &self.next)];
         sides
             .into_iter()
-            .find_map(|(side, stream)| match stream.peek(&mut [0]) {
+            .find_map(|(side, wire)| match wire.stream().peek(&mut [0]) {
                 Ok(0) => Some((side, io::ErrorKind::UnexpectedEof.into())),
                 Err(error) if !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
                     Some((side, error))
@@ -123,7 +125,7 @@ impl Duplex {
 }
 
 /// Blocks until a socket is ready for what is missing, the next rank is gone, or time is up.
-fn wait(next: &TcpStream, previous: &TcpStream, step: &Step, sending: bool, receiving: bool) -> Result<(), Failure> {
+fn wait(next: &mut Wire, previous: &Wire, step: &Step, sending: bool, receiving: bool) -> Result<(), Failure> {
     let late = Failure::Late {
         side: if receiving { Side::Previous } else { Side::Next },
     };
@@ -136,8 +138,11 @@ fn wait(next: &TcpStream, previous: &TcpStream, step: &Step, sending: bool, rece
     let watch = sending || !step.is_last;
     let wanted = |flags, when| if when { flags } else { PollFlags::empty() };
     let mut ready = [
-        PollFd::new(previous, wanted(PollFlags::IN, receiving)),
-        PollFd::new(next, wanted(PollFlags::OUT, sending) | wanted(PollFlags::IN, watch)),
+        PollFd::new(previous.stream(), wanted(PollFlags::IN, receiving)),
+        PollFd::new(
+            next.stream(),
+            wanted(PollFlags::OUT, sending) | wanted(PollFlags::IN, watch),
+        ),
     ];
     let ready = &mut ready[..1 + usize::from(watch)];
     let timeout = Timespec {
@@ -163,8 +168,8 @@ fn wait(next: &TcpStream, previous: &TcpStream, step: &Step, sending: bool, rece
 }
 
 /// Fails when the next rank has closed its end, or sends what nobody asked for.
-fn still_there(mut next: &TcpStream) -> Result<(), Failure> {
-    match progress(next.read(&mut [0]), Side::Next)? {
+fn still_there(next: &mut Wire) -> Result<(), Failure> {
+    match progress(next.receive(&mut [IoSliceMut::new(&mut [0])]), Side::Next)? {
         0 => Ok(()),
         _ => Err(Failure::Mismatch {
             side: Side::Next,
@@ -215,14 +220,17 @@ impl<'a> Outgoing<'a> {
     }
 
     /// Sends what one call takes; says whether anything moved.
-    fn pump(&mut self, mut next: &TcpStream) -> Result<bool, Failure> {
+    fn pump(&mut self, next: &mut Wire) -> Result<bool, Failure> {
         if self.is_done() {
-            return Ok(false);
+            // What a session holds back goes when the socket takes it.
+            let is_due = next.holds_back();
+            progress(next.flush().map(|()| 1), Side::Next)?;
+            return Ok(is_due && !next.holds_back());
         }
         let payload: &[u8] = bytemuck::cast_slice(self.frame);
         let result = match self.sent.checked_sub(HEADER_BYTES) {
-            Some(at) => next.write(&payload[at..]),
-            None => next.write_vectored(&[IoSlice::new(&self.header[self.sent..]), IoSlice::new(payload)]),
+            Some(at) => next.send(&[IoSlice::new(&payload[at..])]),
+            None => next.send(&[IoSlice::new(&self.header[self.sent..]), IoSlice::new(payload)]),
         };
         let moved = progress(result, Side::Next)?;
         self.sent += moved;
@@ -272,7 +280,7 @@ impl<'a> Receipt<'a> {
     }
 
     /// Receives what one call brings; says whether anything moved.
-    fn pump(&mut self, mut previous: &TcpStream) -> Result<bool, Failure> {
+    fn pump(&mut self, previous: &mut Wire) -> Result<bool, Failure> {
         if self.done {
             return Ok(false);
         }
@@ -284,8 +292,8 @@ impl<'a> Receipt<'a> {
         let whole = HEADER_BYTES + payload.len();
         let in_header = self.received < HEADER_BYTES;
         let result = match self.received.checked_sub(HEADER_BYTES) {
-            Some(at) => previous.read(&mut payload[at..]),
-            None => previous.read_vectored(&mut [
+            Some(at) => previous.receive(&mut [IoSliceMut::new(&mut payload[at..])]),
+            None => previous.receive(&mut [
                 IoSliceMut::new(&mut self.header[self.received..]),
                 IoSliceMut::new(payload),
             ]),

@@ -9,16 +9,13 @@
 //!
 //! A proof is BLAKE3 keyed with a key derived from the secret for this use alone, over the letter
 //! of the role and both fresh nonces: neither replay nor reflection of what was seen elsewhere
-//! fits. Hashes are compared in constant time. The frames that follow are not encrypted or signed:
-//! the network between workers is trusted with content, not with membership.
+//! fits. Hashes are compared in constant time. Over a sealed connection (see `seal`) all of this runs inside the
+//! session, and each proof goes over 32 bytes more that are this session's alone. Otherwise the frames that
+//! follow are not encrypted or signed: the network between workers is trusted with content, not with membership.
 
-use std::{
-    io::{self, Read, Write},
-    net::TcpStream,
-    time::{Duration, Instant},
-};
+use std::{io, time::Instant};
 
-use super::GroupId;
+use super::{GroupId, wire::Wire};
 
 const MAGIC: &[u8; 8] = b"SHRING01";
 const NONCE_BYTES: usize = 32;
@@ -75,19 +72,19 @@ impl Terms {
 }
 
 /// The connector's part. Waits for the acceptor until `until`.
-pub(super) fn greet(mut stream: &TcpStream, terms: &Terms, secret: &[u8; 32], until: Instant) -> Result<(), Refusal> {
-    let key = blake3::derive_key(KEY_CONTEXT, secret);
+pub(super) fn greet(wire: &mut Wire, terms: &Terms, secret: &[u8; 32], until: Instant) -> Result<(), Refusal> {
+    let hasher = hasher(wire, secret)?;
     let mut hello = [0; HELLO_BYTES];
     hello[..HELLO_BYTES - NONCE_BYTES].copy_from_slice(&terms.encode());
     hello[HELLO_BYTES - NONCE_BYTES..].copy_from_slice(&nonce()?);
-    stream.write_all(&hello)?;
-    let answered: [u8; NONCE_BYTES] = read(stream, until)?;
-    let proved: [u8; 32] = read(stream, until)?;
-    if proof(&key, b"A", &hello, &answered) != blake3::Hash::from_bytes(proved) {
+    wire.say(&hello)?;
+    let answered: [u8; NONCE_BYTES] = wire.hear(until)?;
+    let proved: [u8; 32] = wire.hear(until)?;
+    if proof(&hasher, b"A", &hello, &answered) != blake3::Hash::from_bytes(proved) {
         return Err(Refusal::Wrong("it does not know the job's secret"));
     }
-    stream.write_all(proof(&key, b"C", &hello, &answered).as_bytes())?;
-    let welcome: [u8; 1] = read(stream, until)?;
+    wire.say(proof(&hasher, b"C", &hello, &answered).as_bytes())?;
+    let welcome: [u8; 1] = wire.hear(until)?;
     if welcome == WELCOME {
         Ok(())
     } else {
@@ -96,52 +93,42 @@ pub(super) fn greet(mut stream: &TcpStream, terms: &Terms, secret: &[u8; 32], un
 }
 
 /// The acceptor's part, which ends at `until`.
-pub(super) fn receive(mut stream: &TcpStream, terms: &Terms, secret: &[u8; 32], until: Instant) -> Result<(), Refusal> {
-    let key = blake3::derive_key(KEY_CONTEXT, secret);
-    let hello: [u8; HELLO_BYTES] = read(stream, until)?;
+pub(super) fn receive(wire: &mut Wire, terms: &Terms, secret: &[u8; 32], until: Instant) -> Result<(), Refusal> {
+    let hasher = hasher(wire, secret)?;
+    let hello: [u8; HELLO_BYTES] = wire.hear(until)?;
     terms.check(&hello)?;
     let mine = nonce()?;
-    stream.write_all(&mine)?;
-    stream.write_all(proof(&key, b"A", &hello, &mine).as_bytes())?;
-    let proved: [u8; 32] = read(stream, until)?;
-    if proof(&key, b"C", &hello, &mine) != blake3::Hash::from_bytes(proved) {
+    wire.say(&mine)?;
+    wire.say(proof(&hasher, b"A", &hello, &mine).as_bytes())?;
+    let proved: [u8; 32] = wire.hear(until)?;
+    if proof(&hasher, b"C", &hello, &mine) != blake3::Hash::from_bytes(proved) {
         return Err(Refusal::Wrong("it does not know the job's secret"));
     }
-    stream.write_all(&WELCOME)?;
+    wire.say(&WELCOME)?;
     Ok(())
 }
 
-fn proof(key: &[u8; 32], role: &[u8; 1], hello: &[u8; HELLO_BYTES], nonce: &[u8; NONCE_BYTES]) -> blake3::Hash {
-    blake3::Hasher::new_keyed(key)
-        .update(role)
-        .update(hello)
-        .update(nonce)
-        .finalize()
+/// What makes the proofs of one connection. Only who knows the secret, and is an end of this session if there is
+/// one, has the same.
+fn hasher(wire: &Wire, secret: &[u8; 32]) -> io::Result<blake3::Hasher> {
+    let mut hasher = blake3::Hasher::new_keyed(&blake3::derive_key(KEY_CONTEXT, secret));
+    if let Some(binding) = wire.binding()? {
+        hasher.update(&binding);
+    }
+    Ok(hasher)
+}
+
+fn proof(
+    hasher: &blake3::Hasher,
+    role: &[u8; 1],
+    hello: &[u8; HELLO_BYTES],
+    nonce: &[u8; NONCE_BYTES],
+) -> blake3::Hash {
+    hasher.clone().update(role).update(hello).update(nonce).finalize()
 }
 
 fn nonce() -> Result<[u8; NONCE_BYTES], Refusal> {
     let mut nonce = [0; NONCE_BYTES];
     getrandom::fill(&mut nonce).map_err(io::Error::from)?;
     Ok(nonce)
-}
-
-/// Reads exactly `N` bytes before `until`, however slowly they trickle.
-fn read<const N: usize>(mut stream: &TcpStream, until: Instant) -> Result<[u8; N], Refusal> {
-    let mut bytes = [0; N];
-    let mut filled = 0;
-    while filled < N {
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(Refusal::Io(io::ErrorKind::TimedOut.into()));
-        }
-        // Rounded up to a unit that the system accepts: a timeout of zero means none.
-        stream.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
-        match stream.read(&mut bytes[filled..]) {
-            Ok(0) => return Err(Refusal::Io(io::ErrorKind::UnexpectedEof.into())),
-            Ok(count) => filled += count,
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
-            Err(error) => return Err(Refusal::Io(error)),
-        }
-    }
-    Ok(bytes)
 }

@@ -8,12 +8,15 @@
 //!
 //! One thread sends and receives at once on non-blocking sockets, and adds each piece
 //! while it is in cache. There is no queue, so memory is the caller's data and one piece. The
-//! private modules hold the bytes: `handshake`, `frame`; and the sockets: `connect`, `duplex`.
+//! private modules hold the bytes: `handshake`, `frame`; and the sockets: `connect`, `wire`, `duplex`. With a [`Seal`] the
+//! connections run under TLS.
 
 mod connect;
 mod duplex;
 mod frame;
 mod handshake;
+mod seal;
+mod wire;
 
 use std::{
     net::SocketAddr,
@@ -22,6 +25,7 @@ use std::{
 };
 
 pub use connect::RingListener;
+pub use seal::{Seal, SealError};
 
 use self::{
     duplex::{Duplex, Failure, Incoming, Side, Step},
@@ -50,6 +54,8 @@ pub struct Membership<'a> {
     pub group: GroupId,
     /// The job's secret, which every member proves to know.
     pub secret: &'a [u8; 32],
+    /// Connections run under TLS when it is there, which all members must agree on.
+    pub seal: Option<&'a Seal>,
     /// How long joining may take, and then each operation.
     pub deadline: Duration,
 }
@@ -78,7 +84,7 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// Joins the ring of `peers`: connects to the next rank and accepts the previous one.
+    /// Joins the ring of `peers`, in clear: connects to the next rank and accepts the previous one.
     ///
     /// Returns when both neighbours have proved that they know `secret` and belong to the same
     /// `group`, world size and place. Ranks may arrive in any order. Other connections to
@@ -102,6 +108,7 @@ impl Ring {
             peers,
             group,
             secret,
+            seal: None,
             deadline,
         };
         Ring::join(listener, &membership, &AbortHandle::new())
@@ -368,5 +375,7 @@ fn disjoint<'a>(data: &'a mut [f32], send: &Range<usize>, receive: &Range<usize>
     (send, receive)
 }
 
+#[cfg(test)]
+mod seal_tests;
 #[cfg(test)]
 mod tests;

@@ -179,6 +179,7 @@ fn joining_can_be_called_off() {
             peers: &peers,
             group: GroupId(1),
             secret: &SECRET,
+            seal: None,
             deadline: LONG,
         };
         let (listener, handle) = (&listeners[0], &abort);

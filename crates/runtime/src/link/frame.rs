@@ -4,10 +4,11 @@ use std::{io, net::SocketAddr};
 
 use bytes::{Bytes, BytesMut};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::tcp::{OwnedReadHalf, OwnedWriteHalf},
+    io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf},
+    net::{TcpStream, tcp::OwnedReadHalf},
     sync::{mpsc, oneshot},
 };
+use tokio_rustls::TlsStream;
 use tokio_util::codec::{Decoder, Encoder, LengthDelimitedCodec};
 
 use super::LinkError;
@@ -38,7 +39,11 @@ enum Item {
 
 impl FrameSender {
     /// Starts the writer, a task that ends with the link or with the last sender.
-    pub(super) fn new(writer: OwnedWriteHalf, peer: SocketAddr, max_frame_bytes: usize) -> FrameSender {
+    pub(super) fn new(
+        writer: impl AsyncWrite + Unpin + Send + 'static,
+        peer: SocketAddr,
+        max_frame_bytes: usize,
+    ) -> FrameSender {
         let (queue, items) = mpsc::channel(QUEUED_FRAMES);
         tokio::spawn(async move {
             if let Err(error) = write_all(items, writer, codec(max_frame_bytes)).await {
@@ -92,7 +97,7 @@ impl FrameSender {
 /// Writes what is queued, as many frames at a time as are there.
 async fn write_all(
     mut items: mpsc::Receiver<Item>,
-    mut writer: OwnedWriteHalf,
+    mut writer: impl AsyncWrite + Unpin,
     mut codec: LengthDelimitedCodec,
 ) -> io::Result<()> {
     let mut gathered = BytesMut::new();
@@ -111,6 +116,8 @@ async fn write_all(
             };
         }
         writer.write_all_buf(&mut gathered).await?;
+        // TLS may hold back what it has sealed.
+        writer.flush().await?;
         for done in flushes.drain(..) {
             // Whoever asked may have stopped waiting.
             let _ = done.send(());
@@ -122,10 +129,27 @@ async fn write_all(
     writer.shutdown().await
 }
 
+/// Where bytes come from.
+#[derive(Debug)]
+pub(super) enum Reader {
+    Plain(OwnedReadHalf),
+    Tls(ReadHalf<TlsStream<TcpStream>>),
+}
+
+impl Reader {
+    /// Reads what is there; 0 bytes at the end. Cancel safe.
+    async fn read(&mut self, buffer: &mut BytesMut) -> io::Result<usize> {
+        match self {
+            Self::Plain(reader) => reader.read_buf(buffer).await,
+            Self::Tls(reader) => reader.read_buf(buffer).await,
+        }
+    }
+}
+
 /// The receiving direction.
 #[derive(Debug)]
 pub struct FrameReceiver {
-    reader: OwnedReadHalf,
+    reader: Reader,
     buffer: BytesMut,
     codec: LengthDelimitedCodec,
     peer: SocketAddr,
@@ -133,7 +157,7 @@ pub struct FrameReceiver {
 }
 
 impl FrameReceiver {
-    pub(super) fn new(reader: OwnedReadHalf, peer: SocketAddr, max_frame_bytes: usize) -> FrameReceiver {
+    pub(super) fn new(reader: Reader, peer: SocketAddr, max_frame_bytes: usize) -> FrameReceiver {
         FrameReceiver {
             reader,
             buffer: BytesMut::new(),
@@ -143,7 +167,8 @@ impl FrameReceiver {
         }
     }
 
-    /// Returns the next frame's payload, or `None` once the other end has closed between frames.
+    /// Returns the next frame's payload, or `None` once the other end has closed between frames. Under TLS
+    /// an end counts only where the peer has said so: anybody on the way can close a connection.
     ///
     /// Cancel safe: a call that is dropped loses nothing.
     ///
@@ -163,7 +188,7 @@ impl FrameReceiver {
                 return Ok(Some(frame.freeze()));
             }
             self.buffer.reserve(READ_BYTES);
-            if self.reader.read_buf(&mut self.buffer).await.map_err(lost)? == 0 {
+            if self.reader.read(&mut self.buffer).await.map_err(lost)? == 0 {
                 let ended = self.codec.decode_eof(&mut self.buffer).map_err(lost)?;
                 return Ok(ended.map(BytesMut::freeze));
             }

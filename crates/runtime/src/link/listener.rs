@@ -9,11 +9,11 @@ use tokio::{
     time::sleep,
 };
 
-use super::{Connection, HANDSHAKE_DEADLINE, LinkError, Purpose, handshake, prepare};
+use super::{Connection, HANDSHAKE_DEADLINE, Identity, LinkError, Purpose, handshake, open, prepare};
 use crate::secret::Secret;
 
-/// Handshakes under way at once: strangers that stay silent cost this much memory and no more,
-/// and hold the others up for at most one handshake deadline.
+/// Handshakes under way at once: strangers that stay silent cost this much memory and no more (under TLS up to
+/// 64 KiB each, the longest message of its handshake), and hold the others up for at most one handshake deadline.
 const MAX_UNPROVED: usize = 256;
 /// Pause when the system has no socket to spare.
 const OUT_OF_SOCKETS: Duration = Duration::from_millis(100);
@@ -23,6 +23,7 @@ const OUT_OF_SOCKETS: Duration = Duration::from_millis(100);
 pub struct Listener {
     listener: TcpListener,
     secret: Secret,
+    identity: Option<Identity>,
     max_frame_bytes: fn(Purpose) -> usize,
     unproved: JoinSet<Result<Connection, LinkError>>,
 }
@@ -43,9 +44,17 @@ impl Listener {
         Ok(Listener {
             listener,
             secret,
+            identity: None,
             max_frame_bytes,
             unproved: JoinSet::new(),
         })
+    }
+
+    /// From now on links run under TLS with this certificate, if there is one, and plain peers are turned away.
+    #[must_use]
+    pub fn under(mut self, identity: Option<Identity>) -> Listener {
+        self.identity = identity;
+        self
     }
 
     /// Returns the address with the port that was chosen.
@@ -96,10 +105,11 @@ impl Listener {
     }
 
     fn examine(&mut self, mut stream: TcpStream, peer: SocketAddr) {
-        let (secret, max_frame_bytes) = (self.secret.clone(), self.max_frame_bytes);
+        let (secret, identity, max_frame_bytes) = (self.secret.clone(), self.identity.clone(), self.max_frame_bytes);
         self.unproved.spawn(async move {
             prepare(&mut stream).map_err(|source| LinkError::Lost { peer, source })?;
-            let purpose = handshake::admit(&mut stream, peer, &secret, HANDSHAKE_DEADLINE).await?;
+            let proved = open::admit(stream, &secret, identity.as_ref());
+            let (stream, purpose) = handshake::within(HANDSHAKE_DEADLINE, peer, proved).await?;
             Ok(Connection::new(stream, peer, purpose, max_frame_bytes(purpose)))
         });
     }

@@ -1,4 +1,4 @@
-//! Authenticated TCP links that carry bounded frames.
+//! Authenticated TCP links that carry bounded frames, under TLS where that is wanted.
 //!
 //! A link begins with a handshake in which both ends prove that they know the job's [`Secret`]
 //! (see the table below); nothing else is read before. Then each direction is a sequence of
@@ -20,25 +20,35 @@
 //!
 //! A proof is BLAKE3, keyed with a key derived from the secret for this use alone, over the role's
 //! letter, the purpose's, the connector's nonce and the acceptor's nonce. The role's letter defeats
-//! reflection, the fresh nonces replay. Frames are neither encrypted nor signed: a job whose network is not
-//! trusted runs inside a tunnel or a mesh that does so.
+//! reflection, the fresh nonces replay. Frames are neither encrypted nor signed, unless the link runs under TLS.
+//!
+//! A [`Listener`] that has an [`Identity`] speaks TLS 1.3 and nothing else, and so does a connector with
+//! [`Trust`]: all of the above runs inside the session. Each proof then goes over 32 bytes more, the session's
+//! `tls-exporter` (RFC 9266), so that one that was made in another session is refused. Two ends of which
+//! one speaks TLS tell each other so: the listener answers in the language that it was spoken to, with an alert
+//! to who speaks plainly and with a frame to who speaks TLS.
 
+pub mod args;
 mod frame;
 mod handshake;
 mod listener;
+mod open;
+mod tls;
 
 use std::{io, net::SocketAddr, time::Duration};
 
 use rustix::net::sockopt;
-use tokio::net::{TcpStream, ToSocketAddrs};
+use tokio::net::TcpStream;
 
+use self::{frame::Reader, open::Stream};
 pub use self::{
     frame::{FrameReceiver, FrameSender},
     listener::Listener,
+    tls::{Identity, TlsError, Trust},
 };
 use crate::secret::Secret;
 
-/// How long the handshake may take.
+/// How long the handshake may take, that of TLS included.
 pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a peer may leave sent data unacknowledged, or an idle link unanswered, before the
 /// system ends the link.
@@ -88,6 +98,36 @@ pub enum LinkError {
         /// What it did wrong.
         reason: &'static str,
     },
+    /// One end speaks TLS and the other does not.
+    #[error("{peer} {reason}")]
+    Protection {
+        /// The other end.
+        peer: SocketAddr,
+        /// What it does, and what can be done about it.
+        reason: &'static str,
+    },
+    /// The listener's certificate has another authority or name than expected, or its time is over.
+    #[error("expected a certificate of {peer} that --tls-ca vouches for")]
+    Untrusted {
+        /// The other end.
+        peer: SocketAddr,
+        /// What TLS said.
+        source: io::Error,
+    },
+    /// TLS ended the session: the other end does not believe the certificate, or does not follow the protocol.
+    #[error("failed to speak TLS with {peer}")]
+    Tls {
+        /// The other end.
+        peer: SocketAddr,
+        /// What TLS said.
+        source: io::Error,
+    },
+    /// The file with the authority was replaced by one that is of no use.
+    #[error("cannot tell whom to trust")]
+    Trust {
+        /// What is wrong with it.
+        source: TlsError,
+    },
     /// The handshake took longer than [`HANDSHAKE_DEADLINE`].
     #[error("expected {peer} to finish the handshake within {deadline:?}, found it unfinished")]
     HandshakeDeadline {
@@ -120,6 +160,44 @@ pub enum LinkError {
     },
 }
 
+impl LinkError {
+    /// Whether trying again is of no use: one end must be started another way.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::Refused { .. } | Self::Protection { .. } | Self::Untrusted { .. } | Self::FrameTooLong { .. } => true,
+            Self::Open { .. }
+            | Self::Tls { .. }
+            | Self::Trust { .. }
+            | Self::HandshakeDeadline { .. }
+            | Self::Lost { .. }
+            | Self::Closed { .. } => false,
+        }
+    }
+}
+
+/// Where a listener is, and what both ends must know.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// `HOST:PORT`.
+    pub address: String,
+    /// The job's secret.
+    pub secret: Secret,
+    /// Whom to trust, where the listener speaks TLS.
+    pub trust: Option<Trust>,
+}
+
+impl Target {
+    /// A listener that speaks no TLS.
+    pub fn plain(address: impl ToString, secret: Secret) -> Target {
+        Target {
+            address: address.to_string(),
+            secret,
+            trust: None,
+        }
+    }
+}
+
 /// A link whose two ends know each other.
 #[derive(Debug)]
 pub struct Connection {
@@ -131,14 +209,26 @@ pub struct Connection {
 }
 
 impl Connection {
-    fn new(stream: TcpStream, peer: SocketAddr, purpose: Purpose, max_frame_bytes: usize) -> Connection {
-        let local = stream.local_addr().ok();
-        let (reader, writer) = stream.into_split();
+    fn new(stream: Stream, peer: SocketAddr, purpose: Purpose, max_frame_bytes: usize) -> Connection {
+        let (local, reader, sender) = match stream {
+            Stream::Plain(stream) => {
+                let local = stream.local_addr().ok();
+                let (reader, writer) = stream.into_split();
+                let sender = FrameSender::new(writer, peer, max_frame_bytes);
+                (local, Reader::Plain(reader), sender)
+            }
+            Stream::Tls(stream) => {
+                let local = stream.get_ref().0.local_addr().ok();
+                let (reader, writer) = tokio::io::split(*stream);
+                let sender = FrameSender::new(writer, peer, max_frame_bytes);
+                (local, Reader::Tls(reader), sender)
+            }
+        };
         Connection {
             peer,
             local,
             purpose,
-            sender: FrameSender::new(writer, peer, max_frame_bytes),
+            sender,
             receiver: FrameReceiver::new(reader, peer, max_frame_bytes),
         }
     }
@@ -168,30 +258,26 @@ impl Connection {
     }
 }
 
-/// Opens a link for `purpose` to `address`, whose listener must know `secret`.
+/// Opens a link for `purpose` to `target`.
 ///
 /// Tries once; whoever wants to try again decides when.
 ///
 /// # Errors
 /// Any of [`LinkError`] but `Closed`.
-pub async fn connect(
-    address: impl ToSocketAddrs,
-    secret: &Secret,
-    purpose: Purpose,
-    max_frame_bytes: usize,
-) -> Result<Connection, LinkError> {
+pub async fn connect(target: &Target, purpose: Purpose, max_frame_bytes: usize) -> Result<Connection, LinkError> {
     let opened = async {
-        let mut stream = TcpStream::connect(address).await?;
+        let mut stream = TcpStream::connect(&target.address).await?;
         let peer = stream.peer_addr()?;
         prepare(&mut stream)?;
         Ok((stream, peer))
     };
-    let (mut stream, peer) = match tokio::time::timeout(HANDSHAKE_DEADLINE, opened).await {
+    let (stream, peer) = match tokio::time::timeout(HANDSHAKE_DEADLINE, opened).await {
         Ok(opened) => opened,
         Err(_) => Err(io::ErrorKind::TimedOut.into()),
     }
     .map_err(|source| LinkError::Open { source })?;
-    handshake::greet(&mut stream, peer, secret, purpose, HANDSHAKE_DEADLINE).await?;
+    let proved = open::greet(stream, &target.secret, target.trust.as_ref(), purpose);
+    let stream = handshake::within(HANDSHAKE_DEADLINE, peer, proved).await?;
     Ok(Connection::new(stream, peer, purpose, max_frame_bytes))
 }
 
@@ -210,3 +296,5 @@ fn prepare(stream: &mut TcpStream) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tls_tests;

@@ -4,7 +4,7 @@ use tokio::{
     net::TcpListener,
 };
 
-use super::*;
+use super::{handshake::Proof, *};
 
 const MAX: usize = 1 << 20;
 
@@ -18,19 +18,38 @@ async fn listener() -> (Listener, SocketAddr) {
     (listener, address)
 }
 
+fn target(address: SocketAddr, byte: u8) -> Target {
+    Target::plain(address, secret(byte))
+}
+
 async fn pair() -> (Connection, Connection) {
     let (mut listener, address) = listener().await;
-    let secret = secret(1);
-    let (accepted, connected) = tokio::join!(listener.accept(), connect(address, &secret, Purpose::Worker, MAX));
+    let target = target(address, 1);
+    let (accepted, connected) = tokio::join!(listener.accept(), connect(&target, Purpose::Worker, MAX));
     (connected.unwrap(), accepted)
 }
 
+/// The acceptor's part of the handshake, by somebody who knows the secret.
+async fn admit(stream: &mut TcpStream, deadline: Duration) -> Result<Purpose, LinkError> {
+    let (secret, peer) = (secret(1), stream.peer_addr().unwrap());
+    let (secret, binding) = (&secret, None);
+    handshake::within(deadline, peer, handshake::admit(stream, Proof { secret, binding })).await
+}
+
+/// The connector's part, likewise.
+async fn greet(stream: &mut TcpStream) -> Result<(), LinkError> {
+    let (secret, peer) = (secret(1), stream.peer_addr().unwrap());
+    let (secret, binding) = (&secret, None);
+    let exchange = handshake::greet(stream, Proof { secret, binding }, Purpose::Worker);
+    handshake::within(HANDSHAKE_DEADLINE, peer, exchange).await
+}
+
 /// A raw connection and the stream that the acceptor's handshake is to run on.
-async fn raw_pair() -> (TcpStream, TcpStream, SocketAddr) {
+async fn raw_pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let raw = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    let (stream, peer) = listener.accept().await.unwrap();
-    (raw, stream, peer)
+    let (stream, _) = listener.accept().await.unwrap();
+    (raw, stream)
 }
 
 fn framed(payload: &[u8]) -> Vec<u8> {
@@ -94,16 +113,16 @@ async fn both_directions_work_at_once() {
 async fn a_wrong_secret_is_refused_by_both_ends_and_a_right_one_still_gets_in() {
     let (mut listener, address) = listener().await;
     let accepting = tokio::spawn(async move { listener.accept().await });
-    let wrong = connect(address, &secret(2), Purpose::Worker, MAX).await;
+    let wrong = connect(&target(address, 2), Purpose::Worker, MAX).await;
     assert!(matches!(wrong, Err(LinkError::Refused { .. })), "{wrong:?}");
-    let right = connect(address, &secret(1), Purpose::Worker, MAX).await;
+    let right = connect(&target(address, 1), Purpose::Worker, MAX).await;
     assert!(right.is_ok(), "{right:?}");
     accepting.await.unwrap();
 }
 
 #[tokio::test]
 async fn an_acceptor_refuses_a_proof_made_with_another_secret() {
-    let (raw, mut stream, peer) = raw_pair().await;
+    let (raw, mut stream) = raw_pair().await;
     tokio::spawn(async move {
         let mut raw = raw;
         raw.write_all(&hello()).await.unwrap();
@@ -111,20 +130,20 @@ async fn an_acceptor_refuses_a_proof_made_with_another_secret() {
         raw.write_all(&framed(&[7; 32])).await.unwrap();
         raw.read_u8().await.unwrap_err();
     });
-    let outcome = handshake::admit(&mut stream, peer, &secret(1), HANDSHAKE_DEADLINE).await;
+    let outcome = admit(&mut stream, HANDSHAKE_DEADLINE).await;
     assert!(matches!(outcome, Err(LinkError::Refused { .. })), "{outcome:?}");
 }
 
 #[tokio::test]
 async fn a_link_is_for_what_its_connector_says_and_nobody_on_the_way_can_change_that() {
     let (mut listener, address) = listener().await;
-    let secret = secret(1);
+    let target = target(address, 1);
     for purpose in [Purpose::Worker, Purpose::Gateway, Purpose::Watcher] {
-        let (accepted, connected) = tokio::join!(listener.accept(), connect(address, &secret, purpose, MAX));
+        let (accepted, connected) = tokio::join!(listener.accept(), connect(&target, purpose, MAX));
         assert_eq!((accepted.purpose(), connected.unwrap().purpose()), (purpose, purpose));
     }
-    let (mut tap, mut stream, peer) = raw_pair().await;
-    let (mut honest, mut connector, _) = raw_pair().await;
+    let (mut tap, mut stream) = raw_pair().await;
+    let (mut honest, mut connector) = raw_pair().await;
     let meddle = async {
         let mut hello = [0; 45];
         honest.read_exact(&mut hello).await.unwrap();
@@ -135,18 +154,14 @@ async fn a_link_is_for_what_its_connector_says_and_nobody_on_the_way_can_change_
         honest.write_all(&challenge).await.unwrap();
         drop((tap, honest));
     };
-    let (admitted, greeted, ()) = tokio::join!(
-        handshake::admit(&mut stream, peer, &secret, HANDSHAKE_DEADLINE),
-        handshake::greet(&mut connector, peer, &secret, Purpose::Worker, HANDSHAKE_DEADLINE),
-        meddle,
-    );
+    let (admitted, greeted, ()) = tokio::join!(admit(&mut stream, HANDSHAKE_DEADLINE), greet(&mut connector), meddle,);
     assert!(matches!(greeted, Err(LinkError::Refused { .. })), "{greeted:?}");
     admitted.unwrap_err();
 }
 
 #[tokio::test]
 async fn a_proof_that_is_reflected_is_refused() {
-    let (raw, mut stream, peer) = raw_pair().await;
+    let (raw, mut stream) = raw_pair().await;
     let reflecting = async move {
         let mut raw = raw;
         raw.write_all(&hello()).await.unwrap();
@@ -154,19 +169,14 @@ async fn a_proof_that_is_reflected_is_refused() {
         raw.read_exact(&mut challenge).await.unwrap();
         raw.write_all(&framed(&challenge[36..])).await.unwrap();
     };
-    let secret = secret(1);
-    let (outcome, ()) = tokio::join!(
-        handshake::admit(&mut stream, peer, &secret, HANDSHAKE_DEADLINE),
-        reflecting
-    );
+    let (outcome, ()) = tokio::join!(admit(&mut stream, HANDSHAKE_DEADLINE), reflecting);
     assert!(matches!(outcome, Err(LinkError::Refused { .. })), "{outcome:?}");
 }
 
 #[tokio::test]
 async fn a_handshake_that_is_replayed_is_refused() {
-    let (mut tap, mut stream, peer) = raw_pair().await;
-    let secret = secret(1);
-    let (mut recorded, mut acceptor, _) = raw_pair().await;
+    let (mut tap, mut stream) = raw_pair().await;
+    let (mut recorded, mut acceptor) = raw_pair().await;
     let record = async {
         // Everything that an honest connector sends, while it talks to an honest acceptor.
         let mut tape = vec![0; 45 + 36];
@@ -182,16 +192,12 @@ async fn a_handshake_that_is_replayed_is_refused() {
         recorded.write_all(&welcome).await.unwrap();
         tape
     };
-    let (admitted, greeted, tape) = tokio::join!(
-        handshake::admit(&mut stream, peer, &secret, HANDSHAKE_DEADLINE),
-        handshake::greet(&mut acceptor, peer, &secret, Purpose::Worker, HANDSHAKE_DEADLINE),
-        record,
-    );
+    let (admitted, greeted, tape) = tokio::join!(admit(&mut stream, HANDSHAKE_DEADLINE), greet(&mut acceptor), record,);
     admitted.unwrap();
     greeted.unwrap();
-    let (mut replay, mut stream, peer) = raw_pair().await;
+    let (mut replay, mut stream) = raw_pair().await;
     replay.write_all(&tape).await.unwrap();
-    let outcome = handshake::admit(&mut stream, peer, &secret, HANDSHAKE_DEADLINE).await;
+    let outcome = admit(&mut stream, HANDSHAKE_DEADLINE).await;
     assert!(matches!(outcome, Err(LinkError::Refused { .. })), "{outcome:?}");
 }
 
@@ -204,16 +210,16 @@ async fn garbage_and_long_messages_before_the_welcome_are_refused_unread() {
         framed(&[&handshake::MAGIC[..], b"?", &[9; 32]].concat()),
         b"GET / HTTP/1.1\r\n\r\n".to_vec(),
     ] {
-        let (mut raw, mut stream, peer) = raw_pair().await;
+        let (mut raw, mut stream) = raw_pair().await;
         raw.write_all(&bytes).await.unwrap();
-        let outcome = handshake::admit(&mut stream, peer, &secret(1), HANDSHAKE_DEADLINE).await;
+        let outcome = admit(&mut stream, HANDSHAKE_DEADLINE).await;
         assert!(matches!(outcome, Err(LinkError::Refused { .. })), "{outcome:?}");
     }
 }
 
 #[tokio::test]
 async fn a_handshake_that_trickles_ends_at_its_deadline() {
-    let (mut raw, mut stream, peer) = raw_pair().await;
+    let (mut raw, mut stream) = raw_pair().await;
     let trickle = tokio::spawn(async move {
         for byte in hello().into_iter().take(43) {
             raw.write_all(&[byte]).await.unwrap();
@@ -221,7 +227,7 @@ async fn a_handshake_that_trickles_ends_at_its_deadline() {
         raw.read_u8().await.unwrap_err();
     });
     let deadline = Duration::from_millis(50);
-    let outcome = handshake::admit(&mut stream, peer, &secret(1), deadline).await;
+    let outcome = admit(&mut stream, deadline).await;
     assert!(
         matches!(outcome, Err(LinkError::HandshakeDeadline { .. })),
         "{outcome:?}"
@@ -237,16 +243,16 @@ async fn a_silent_stranger_holds_nobody_up() {
     for _ in 0..20 {
         silent.push(TcpStream::connect(address).await.unwrap());
     }
-    let secret = secret(1);
-    let (_, connected) = tokio::join!(listener.accept(), connect(address, &secret, Purpose::Worker, MAX));
+    let target = target(address, 1);
+    let (_, connected) = tokio::join!(listener.accept(), connect(&target, Purpose::Worker, MAX));
     connected.unwrap();
 }
 
 #[tokio::test]
 async fn a_frame_over_the_bound_is_an_error_at_either_end() {
     let (mut listener, address) = listener().await;
-    let secret = secret(1);
-    let (accepted, connected) = tokio::join!(listener.accept(), connect(address, &secret, Purpose::Worker, 2 * MAX));
+    let target = target(address, 1);
+    let (accepted, connected) = tokio::join!(listener.accept(), connect(&target, Purpose::Worker, 2 * MAX));
     let (sender, _keep) = connected.unwrap().split();
     let refused = sender.send(vec![0; 2 * MAX + 1]).await;
     assert!(matches!(refused, Err(LinkError::FrameTooLong { .. })), "{refused:?}");
@@ -268,12 +274,9 @@ async fn a_frame_over_the_bound_is_an_error_at_either_end() {
 #[tokio::test]
 async fn a_link_cut_inside_a_frame_is_lost_and_not_ended() {
     let (mut listener, address) = listener().await;
-    let secret = secret(1);
     let cut = async {
         let mut stream = TcpStream::connect(address).await.unwrap();
-        handshake::greet(&mut stream, address, &secret, Purpose::Worker, HANDSHAKE_DEADLINE)
-            .await
-            .unwrap();
+        greet(&mut stream).await.unwrap();
         stream.write_all(&framed(b"whole")).await.unwrap();
         stream.write_all(&framed(b"half")[..6]).await.unwrap();
     };

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use console::{Term, truncate_str};
+use stillhouse_runtime::link::Target;
 
 use crate::cli::LookArgs;
 use crate::commands::runtime;
@@ -12,7 +13,7 @@ use crate::coordinate::results;
 use crate::failure::{Failure, Kind};
 use crate::report::summary::{State, Summary};
 use crate::report::terminal::{self, Color};
-use crate::watch::client::{Target, Watcher};
+use crate::watch::client::{Watcher, coordinator_at, coordinator_of};
 use crate::watch::view::{self, Pace};
 
 /// Between two lines of a watcher that has no terminal.
@@ -114,8 +115,8 @@ fn is_over(summary: &Summary) -> bool {
 
 fn target(args: &LookArgs) -> Result<Option<Target>, Failure> {
     match (&args.coordinator, &args.dir) {
-        (Some(address), _) => Target::at(address).map(Some),
-        (None, Some(dir)) => Ok(Target::of_dir(dir)),
+        (Some(address), _) => coordinator_at(address, &args.tls).map(Some),
+        (None, Some(dir)) => Ok(coordinator_of(dir)),
         (None, None) => Err(Failure::message(
             Kind::Usage,
             "name a job directory or --coordinator HOST:PORT",

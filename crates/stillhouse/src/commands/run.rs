@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use stillhouse_core::job::Device;
 use stillhouse_core::plan::Arm;
 use stillhouse_ledger::Reader;
+use stillhouse_runtime::link::Identity;
+use stillhouse_runtime::link::args::ListenArgs;
 use stillhouse_runtime::signals;
 
 use crate::cli::{CoordinatorArgs, JobRunArgs, RunArgs};
@@ -33,6 +35,7 @@ pub fn run(args: &RunArgs, bars: &ProgressBars) -> Result<String, Failure> {
         threads: (cores / workers).max(1),
         worker_program: worker_program(args)?,
         listen: args.listen.clone(),
+        identity: args.listen.as_ref().map_or(Ok(None), |_| identity(&args.tls))?,
         has_gateway: !args.no_gateway,
         metrics_listen: args.common.metrics_listen,
         web: args.common.web,
@@ -49,13 +52,15 @@ pub fn run(args: &RunArgs, bars: &ProgressBars) -> Result<String, Failure> {
 /// # Errors
 /// Whatever stops it.
 pub fn coordinator(args: &CoordinatorArgs, bars: &ProgressBars) -> Result<String, Failure> {
-    let (dir, outcome) = match load(&args.common) {
-        Ok(inputs) => {
+    let loaded = identity(&args.tls).and_then(|identity| Ok((identity, load(&args.common)?)));
+    let (dir, outcome) = match loaded {
+        Ok((identity, inputs)) => {
             let options = Options {
                 workers: 0,
                 threads: 0,
                 worker_program: PathBuf::new(),
                 listen: Some(args.listen.clone()),
+                identity,
                 has_gateway: !args.no_gateway,
                 metrics_listen: args.common.metrics_listen,
                 web: args.common.web,
@@ -94,6 +99,10 @@ fn cards(device: Device) -> Option<u32> {
     }
     let cards = std::fs::read_dir("/proc/driver/nvidia/gpus").ok()?.count();
     u32::try_from(cards).ok().filter(|cards| *cards > 0)
+}
+
+fn identity(tls: &ListenArgs) -> Result<Option<Identity>, Failure> {
+    tls.identity().map_err(|error| Failure::new(Kind::Usage, error))
 }
 
 /// The folder of the job file.

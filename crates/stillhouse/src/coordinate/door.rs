@@ -1,5 +1,6 @@
 //! The one address of a job: who comes proves to know its token and says what for. The job directory says
-//! where it is while the job runs.
+//! where it is while the job runs. Where that address speaks TLS, processes of this machine have a loopback
+//! address of their own, without: they need no certificate, and nothing that they say leaves the machine.
 
 use std::fs::Permissions;
 use std::io::Write;
@@ -7,7 +8,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 
 use stillhouse_protocol::codec;
-use stillhouse_runtime::link::{Connection, Listener, Purpose};
+use stillhouse_runtime::link::{Connection, Identity, Listener, Purpose};
 use stillhouse_runtime::secret::{SecretError, TOKEN_FILE};
 use stillhouse_runtime::{Secret, atomic_file};
 use tokio::sync::mpsc;
@@ -18,13 +19,15 @@ use crate::job_dir::JobDir;
 use crate::watch::MAX_SIGHT_BYTES;
 use crate::watch::client::{WHEREABOUTS, Whereabouts};
 
+/// Where the system chooses a port for processes of this machine alone.
+const LOOPBACK: &str = "127.0.0.1:0";
 /// Links that wait to be welcomed.
 const WAITING: usize = 64;
 
 /// Where workers and gateways come in.
 pub(super) struct Door {
-    /// Where this job listens.
-    pub(super) address: SocketAddr,
+    /// Where processes of this machine reach it, without TLS.
+    pub(super) nearby: SocketAddr,
     /// What they must know.
     pub(super) secret: Secret,
     /// Links of workers.
@@ -36,53 +39,65 @@ pub(super) struct Door {
 }
 
 impl Door {
-    /// Listens at `listen`, or else on loopback for this job's own processes.
+    /// Listens at `listen`, under TLS when there is a certificate, or else on loopback for this job's own processes.
     ///
     /// # Errors
     /// When the token is of no use, or nobody can listen there.
-    pub(super) async fn open(listen: Option<&str>, dir: &JobDir) -> Result<Self, Failure> {
+    pub(super) async fn open(listen: Option<&str>, identity: Option<Identity>, dir: &JobDir) -> Result<Self, Failure> {
         let secret = token(dir, listen.is_some())?;
-        let at = listen.unwrap_or("127.0.0.1:0");
-        let listener = Listener::bind(at, secret.clone(), bound).await;
-        let listener =
-            listener.map_err(|error| Failure::new(Kind::Usage, error).context(format!("cannot listen at {at}")))?;
-        let address = listener
-            .local_addr()
-            .map_err(|error| Failure::new(Kind::Internal, error))?;
+        let is_under_tls = identity.is_some();
+        let (listener, address) = listen_at(listen.unwrap_or(LOOPBACK), &secret).await?;
+        let mut listeners = vec![listener.under(identity)];
         if listen.is_some() {
-            tracing::info!(%address, "workers and gateways may join");
+            tracing::info!(%address, tls = is_under_tls, "workers and gateways may join");
+        }
+        let mut nearby = near(address);
+        if is_under_tls {
+            let (listener, address) = listen_at(LOOPBACK, &secret).await?;
+            listeners.push(listener);
+            nearby = address;
         }
         let (worker_sender, workers) = mpsc::channel(WAITING);
         let (gateway_sender, gateways) = mpsc::channel(WAITING);
         let (watcher_sender, watchers) = mpsc::channel(WAITING);
-        tokio::spawn(admit(listener, [worker_sender, gateway_sender, watcher_sender]));
-        let door = Self {
-            address,
-            secret,
-            workers,
-            gateways,
-            watchers,
-        };
+        let senders = [worker_sender, gateway_sender, watcher_sender];
+        for listener in listeners {
+            tokio::spawn(admit(listener, senders.clone()));
+        }
         let whereabouts = Whereabouts {
-            address: door.nearby(),
+            address: nearby,
             process: std::process::id(),
         };
         let text = serde_json::to_vec(&whereabouts).expect("an address and a number");
         dir.write(WHEREABOUTS, &text)?;
-        Ok(door)
+        Ok(Self {
+            nearby,
+            secret,
+            workers,
+            gateways,
+            watchers,
+        })
     }
+}
 
-    /// The address for processes of this host.
-    pub(super) fn nearby(&self) -> SocketAddr {
-        let mut address = self.address;
-        if address.ip().is_unspecified() {
-            address.set_ip(match address {
-                SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-                SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-            });
-        }
-        address
+async fn listen_at(at: &str, secret: &Secret) -> Result<(Listener, SocketAddr), Failure> {
+    let listener = Listener::bind(at, secret.clone(), bound).await;
+    let listener =
+        listener.map_err(|error| Failure::new(Kind::Usage, error).context(format!("cannot listen at {at}")))?;
+    let address = listener.local_addr();
+    let address = address.map_err(|error| Failure::new(Kind::Internal, error))?;
+    Ok((listener, address))
+}
+
+/// `address` for processes of this host.
+fn near(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(match address {
+            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
     }
+    address
 }
 
 /// Longest frame of a link.

@@ -138,20 +138,22 @@ pub struct Welcomer {
     trace: JobTrace,
     classes: u32,
     inputs: Arc<Inputs>,
+    is_under_tls: bool,
     /// Kinds of device of the workers that are there.
     devices: Mutex<HashMap<WorkerId, String>>,
 }
 
 impl Welcomer {
-    /// For a job whose teacher knows `classes` classes.
+    /// For a job whose teacher knows `classes` classes. What goes between workers is under TLS where links are.
     #[must_use]
-    pub fn new(inputs: Arc<Inputs>, trace: JobTrace, classes: u32) -> Self {
+    pub fn new(inputs: Arc<Inputs>, trace: JobTrace, classes: u32, is_under_tls: bool) -> Self {
         let job = serde_json::to_string(&inputs.job).expect("a job has only text keys");
         Self {
             job,
             trace,
             classes,
             inputs,
+            is_under_tls,
             devices: Mutex::default(),
         }
     }
@@ -191,6 +193,7 @@ impl Welcomer {
             module: self.inputs.module.to_vec(),
             seeds: (*self.inputs.seeds).clone(),
             evaluation,
+            is_ring_sealed: self.is_under_tls,
         }))
     }
 }

@@ -33,6 +33,7 @@ use std::sync::Arc;
 use serde_json::json;
 use stillhouse_core::trace::JobTrace;
 use stillhouse_protocol::Coordinator;
+use stillhouse_runtime::link::Identity;
 use stillhouse_runtime::supervise::Event as ChildEvent;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -66,6 +67,8 @@ pub struct Options {
     pub worker_program: PathBuf,
     /// Where workers and gateways of other processes may join.
     pub listen: Option<String>,
+    /// The certificate that is shown there, where links are to run under TLS.
+    pub identity: Option<Identity>,
     /// Whether this process asks the teacher too.
     pub has_gateway: bool,
     /// Where metrics are served, if anywhere.
@@ -114,8 +117,8 @@ pub async fn run(
     );
 
     let trace = JobTrace::new(&inputs.digest(), started_ms);
-    let door = Door::open(options.listen.as_deref(), &dir).await?;
-    let (near, secret) = (door.nearby(), door.secret.clone());
+    let door = Door::open(options.listen.as_deref(), options.identity.clone(), &dir).await?;
+    let (near, secret) = (door.nearby, door.secret.clone());
     let mut asking = Asking::open(gateways::Parts {
         inputs: inputs.clone(),
         options: &options,
@@ -156,7 +159,8 @@ pub async fn run(
         }
         None => None,
     };
-    let links = Links::serve(door.workers, Welcomer::new(inputs.clone(), trace, classes));
+    let welcomer = Welcomer::new(inputs.clone(), trace, classes, options.identity.is_some());
+    let links = Links::serve(door.workers, welcomer);
     let (supervisor, children) = workers::spawn_workers(&options, &dir, near, &secret);
 
     let epoch = u32::try_from(ledger.epoch()).unwrap_or(u32::MAX);

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use serde_json::json;
 use stillhouse_runtime::Secret;
+use stillhouse_runtime::link::args;
 use stillhouse_runtime::supervise::{Child, Event, RestartPolicy, Supervisor};
 use tokio::sync::mpsc;
 
@@ -37,6 +38,9 @@ pub(super) fn spawn_workers(
                 .env(stillhouse_runtime::secret::TOKEN, &token)
                 // That of the gateways, which the coordinator was started with.
                 .env_remove(stillhouse_runtime::secret::TOKEN_FILE)
+                // This process is reached without TLS on its own machine.
+                .env_remove(args::TLS_CA)
+                .env_remove(args::TLS_SERVER_NAME)
                 // This process listens there.
                 .env_remove("STILLHOUSE_METRICS_LISTEN")
                 .stdout(std::process::Stdio::null());

@@ -9,7 +9,7 @@ use stillhouse_core::{Key, Sample, SoftLabel};
 use stillhouse_ledger::{Permit, RequestId};
 use stillhouse_protocol::codec;
 use stillhouse_runtime::Secret;
-use stillhouse_runtime::link::{self, LinkError, Listener, Purpose};
+use stillhouse_runtime::link::{self, LinkError, Listener, Purpose, Target};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -65,7 +65,7 @@ impl Open {
 
     /// A gateway whose link goes through `address`, and the keeper of that link.
     async fn gateway(&self, bench: &Bench, address: SocketAddr) -> (Gateway, JoinHandle<Result<(), DeskError>>) {
-        let connected = RemoteDesk::connect(&address.to_string(), self.secret.clone(), GATEWAY).await;
+        let connected = RemoteDesk::connect(Target::plain(address, self.secret.clone()), GATEWAY).await;
         let (desk, keeper, welcome) = connected.unwrap();
         assert_eq!(&welcome.seeds, &*bench.sources.seeds);
         let (teacher, _) = stillhouse_teacher::connect(&bench.spec, SHAPE, None).await.unwrap();
@@ -224,7 +224,8 @@ async fn nothing_begins_at_a_closed_desk_and_what_is_under_way_is_settled() {
 async fn strangers_and_babblers_are_refused_and_harm_nobody() {
     let bench = Bench::new(1).await;
     let open = Open::new(&bench).await;
-    let stranger = RemoteDesk::connect(&open.address.to_string(), Secret::generate().unwrap(), GATEWAY).await;
+    let stranger = Target::plain(open.address, Secret::generate().unwrap());
+    let stranger = RemoteDesk::connect(stranger, GATEWAY).await;
     assert!(matches!(
         stranger.err(),
         Some(DeskError::Link(LinkError::Refused { .. }))
@@ -232,7 +233,8 @@ async fn strangers_and_babblers_are_refused_and_harm_nobody() {
 
     let babble = [vec![255; 40], codec::encode(&FromGateway::Goodbye).unwrap()];
     for message in babble {
-        let connection = link::connect(open.address, &open.secret, Purpose::Gateway, MAX_QUESTION_BYTES)
+        let target = Target::plain(open.address, open.secret.clone());
+        let connection = link::connect(&target, Purpose::Gateway, MAX_QUESTION_BYTES)
             .await
             .unwrap();
         let (sender, mut receiver) = connection.split();

@@ -9,8 +9,7 @@ use std::time::Duration;
 use stillhouse_core::ImageSet;
 use stillhouse_ledger::{Permit, RequestId};
 use stillhouse_protocol::codec;
-use stillhouse_runtime::Secret;
-use stillhouse_runtime::link::{self, Connection, FrameReceiver, FrameSender, LinkError, Purpose};
+use stillhouse_runtime::link::{self, Connection, FrameReceiver, FrameSender, LinkError, Purpose, Target};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -54,14 +53,8 @@ impl DeskError {
     /// its beginning: a coordinator that starts, or a balancer in front of one that does not.
     pub(super) fn is_final(&self) -> bool {
         match self {
-            Self::Link(LinkError::Refused { .. } | LinkError::FrameTooLong { .. }) => true,
-            Self::Link(
-                LinkError::Open { .. }
-                | LinkError::HandshakeDeadline { .. }
-                | LinkError::Lost { .. }
-                | LinkError::Closed { .. },
-            )
-            | Self::NoWelcome => false,
+            Self::Link(error) => error.is_final(),
+            Self::NoWelcome => false,
             Self::Protocol { .. } | Self::OtherJob => true,
         }
     }
@@ -96,8 +89,7 @@ pub struct RemoteDesk {
 /// The task that keeps the link.
 pub struct LinkKeeper {
     gateway: GatewayId,
-    coordinator: String,
-    secret: Secret,
+    coordinator: Target,
     digest: [u8; 32],
     calls: mpsc::Receiver<Call>,
     connection: Option<(FrameSender, FrameReceiver)>,
@@ -111,17 +103,12 @@ impl RemoteDesk {
     ///
     /// # Errors
     /// When there is no coordinator, or it refuses.
-    pub async fn connect(
-        coordinator: &str,
-        secret: Secret,
-        gateway: GatewayId,
-    ) -> Result<(Self, LinkKeeper, Welcome), DeskError> {
-        let (sender, receiver, welcome) = greet(coordinator, &secret, gateway).await?;
+    pub async fn connect(coordinator: Target, gateway: GatewayId) -> Result<(Self, LinkKeeper, Welcome), DeskError> {
+        let (sender, receiver, welcome) = greet(&coordinator, gateway).await?;
         let (calls, received) = mpsc::channel(CALLS);
         let keeper = LinkKeeper {
             gateway,
-            coordinator: coordinator.to_owned(),
-            secret,
+            coordinator,
             digest: welcome.digest,
             calls: received,
             connection: Some((sender, receiver)),
@@ -190,10 +177,10 @@ impl LinkKeeper {
         loop {
             let (sender, receiver) = match self.connection.take() {
                 Some(connection) => connection,
-                None => match greet(&self.coordinator, &self.secret, self.gateway).await {
+                None => match greet(&self.coordinator, self.gateway).await {
                     Ok((_, _, welcome)) if welcome.digest != self.digest => return Err(DeskError::OtherJob),
                     Ok((sender, receiver, _)) => {
-                        tracing::info!(coordinator = self.coordinator, "back at the coordinator");
+                        tracing::info!(coordinator = self.coordinator.address, "back at the coordinator");
                         (sender, receiver)
                     }
                     Err(error) => {
@@ -308,12 +295,8 @@ impl Call {
     }
 }
 
-async fn greet(
-    coordinator: &str,
-    secret: &Secret,
-    gateway: GatewayId,
-) -> Result<(FrameSender, FrameReceiver, Welcome), DeskError> {
-    let connection: Connection = link::connect(coordinator, secret, Purpose::Gateway, codec::MAX_MESSAGE_BYTES).await?;
+async fn greet(coordinator: &Target, gateway: GatewayId) -> Result<(FrameSender, FrameReceiver, Welcome), DeskError> {
+    let connection: Connection = link::connect(coordinator, Purpose::Gateway, codec::MAX_MESSAGE_BYTES).await?;
     let (sender, mut receiver) = connection.split();
     let protocol = |cause: String| DeskError::Protocol { cause };
     let hello = FromGateway::Hello {
@@ -346,18 +329,20 @@ async fn farewell(sender: &FrameSender) -> Ended {
 
 #[cfg(test)]
 mod tests {
+    use stillhouse_runtime::Secret;
+
     use super::*;
 
     #[tokio::test]
     async fn a_link_that_breaks_before_the_welcome_is_worth_another_try() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
+        let address = listener.local_addr().unwrap();
         let closing = tokio::spawn(async move { drop(listener.accept().await) });
-        let (secret, gateway) = (Secret::generate().unwrap(), GatewayId(1));
-        let broken = RemoteDesk::connect(&address, secret.clone(), gateway).await.err();
+        let (target, gateway) = (Target::plain(address, Secret::generate().unwrap()), GatewayId(1));
+        let broken = RemoteDesk::connect(target.clone(), gateway).await.err();
         assert!(broken.is_some_and(|error| !error.is_final()));
         closing.await.unwrap();
-        let absent = RemoteDesk::connect(&address, secret, gateway).await.err();
+        let absent = RemoteDesk::connect(target, gateway).await.err();
         assert!(absent.is_some_and(|error| !error.is_final()));
     }
 }

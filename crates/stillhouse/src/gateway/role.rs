@@ -7,7 +7,7 @@ use std::time::Duration;
 use stillhouse_core::Job;
 use stillhouse_queue::{QueueError, RedisQueue};
 use stillhouse_runtime::Secret;
-use stillhouse_runtime::link::LinkError;
+use stillhouse_runtime::link::{LinkError, Target};
 use stillhouse_teacher::Teacher;
 use tokio_util::sync::CancellationToken;
 
@@ -31,12 +31,14 @@ pub async fn run(args: &GatewayArgs, shutdown: CancellationToken) -> Result<Stri
         Failure::new(Kind::Usage, error)
             .hint("stillhouse run --listen writes it to the file `token` in the job directory")
     })?;
+    let coordinator = args.tls.target(&args.coordinator, secret);
+    let coordinator = coordinator.map_err(|error| Failure::new(Kind::Usage, error))?;
     let gateway = GatewayId::draw().map_err(|error| Failure::new(Kind::Internal, error))?;
     if let Some(address) = args.metrics_listen {
         let served = stillhouse_metrics::serve::serve(address, "gateway", || async {}, shutdown.clone()).await;
         served.map_err(|error| Failure::new(Kind::Usage, error))?;
     }
-    let Some((desk, keeper, welcome)) = reach(&args.coordinator, &secret, gateway, &shutdown).await? else {
+    let Some((desk, keeper, welcome)) = reach(&coordinator, gateway, &shutdown).await? else {
         return Ok("stopped before the coordinator was there".to_owned());
     };
     let job: Job = serde_json::from_str(&welcome.job).map_err(|error| {
@@ -95,20 +97,19 @@ async fn ask(
 
 /// `None` when it was stopped meanwhile.
 async fn reach(
-    coordinator: &str,
-    secret: &Secret,
+    coordinator: &Target,
     gateway: GatewayId,
     shutdown: &CancellationToken,
 ) -> Result<Option<(RemoteDesk, LinkKeeper, Welcome)>, Failure> {
     let mut is_told = false;
     loop {
-        match RemoteDesk::connect(coordinator, secret.clone(), gateway).await {
+        match RemoteDesk::connect(coordinator.clone(), gateway).await {
             Ok(reached) => return Ok(Some(reached)),
             Err(error) if error.is_final() => return Err(desk_failure(error)),
             Err(error) => {
                 if !is_told {
                     let cause = format!("{:#}", anyhow::Error::new(error));
-                    tracing::info!(coordinator, cause, "waiting for the coordinator");
+                    tracing::info!(coordinator = coordinator.address, cause, "waiting for the coordinator");
                 }
                 is_told = true;
             }
@@ -188,6 +189,7 @@ fn desk_failure(error: DeskError) -> Failure {
             Kind::Usage,
             Some("the token of the job is in the file `token` of its directory"),
         ),
+        DeskError::Link(error) if error.is_final() => (Kind::Usage, None),
         DeskError::OtherJob => (Kind::Usage, Some("start a gateway for the job that runs there now")),
         DeskError::Link(_) | DeskError::NoWelcome | DeskError::Protocol { .. } => (Kind::Internal, None),
     };

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use stillhouse_runtime::Secret;
-use stillhouse_runtime::link::{self, FrameReceiver, FrameSender, LinkError, Purpose};
+use stillhouse_runtime::link::args::ConnectArgs;
+use stillhouse_runtime::link::{self, FrameReceiver, FrameSender, LinkError, Purpose, Target};
 
 use super::{MAX_SIGHT_BYTES, Now, Sight};
 use crate::failure::{Failure, Kind};
@@ -19,7 +20,7 @@ const FIRST: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Whereabouts {
-    /// Where the coordinator listens, as this host reaches it.
+    /// Where the coordinator listens, as this host reaches it: always without TLS.
     pub address: SocketAddr,
     /// Its process id.
     pub process: u32,
@@ -28,43 +29,27 @@ pub struct Whereabouts {
 /// Name of that file in the job directory.
 pub const WHEREABOUTS: &str = "coordinator.json";
 
-/// A coordinator to look at.
-#[derive(Clone, Debug)]
-pub struct Target {
-    /// `HOST:PORT`.
-    pub address: String,
-    /// The job's token.
-    pub secret: Secret,
+/// The coordinator that runs the job in `dir` on this machine; `None` when none does.
+#[must_use]
+pub fn coordinator_of(dir: &Path) -> Option<Target> {
+    let text = std::fs::read(dir.join(WHEREABOUTS)).ok()?;
+    let whereabouts: Whereabouts = serde_json::from_slice(&text).ok()?;
+    let secret = Secret::from_file(dir.join("token"))
+        .or_else(|_| Secret::from_env())
+        .ok()?;
+    Some(Target::plain(whereabouts.address, secret))
 }
 
-impl Target {
-    /// The coordinator that runs the job in `dir` on this machine; `None` when none does.
-    #[must_use]
-    pub fn of_dir(dir: &Path) -> Option<Self> {
-        let text = std::fs::read(dir.join(WHEREABOUTS)).ok()?;
-        let whereabouts: Whereabouts = serde_json::from_slice(&text).ok()?;
-        let secret = Secret::from_file(dir.join("token"))
-            .or_else(|_| Secret::from_env())
-            .ok()?;
-        Some(Self {
-            address: whereabouts.address.to_string(),
-            secret,
-        })
-    }
-
-    /// The coordinator at `address`, with the token of the environment.
-    ///
-    /// # Errors
-    /// When there is no token.
-    pub fn at(address: &str) -> Result<Self, Failure> {
-        let secret = Secret::from_env().map_err(|error| {
-            Failure::new(Kind::Usage, error).hint("the token of a job is in the file `token` of its directory")
-        })?;
-        Ok(Self {
-            address: address.to_owned(),
-            secret,
-        })
-    }
+/// The coordinator at `address`, with the token of the environment.
+///
+/// # Errors
+/// When there is no token, or the authority to trust is of no use.
+pub fn coordinator_at(address: &str, tls: &ConnectArgs) -> Result<Target, Failure> {
+    let secret = Secret::from_env().map_err(|error| {
+        Failure::new(Kind::Usage, error).hint("the token of a job is in the file `token` of its directory")
+    })?;
+    tls.target(address, secret)
+        .map_err(|error| Failure::new(Kind::Usage, error))
 }
 
 /// A link to a coordinator, and what was seen over it so far.
@@ -86,13 +71,7 @@ impl Watcher {
     /// # Errors
     /// When nobody is there, the token is another, or nothing is told in time.
     pub async fn connect(target: &Target) -> Result<Self, Failure> {
-        let link = link::connect(
-            target.address.as_str(),
-            &target.secret,
-            Purpose::Watcher,
-            MAX_SIGHT_BYTES,
-        )
-        .await;
+        let link = link::connect(target, Purpose::Watcher, MAX_SIGHT_BYTES).await;
         let connection = link.map_err(|error| unreachable_at(&target.address, error))?;
         let (sender, receiver) = connection.split();
         let mut watcher = Self {

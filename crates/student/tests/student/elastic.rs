@@ -66,6 +66,7 @@ fn world(
                         peers,
                         group: GroupId(group),
                         secret: &[7; 32],
+                        seal: None,
                         // A member that is cut off while it joins is missed only in time.
                         deadline: Duration::from_secs(if matches!(end, End::Peace) { 60 } else { 1 }),
                     };
