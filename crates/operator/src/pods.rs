@@ -50,7 +50,7 @@ pub fn command(request: &Request, role: Role) -> Vec<String> {
     let line = match role {
         Role::Coordinator => {
             let mut line = format!(
-                "stillhouse coordinator {JOB_FILE} --dir {JOB_DIR} --listen 0.0.0.0:{PORT} --quiet --ending {ENDING}"
+                "stillhouse coordinator {JOB_FILE} --dir {JOB_DIR} --listen 0.0.0.0:{PORT} --quiet --ending {ENDING} --web --web-read-only"
             );
             if request.job.spec.queue.is_some() {
                 line.push_str(" --no-gateway");

@@ -238,6 +238,9 @@ pub struct JobRunArgs {
     #[arg(long, env = "STILLHOUSE_WEB", value_name = "HOST:PORT", num_args = 0..=1, require_equals = true,
           default_missing_value = "127.0.0.1:7780")]
     pub web: Option<SocketAddr>,
+    /// The live page stops nothing, for whoever has the token either: where somebody else looks after the job.
+    #[arg(long, requires = "web")]
+    pub web_read_only: bool,
 }
 
 /// Arguments of `run`.

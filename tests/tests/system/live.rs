@@ -1,7 +1,8 @@
 //! The live page of a running job, in a real browser: it shows the job, outlives the coordinator's death, can be used by
 //! everybody, asks nobody else, and stops the job for the token alone.
 
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 
 use serde_json::{Value, json};
@@ -154,4 +155,36 @@ fn a_name_that_somebody_made_lead_to_this_host_is_refused() {
     let token = std::fs::read_to_string(world.path().join("job/token")).unwrap();
     assert!(!page.contains(token.trim()), "the token is shown");
     running.kill_everything();
+}
+
+#[test]
+fn a_page_that_is_read_only_stops_nothing() {
+    let _alone = alone();
+    let (world, address) = (World::new(), free_address());
+    let dir = world.path().join("job");
+    let mut command = run_job(&jobs::write(world.path(), &slow_job(&world)), &dir, 1);
+    command.arg(format!("--web={address}")).arg("--web-read-only");
+    let token = "ab".repeat(32);
+    command.env("STILLHOUSE_TOKEN", &token);
+    let mut running = Running::start(command);
+    let mut page = String::new();
+    assert!(running.lives_until(|| {
+        page = get(address, "/").unwrap_or_default();
+        page.contains("</html>")
+    }));
+    assert!(page.contains("id=\"link\"") && !page.contains("id=\"stop\""));
+    let told = post(address, "/stop", &token);
+    assert!(told.starts_with("HTTP/1.0 404"), "{told}");
+    let _ = running.wait().succeeded();
+    Outcome::of(&dir).settle(&world.bill());
+}
+
+/// The answer to `POST path` with a token.
+fn post(address: SocketAddr, path: &str, token: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let head = format!("POST {path} HTTP/1.0\r\nHost: {address}\r\nAuthorization: Bearer {token}\r\n");
+    write!(stream, "{head}Content-Length: 0\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
 }

@@ -39,6 +39,7 @@ pub fn run(args: &RunArgs, bars: &ProgressBars) -> Result<String, Failure> {
         has_gateway: !args.no_gateway,
         metrics_listen: args.common.metrics_listen,
         web: args.common.web,
+        web_read_only: args.common.web_read_only,
         base: base(&args.common),
         bars: bars.clone(),
     };
@@ -64,6 +65,7 @@ pub fn coordinator(args: &CoordinatorArgs, bars: &ProgressBars) -> Result<String
                 has_gateway: !args.no_gateway,
                 metrics_listen: args.common.metrics_listen,
                 web: args.common.web,
+                web_read_only: args.common.web_read_only,
                 base: base(&args.common),
                 bars: bars.clone(),
             };

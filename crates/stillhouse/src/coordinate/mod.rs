@@ -75,6 +75,8 @@ pub struct Options {
     pub metrics_listen: Option<SocketAddr>,
     /// Where the live page is served, if anywhere.
     pub web: Option<SocketAddr>,
+    /// Whether nobody stops the job from there.
+    pub web_read_only: bool,
     /// Folder of the job file.
     pub base: PathBuf,
     /// The progress display.
@@ -153,7 +155,7 @@ pub async fn run(
                 dir: dir.path().to_path_buf(),
                 glance: window.glance(),
                 secret: secret.clone(),
-                stop: shutdown.clone(),
+                stop: (!options.web_read_only).then(|| shutdown.clone()),
             };
             Some(Web::open(address, parts).await?)
         }

@@ -40,8 +40,8 @@ pub struct Parts {
     pub glance: Glance,
     /// Who may stop it.
     pub secret: Secret,
-    /// Stops it.
-    pub stop: CancellationToken,
+    /// Stops it, where the page may.
+    pub stop: Option<CancellationToken>,
 }
 
 /// The page, as long as the job runs.

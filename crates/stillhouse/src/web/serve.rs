@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `GET /` | the page as it is now |
 //! | `GET /changes` | server-sent events: every part as it is, then those that change |
-//! | `POST /stop` | with the job's token as `Authorization: Bearer ...`: the job drains and ends |
+//! | `POST /stop` | with the job's token as `Authorization: Bearer ...`: the job drains and ends; not where the page is read-only |
 
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
@@ -51,7 +51,7 @@ const HEADERS: [(HeaderName, &str); 4] = [
 pub(super) struct Site {
     pub(super) glance: Glance,
     pub(super) secret: Secret,
-    pub(super) stop: CancellationToken,
+    pub(super) stop: Option<CancellationToken>,
     pub(super) closing: CancellationToken,
     pub(super) seats: Arc<Semaphore>,
     /// Whether it is for this host alone.
@@ -71,12 +71,12 @@ impl Site {
 }
 
 pub(super) fn router(site: Site) -> Router {
-    Router::new()
-        .route("/", get(page))
-        .route("/changes", get(changes))
-        .route("/stop", post(stop))
-        .layer(from_fn_with_state(site.is_local, guard))
-        .with_state(site)
+    let looks = Router::new().route("/", get(page)).route("/changes", get(changes));
+    let router = match site.stop {
+        Some(_) => looks.route("/stop", post(stop)),
+        None => looks,
+    };
+    router.layer(from_fn_with_state(site.is_local, guard)).with_state(site)
 }
 
 /// Draws what each step adds as it is done, so that nobody waits for pictures of rounds that are long over.
@@ -114,7 +114,7 @@ async fn page(State(site): State<Site>) -> Response {
     match site.paint().await {
         Some(Painted { summary, parts }) => {
             let parts = parts.iter().map(|part| (part.section, &*part.html));
-            Html(render_live(&summary, parts)).into_response()
+            Html(render_live(&summary, parts, site.stop.is_some())).into_response()
         }
         None => (StatusCode::SERVICE_UNAVAILABLE, "the job has not begun yet\n").into_response(),
     }
@@ -210,7 +210,9 @@ async fn stop(State(site): State<Site>, headers: HeaderMap) -> Response {
         return (StatusCode::UNAUTHORIZED, "the token is another\n").into_response();
     }
     tracing::info!("stopped from the page; running the same command again goes on");
-    site.stop.cancel();
+    if let Some(stop) = site.stop {
+        stop.cancel();
+    }
     (StatusCode::ACCEPTED, "what is sent is settled, then the job ends\n").into_response()
 }
 

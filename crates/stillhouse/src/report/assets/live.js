@@ -69,6 +69,7 @@
   listen();
 
   const form = document.getElementById("stop");
+  if (!form) return;
   const told = document.getElementById("stop-told");
   form.addEventListener("submit", async (event) => {
     event.preventDefault();

@@ -170,17 +170,31 @@ pub fn render(report: &Report<'_>) -> String {
     page(
         report.summary,
         Section::ALL.map(|section| (section, section.draw(report))),
-        false,
+        Shown::Afterwards,
     )
 }
 
-/// The live page of a running job, with its parts as they are now.
+/// The live page of a running job, with its parts as they are now; whether the job can be stopped there.
 #[must_use]
-pub fn render_live<'a>(summary: &Summary, parts: impl IntoIterator<Item = (Section, &'a str)>) -> String {
-    page(summary, parts, true)
+pub fn render_live<'a>(
+    summary: &Summary,
+    parts: impl IntoIterator<Item = (Section, &'a str)>,
+    can_be_stopped: bool,
+) -> String {
+    page(summary, parts, Shown::Live { can_be_stopped })
 }
 
-fn page<T: AsRef<str>>(summary: &Summary, parts: impl IntoIterator<Item = (Section, T)>, is_live: bool) -> String {
+/// When a page is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shown {
+    /// As a file, of a job that does not change any more.
+    Afterwards,
+    /// By the coordinator of a job that goes on.
+    Live { can_be_stopped: bool },
+}
+
+fn page<T: AsRef<str>>(summary: &Summary, parts: impl IntoIterator<Item = (Section, T)>, shown: Shown) -> String {
+    let is_live = shown != Shown::Afterwards;
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -199,7 +213,7 @@ fn page<T: AsRef<str>>(summary: &Summary, parts: impl IntoIterator<Item = (Secti
                 (bar(is_live))
                 main #report {
                     @for (section, part) in parts { div #{ "part-" (section.name()) } { (PreEscaped(part.as_ref())) } }
-                    @if is_live { (control()) }
+                    @if shown == (Shown::Live { can_be_stopped: true }) { (control()) }
                 }
                 (foot(summary, is_live))
                 script { (PreEscaped(SCRIPT)) }
