@@ -14,7 +14,7 @@ fn root() -> PathBuf {
 }
 
 fn object() -> Value {
-    json!({
+    let mut object = json!({
         "apiVersion": "stillhouse.dev/v1alpha1", "kind": "DistillJob",
         "metadata": { "name": "mnist", "namespace": "lab", "uid": "u-1" },
         "spec": {
@@ -35,7 +35,6 @@ fn object() -> Value {
                 "sharedMemory": "2Gi",
                 "teacherSecret": { "name": "teacher", "key": "key" },
                 "queueSecret": { "name": "redis", "key": "password" },
-                "tls": { "secretName": "mnist-tls", "serverName": "coordinator.lab" },
                 "workers": {
                     "cpu": "4", "memory": "8Gi", "gpus": 1, "gpuResource": "nvidia.com/gpu",
                     "nodeSelector": { "gpu": "h100" },
@@ -46,7 +45,9 @@ fn object() -> Value {
                 "gateways": { "replicas": 3 },
             },
         },
-    })
+    });
+    object["spec"]["cluster"]["tls"] = json!({ "secretName": "mnist-tls", "serverName": "coordinator.lab" });
+    object
 }
 
 fn request_of(object: Value) -> Request {
