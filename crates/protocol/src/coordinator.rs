@@ -20,7 +20,7 @@ use crate::effects::MAX_RETRIES;
 pub use crate::effects::{Action, Durable, Effects, Event, JobFailure, Settings};
 use crate::history::{History, Step, Student, Transition};
 use crate::message::{Command, Fence, Report, WorkerId};
-use crate::selecting::{Advance, Selecting, Work};
+use crate::selecting::{Advance, Selecting, WorkId};
 use crate::wave::Wave;
 
 #[derive(Clone, Debug)]
@@ -53,7 +53,7 @@ pub enum Occupation {
 #[derive(Clone, Debug)]
 enum Task {
     Generate,
-    Select(Work),
+    Select(WorkId),
     Train { rank: u32 },
     Export(Student),
 }
@@ -135,6 +135,13 @@ impl Coordinator {
         }
     }
 
+    /// Whether a report of `worker` on the command with `fence` counts (I5).
+    #[must_use]
+    pub fn awaits(&self, worker: WorkerId, fence: Fence) -> bool {
+        let busy = self.workers.get(&worker).and_then(|worker| worker.busy.as_ref());
+        busy.is_some_and(|(current, _)| *current == fence)
+    }
+
     /// What each connected worker does.
     pub fn crew(&self) -> impl Iterator<Item = (WorkerId, Occupation)> {
         self.workers.iter().map(|(id, worker)| {
@@ -206,7 +213,7 @@ impl Coordinator {
             self.begin(now, effects);
         }
         match self.stage {
-            Stage::Selecting(_) | Stage::Exporting { .. } => self.hand_out(effects),
+            Stage::Selecting(_) | Stage::Exporting { .. } => self.hand_out(now, effects),
             Stage::Generating { images, .. } => self.give_generation(images, effects),
             Stage::Training(_) => self.form_world(now, effects),
             Stage::Between | Stage::Asking(_) | Stage::Over => {}
@@ -264,7 +271,7 @@ impl Coordinator {
         students
     }
 
-    fn hand_out(&mut self, effects: &mut Effects) {
+    fn hand_out(&mut self, now: Duration, effects: &mut Effects) {
         let busy = self.workers.values().filter(|worker| worker.busy.is_some()).count();
         let most = if self.planted(Fault::UseSpares) {
             usize::MAX
@@ -279,7 +286,7 @@ impl Coordinator {
             .take(most.saturating_sub(busy))
             .collect();
         for id in idle {
-            let Some((task, student, command)) = self.next_task() else {
+            let Some((task, student, command)) = self.next_task(now) else {
                 break;
             };
             self.extend(id, effects);
@@ -300,12 +307,13 @@ impl Coordinator {
         }
     }
 
-    fn next_task(&mut self) -> Option<(Task, Student, Command)> {
+    fn next_task(&mut self, now: Duration) -> Option<(Task, Student, Command)> {
+        let workers = self.workers.len().min(self.settings.max_workers) as u64;
         match &mut self.stage {
             Stage::Selecting(selecting) => {
-                let work = selecting.next_work()?;
+                let (id, work) = selecting.next_work(now, workers)?;
                 let command = selecting.command(&work);
-                Some((Task::Select(work), selecting.problem().scorer, command))
+                Some((Task::Select(id), selecting.problem().scorer, command))
             }
             Stage::Exporting { left, given } => {
                 let student = left.pop()?;
@@ -390,7 +398,7 @@ impl Coordinator {
             (Report::Failed { retry: true, cause }, task) => self.undo(task, &cause, effects),
             (Report::Failed { retry: false, cause }, _) => self.fail(JobFailure::Work(cause), effects),
             (report, Task::Generate) => self.accept_images(now, report, effects),
-            (report, Task::Select(work)) => self.accept_scores(now, &work, report, effects),
+            (report, Task::Select(work)) => self.accept_scores(now, work, report, effects),
             (report, Task::Train { rank }) => self.accept_training(now, id, rank, report, effects),
             (Report::Exported { module }, Task::Export(student)) => {
                 effects.durable.push(Durable::Module { student, module });
@@ -405,12 +413,17 @@ impl Coordinator {
         }
     }
 
-    fn accept_scores(&mut self, now: Duration, work: &Work, report: Report, effects: &mut Effects) {
+    fn accept_scores(&mut self, now: Duration, work: WorkId, report: Report, effects: &mut Effects) {
         let Stage::Selecting(selecting) = &mut self.stage else {
             return;
         };
         let student = selecting.problem().student;
-        match selecting.accept(work, report, now) {
+        let was_copied = selecting.copies(work) > 1;
+        let advance = selecting.accept(work, report, now);
+        if was_copied && selecting.copies(work) == 0 {
+            self.release_copies(work);
+        }
+        match advance {
             Ok(Advance::More) => {}
             Ok(Advance::Selected(selection)) => {
                 self.stage = Stage::Between;
@@ -418,6 +431,29 @@ impl Coordinator {
                 self.record(Transition::Selected { student, selection }, effects);
             }
             Err(cause) => self.fail(JobFailure::Work(cause), effects),
+        }
+    }
+
+    /// Whether a worker has what is done already.
+    #[cfg(test)]
+    pub(crate) fn is_anybody_busy_for_nothing(&self) -> bool {
+        let is_done = |work: &WorkId| match &self.stage {
+            Stage::Selecting(selecting) => selecting.copies(*work) == 0,
+            _ => true,
+        };
+        let mut tasks = self.workers.values().filter_map(|worker| worker.busy.as_ref());
+        tasks.any(|(_, task)| matches!(task, Task::Select(work) if is_done(work)))
+    }
+
+    /// Lets workers go that have what is done: their next command makes them stop, and their reports are void.
+    fn release_copies(&mut self, work: WorkId) {
+        if self.planted(Fault::KeepCopies) {
+            return;
+        }
+        for worker in self.workers.values_mut() {
+            worker
+                .busy
+                .take_if(|(_, task)| matches!(task, Task::Select(same) if *same == work));
         }
     }
 
@@ -454,4 +490,12 @@ pub(crate) enum Fault {
     UseSpares,
     /// Workers are not given the generated images.
     KeepImages,
+    /// The report of every copy of a shard counts (I4).
+    CountCopies,
+    /// What a capped report left out counts as scanned (I4).
+    DropRest,
+    /// Ceilings, which are estimates, are taken for certain (I4).
+    TrustCeilings,
+    /// Workers that have a copy of what is done are not let go.
+    KeepCopies,
 }

@@ -14,6 +14,7 @@ use stillhouse_core::stochastic::Stochastic;
 
 use crate::history::{AskOutcome, StoppingRule, Student, Transition};
 use crate::message::{Command, Fence, Report, WorkerId};
+use crate::selecting::Cutting;
 
 /// Failures of one stage without any progress between them after which the job is given up: a worker that always dies
 /// is not noise.
@@ -42,6 +43,8 @@ pub struct Settings {
     pub sample: Option<u64>,
     /// Whether scans score exact bytes.
     pub exact_scan: bool,
+    /// Sizes of what workers are given of a selection.
+    pub cutting: Cutting,
     /// Whether students go on from the last round's weights.
     pub warm: bool,
     /// Seed of random acquisition and calibration.

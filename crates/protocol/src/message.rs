@@ -26,7 +26,7 @@ pub struct Fence(pub u64);
 pub struct WorkerId(pub u64);
 
 /// Version of these messages; both ends must agree.
-pub const PROTOCOL_VERSION: u32 = 4;
+pub const PROTOCOL_VERSION: u32 = 5;
 
 /// From the coordinator.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -125,6 +125,8 @@ pub enum Command {
         width: f32,
         /// Scores above this are of no interest.
         ceiling: f32,
+        /// Entries after which a report may end before the shard does; it says where.
+        cap: u64,
     },
     /// Score pairs on their exact bytes.
     Rescore {
@@ -262,11 +264,13 @@ pub enum Report {
         /// Largest absolute difference a pair; 0 when the scan is exact.
         deviation: f32,
     },
-    /// A shard was scanned.
+    /// A shard was scanned, or the first part of it.
     Scanned {
-        /// Every pair up to the bound, in order.
+        /// One past the last pair that was scanned.
+        end: u64,
+        /// Every pair scanned up to the bound, in order.
         entries: Vec<Entry>,
-        /// Scores of every pair of the shard.
+        /// Scores of every pair scanned.
         histogram: Histogram,
     },
     /// Pairs were scored exactly.

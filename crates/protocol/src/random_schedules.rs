@@ -18,6 +18,7 @@ use stillhouse_core::selection::{Band, Entry, Histogram, select};
 use crate::coordinator::{Action, Coordinator, Durable, Effects, Event, Fault, Occupation, Settings};
 use crate::history::{AskOutcome, History, Measurement, Step, Student, Transition};
 use crate::message::{Command, Fence, Report, WorkerId};
+use crate::selecting::Cutting;
 
 const SEEDS: u32 = 90;
 const CLASSES: usize = 10;
@@ -47,6 +48,13 @@ pub(crate) fn settings() -> Settings {
         stochastic: None,
         sample: None,
         exact_scan: false,
+        // Small enough that a round takes many shards and capped reports.
+        cutting: Cutting {
+            first: 32,
+            least: 200,
+            exact: (8, 64),
+            cap: 12,
+        },
         warm: false,
         seed: 5,
         classes: CLASSES,
@@ -102,16 +110,23 @@ fn answer(command: &Command) -> Option<Report> {
             k,
             width,
             ceiling,
+            cap,
         } => {
             let mut band = Band::new(*k as usize, *width, *ceiling);
             let mut histogram = Histogram::new(Acquisition::LeastConfidence.range(CLASSES));
-            for pair in (*start..*end).map(PairId) {
-                let entry = approximate(*student, pair);
+            let mut reached = *start;
+            while reached < *end && !band.exceeds(*cap as usize) {
+                let entry = approximate(*student, PairId(reached));
                 histogram.add(entry.score.score());
                 band.insert(entry);
+                reached += 1;
             }
             let entries = band.into_sorted();
-            Report::Scanned { entries, histogram }
+            Report::Scanned {
+                end: reached,
+                entries,
+                histogram,
+            }
         }
         Command::Rescore { student, pairs } => {
             let entries = pairs.iter().map(|pair| exact(*student, *pair)).collect();
@@ -204,6 +219,7 @@ impl World {
         }
         actions.into_iter().try_for_each(|action| self.perform(action))?;
         self.invariant_no_more_workers_than_wanted()?;
+        self.invariant_nobody_works_on_what_is_done()?;
         self.invariant_a_world_is_no_larger_than_its_shards()
     }
 
@@ -337,6 +353,14 @@ impl World {
         match busy.count() {
             busy if busy > settings().max_workers => Err(format!("{busy} workers are busy")),
             _ => Ok(()),
+        }
+    }
+
+    /// A worker that has a copy of what another reported is free for something else.
+    fn invariant_nobody_works_on_what_is_done(&self) -> Result<(), String> {
+        match self.coordinator.is_anybody_busy_for_nothing() {
+            true => Err("a worker is kept busy with what is done".into()),
+            false => Ok(()),
         }
     }
 
@@ -523,6 +547,9 @@ fn every_planted_fault_is_noticed() {
         Fault::CrowdWorld,
         Fault::UseSpares,
         Fault::KeepImages,
+        Fault::CountCopies,
+        Fault::DropRest,
+        Fault::KeepCopies,
     ] {
         let mut runner = TestRunner::deterministic();
         let schedules = prop::collection::vec(happening(), 0..250);

@@ -13,7 +13,7 @@ use stillhouse_core::sample::Sources;
 use stillhouse_protocol::message::{Command, Welcome};
 use stillhouse_protocol::{Fence, FromWorker, Report, Student};
 use stillhouse_runtime::Secret;
-use stillhouse_student::scoring::{ScanMode, Scorer, ScorerConfig};
+use stillhouse_student::scoring::{Keep, ScanMode, Scorer, ScorerConfig};
 use stillhouse_student::{Head, Network, NetworkSpec, device, export};
 use tch::Device;
 use tokio::sync::mpsc;
@@ -252,19 +252,24 @@ impl Computer {
                 k,
                 width,
                 ceiling,
+                cap,
             } => {
                 let (control, mut outbox) = (self.control.clone(), self.outbox.clone());
                 let mut observe = |done: u64| -> ControlFlow<()> {
                     outbox.progress(fence, done, end - start, f32::NAN);
                     control.goes_on(fence)
                 };
-                let k = usize::try_from(k).unwrap_or(usize::MAX);
+                let keep = Keep {
+                    k: usize::try_from(k).unwrap_or(usize::MAX),
+                    width,
+                    ceiling,
+                    cap: usize::try_from(cap).unwrap_or(usize::MAX),
+                };
                 let lambdas = self.job.grid.lambdas().len() as u64;
-                let scan = self
-                    .scorer(student)?
-                    .scan(start..end, k, width, ceiling, &mut observe)?;
+                let scan = self.scorer(student)?.scan(start..end, keep, &mut observe)?;
                 stillhouse_metrics::worker().scored.inc_by(scan.scanned * lambdas);
                 Some(Report::Scanned {
+                    end: start + scan.scanned,
                     entries: scan.entries,
                     histogram: scan.histogram,
                 })

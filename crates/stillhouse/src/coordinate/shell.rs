@@ -244,7 +244,7 @@ impl Shell {
     async fn heard(&mut self, worker: WorkerId, message: FromWorker) -> Result<(), Failure> {
         match message {
             FromWorker::Progress { fence, done, total, .. } => {
-                let reading = self.meter.progress(fence, done, total);
+                let reading = self.meter.progress(worker, fence, done, total);
                 reading.show(&self.bars);
                 self.show_reading(reading);
                 if !self.coordinator.is_training(fence) {
@@ -271,7 +271,9 @@ impl Shell {
                         json!({ "worker": worker.0, "retry": retry, "cause": cause }),
                     );
                 }
-                let reading = self.meter.done(fence);
+                let counts = self.coordinator.awaits(worker, fence);
+                let pairs = if counts { scored(&report) } else { 0 };
+                let reading = self.meter.done(worker, fence, pairs);
                 reading.show(&self.bars);
                 self.show_reading(reading);
                 self.handle(Event::Reported { worker, fence, report }).await
@@ -430,6 +432,19 @@ impl Shell {
     #[must_use]
     pub fn into_parts(self) -> (JobDir, Ledger, Arc<Inputs>, ProgressBars) {
         (self.dir, self.ledger, self.inputs, self.bars)
+    }
+}
+
+/// Pairs that were scored.
+fn scored(report: &Report) -> u64 {
+    match report {
+        Report::Scanned { histogram, .. } => histogram.total(),
+        Report::Rescored { entries } => entries.len() as u64,
+        Report::Trained { .. }
+        | Report::Generated { .. }
+        | Report::Calibrated { .. }
+        | Report::Exported { .. }
+        | Report::Failed { .. } => 0,
     }
 }
 
