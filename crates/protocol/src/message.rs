@@ -49,11 +49,9 @@ pub enum ToWorker {
     },
 }
 
-/// The job as a worker sees it.
+/// The job as a worker sees it, the same for all.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Welcome {
-    /// The worker's name from now on.
-    pub worker: WorkerId,
     /// The job, as JSON of [`Job`] (its optional fields have no fixed binary layout).
     pub job: String,
     /// Number of classes.
@@ -88,7 +86,7 @@ pub struct EvaluationData {
 /// Something to do.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Command {
-    /// Take over these weights; no report.
+    /// Take over these weights; no report. All workers are told with one fence, which may be older than their last.
     Load {
         /// Whose.
         student: Student,

@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use stillhouse_core::job::Determinism;
+use stillhouse_protocol::codec::CodecError;
 use stillhouse_protocol::message::{EvaluationData, PROTOCOL_VERSION, Welcome};
 use stillhouse_protocol::{FromWorker, ToWorker, WorkerId, codec};
 use stillhouse_runtime::link::{Connection, FrameReceiver, FrameSender};
@@ -66,8 +68,8 @@ pub enum LinkEvent {
 
 /// All workers' links.
 pub struct Links {
-    senders: HashMap<WorkerId, mpsc::Sender<Vec<u8>>>,
-    events: mpsc::Receiver<(LinkEvent, Option<mpsc::Sender<Vec<u8>>>)>,
+    senders: HashMap<WorkerId, mpsc::Sender<Bytes>>,
+    events: mpsc::Receiver<(LinkEvent, Option<mpsc::Sender<Bytes>>)>,
 }
 
 impl Links {
@@ -103,14 +105,17 @@ impl Links {
 
     /// Sends a message; a worker that does not take it will be reported lost.
     pub fn send(&mut self, worker: WorkerId, message: &ToWorker) {
-        let bytes = match codec::encode(message) {
-            Ok(bytes) => bytes,
+        match codec::encode(message) {
+            Ok(bytes) => self.send_encoded(worker, bytes.into()),
             Err(error) => {
                 tracing::error!(?worker, %error, "a message is too long to send");
                 self.senders.remove(&worker);
-                return;
             }
-        };
+        }
+    }
+
+    /// Sends what [`codec::encode`] made of a message; many workers may be sent the same bytes.
+    pub fn send_encoded(&mut self, worker: WorkerId, bytes: Bytes) {
         stillhouse_metrics::coordinator().link_sent.inc_by(bytes.len() as u64);
         if self
             .senders
@@ -133,8 +138,8 @@ impl Links {
 
 /// Says to each worker what the job is.
 pub struct Welcomer {
-    job: String,
-    classes: u32,
+    /// The same for all workers, who may come by the thousand.
+    greeting: Bytes,
     inputs: Arc<Inputs>,
     /// Kinds of device of the workers that are there.
     devices: Mutex<HashMap<WorkerId, String>>,
@@ -142,15 +147,26 @@ pub struct Welcomer {
 
 impl Welcomer {
     /// For a job whose teacher knows `classes` classes.
-    #[must_use]
-    pub fn new(inputs: Arc<Inputs>, classes: u32) -> Self {
-        let job = serde_json::to_string(&inputs.job).expect("a job has only text keys");
-        Self {
-            job,
+    ///
+    /// # Errors
+    /// When the images are more than one message can hold.
+    pub fn new(inputs: Arc<Inputs>, classes: u32) -> Result<Self, CodecError> {
+        let evaluation = inputs.evaluation.as_deref().map(|images| EvaluationData {
+            images: images.clone(),
+            labels: inputs.evaluation_labels.clone(),
+        });
+        let welcome = ToWorker::Welcome(Box::new(Welcome {
+            job: serde_json::to_string(&inputs.job).expect("a job has only text keys"),
             classes,
+            module: inputs.module.to_vec(),
+            seeds: (*inputs.seeds).clone(),
+            evaluation,
+        }));
+        Ok(Self {
+            greeting: codec::encode(&welcome)?.into(),
             inputs,
             devices: Mutex::default(),
-        }
+        })
     }
 
     /// Notes that a worker with this kind of device is there, until [`left`](Self::left). Refuses one
@@ -174,24 +190,9 @@ impl Welcomer {
         let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
         devices.remove(&worker);
     }
-
-    fn message(&self, worker: WorkerId) -> ToWorker {
-        let evaluation = self.inputs.evaluation.as_deref().map(|images| EvaluationData {
-            images: images.clone(),
-            labels: self.inputs.evaluation_labels.clone(),
-        });
-        ToWorker::Welcome(Box::new(Welcome {
-            worker,
-            job: self.job.clone(),
-            classes: self.classes,
-            module: self.inputs.module.to_vec(),
-            seeds: (*self.inputs.seeds).clone(),
-            evaluation,
-        }))
-    }
 }
 
-type Events = mpsc::Sender<(LinkEvent, Option<mpsc::Sender<Vec<u8>>>)>;
+type Events = mpsc::Sender<(LinkEvent, Option<mpsc::Sender<Bytes>>)>;
 
 async fn accept(mut workers: mpsc::Receiver<Connection>, welcome: Arc<Welcomer>, events: Events) {
     for id in 0.. {
@@ -214,10 +215,9 @@ async fn serve(worker: WorkerId, connection: Connection, welcome: Arc<Welcomer>,
             return refuse(&sender, reason).await;
         }
     };
-    let (commands, mut queued) = mpsc::channel::<Vec<u8>>(COMMANDS);
-    let greeting = codec::encode(&welcome.message(worker));
+    let (commands, mut queued) = mpsc::channel::<Bytes>(COMMANDS);
+    let greeting = welcome.greeting.clone();
     let writer = tokio::spawn(async move {
-        let Ok(greeting) = greeting else { return };
         if sender.send(greeting).await.is_err() {
             return;
         }
@@ -240,7 +240,7 @@ async fn serve(worker: WorkerId, connection: Connection, welcome: Arc<Welcomer>,
         tracing::warn!(%peer, reason, "a worker was refused");
         if let Ok(refusal) = codec::encode(&ToWorker::Refused { reason }) {
             // It may be gone already.
-            let _ = commands.send(refusal).await;
+            let _ = commands.send(refusal.into()).await;
         }
         drop(commands);
         let _ = writer.await;

@@ -144,7 +144,12 @@ pub async fn run(
         }
         None => None,
     };
-    let links = Links::serve(door.workers, Welcomer::new(inputs.clone(), classes));
+    let welcomer = Welcomer::new(inputs.clone(), classes).map_err(|error| {
+        Failure::new(Kind::Usage, error)
+            .context("cannot send the images to workers")
+            .hint("set spec.images.take")
+    })?;
+    let links = Links::serve(door.workers, welcomer);
     let (supervisor, children) = workers::spawn_workers(&options, &dir, near, &secret);
 
     let epoch = u32::try_from(ledger.epoch()).unwrap_or(u32::MAX);

@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
 use serde_json::json;
 use stillhouse_core::key::Fingerprint;
 use stillhouse_core::{Sample, SoftLabel};
@@ -17,7 +18,7 @@ use stillhouse_ledger::Ledger;
 use stillhouse_protocol::message::{Command, Fence, TrainCommand};
 use stillhouse_protocol::{
     Action, AskOutcome, Coordinator, Durable, Effects, Event, FromWorker, JobFailure, Report, Student, ToWorker,
-    Transition, WorkerId,
+    Transition, WorkerId, codec,
 };
 use tokio::sync::mpsc;
 
@@ -85,6 +86,8 @@ pub struct Shell {
     /// When watchers were last shown what goes on, and which stage of whose round it was.
     shown: Option<(Instant, Option<Student>, Stage)>,
     checkpoints: Option<Checkpoints>,
+    /// The weights that workers were last sent, as a message.
+    weights: Option<(Fence, Bytes)>,
     /// The training under way.
     training: Option<TrainingId>,
     /// Workers that have taken part in it, and are there.
@@ -162,6 +165,7 @@ impl Shell {
             window: parts.window,
             shown: None,
             checkpoints: parts.checkpoints,
+            weights: None,
             training: None,
             trainers: BTreeSet::new(),
             trains: None,
@@ -339,10 +343,7 @@ impl Shell {
     async fn perform(&mut self, action: Action, training: &mut Option<TrainCommand>) -> Result<(), Failure> {
         match action {
             Action::Ask { student, samples } => self.ask(student, samples),
-            Action::Load { worker, fence, student } => {
-                let weights = self.dir.weights(student)?;
-                self.send(worker, fence, Command::Load { student, weights });
-            }
+            Action::Load { worker, fence, student } => self.load(worker, fence, student)?,
             Action::Extend { worker, fence } => {
                 if let Some(generated) = self.inputs.generated.get().cloned() {
                     self.send(worker, fence, Command::Extend { generated });
@@ -391,6 +392,22 @@ impl Shell {
             Action::Finish => self.finished = true,
             Action::Fail(failure) => return Err(job_failure(failure)),
         }
+        Ok(())
+    }
+
+    /// Sends a student's weights, read and encoded once for all workers.
+    fn load(&mut self, worker: WorkerId, fence: Fence, student: Student) -> Result<(), Failure> {
+        let bytes = match &self.weights {
+            Some((of, bytes)) if *of == fence => bytes.clone(),
+            _ => {
+                let weights = self.dir.weights(student)?;
+                let command = Command::Load { student, weights };
+                let encoded = codec::encode(&ToWorker::Command { fence, command });
+                encoded.map_err(|error| Failure::new(Kind::Internal, error))?.into()
+            }
+        };
+        self.weights = Some((fence, bytes.clone()));
+        self.links.send_encoded(worker, bytes);
         Ok(())
     }
 
