@@ -70,6 +70,8 @@ mod tests {
             "queue",
             "queue-recovery",
             "teacher-client",
+            "scale",
+            "heartbeats",
         ];
         for name in names {
             assert!(page.contains(&format!("{BEGIN}{name}.md{TAIL}")), "{name} has no place");

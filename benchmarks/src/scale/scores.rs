@@ -196,7 +196,11 @@ mod tests {
         };
         let every: Vec<Entry> = (0..50_000).map(|pair| scores.approximate(pair)).collect();
         for (ceiling, looked_up) in [(0.4, true), (0.7, true), (0.9, false)] {
-            let want: Vec<Entry> = every[100..40_000].iter().filter(|e| e.score.score() <= ceiling).copied().collect();
+            let want: Vec<Entry> = every[100..40_000]
+                .iter()
+                .filter(|e| e.score.score() <= ceiling)
+                .copied()
+                .collect();
             assert_eq!(scores.rank_above(ceiling) <= 5_000, looked_up, "{ceiling}");
             assert_eq!(scores.up_to(ceiling, 100..40_000).unwrap(), want);
         }

@@ -82,6 +82,19 @@ pub struct Problem {
     pub(crate) fault: Option<Fault>,
 }
 
+impl Problem {
+    /// Whether a fault is planted; never outside this crate's own tests.
+    fn planted(&self, fault: Fault) -> bool {
+        #[cfg(test)]
+        return self.fault == Some(fault);
+        #[cfg(not(test))]
+        {
+            let _ = fault;
+            false
+        }
+    }
+}
+
 /// How many pairs to compare scores on, in a pool of `pairs`.
 #[must_use]
 pub fn calibration_size(pairs: u64) -> u64 {
@@ -266,7 +279,7 @@ impl Selecting {
     /// # Errors
     /// A sentence, when the report does not answer the work, or no guard is wide enough.
     pub fn accept(&mut self, id: WorkId, report: Report, now: Duration) -> Result<Advance, String> {
-        let is_kept = self.planted(Fault::CountCopies) && self.given.copies(id) > 1;
+        let is_kept = self.problem.planted(Fault::CountCopies) && self.given.copies(id) > 1;
         let Some((work, since)) = self.given.settle(id, is_kept) else {
             return Ok(Advance::More);
         };
@@ -306,17 +319,6 @@ impl Selecting {
         }
     }
 
-    /// Whether a fault is planted; never outside this crate's own tests.
-    fn planted(&self, fault: Fault) -> bool {
-        #[cfg(test)]
-        return self.problem.fault == Some(fault);
-        #[cfg(not(test))]
-        {
-            let _ = fault;
-            false
-        }
-    }
-
     fn begin_scan(&mut self, ceiling: f32) {
         self.scans += 1;
         self.batches = Batches::default();
@@ -339,7 +341,11 @@ impl Selecting {
         let new = entries
             .into_iter()
             .filter(|entry| asked.binary_search(&entry.pair).is_err());
-        let end = if self.planted(Fault::DropRest) { range.end } else { end };
+        let end = if self.problem.planted(Fault::DropRest) {
+            range.end
+        } else {
+            end
+        };
         scanning.merge((range, end, ceiling), new, counts)
     }
 
@@ -347,7 +353,7 @@ impl Selecting {
         let Phase::Scanning(scanning) = &mut self.phase else {
             return Err("a scan ended that had not begun".into());
         };
-        let trusts = self.planted(Fault::TrustCeilings);
+        let trusts = self.problem.planted(Fault::TrustCeilings);
         if !self.given.is_empty() || !scanning.is_cut_up() || (!trusts && scanning.mend()) {
             return Ok(Advance::More);
         }

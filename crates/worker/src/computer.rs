@@ -21,8 +21,11 @@ use tokio::sync::mpsc;
 use crate::control::Control;
 use crate::training::UnderWay;
 
-/// Progress is told at most so often.
-const PROGRESS_EVERY: Duration = Duration::from_millis(200);
+/// Progress is told at most so often, and less often the longer a command takes, down to once a heartbeat: there may be
+/// thousands of workers.
+const PROGRESS_EVERY: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(3)];
+/// A long command tells of about so many steps.
+const PROGRESS_STEPS: u32 = 100;
 
 /// Everything the computing thread holds.
 pub(crate) struct Computer {
@@ -81,6 +84,8 @@ impl Site {
 pub(crate) struct Outbox {
     sender: mpsc::Sender<FromWorker>,
     last: Instant,
+    /// When the command under way began.
+    begun: Instant,
 }
 
 impl Outbox {
@@ -91,7 +96,9 @@ impl Outbox {
 
     /// Tells how far a command is, unless that was told a moment ago.
     pub(crate) fn progress(&mut self, fence: Fence, done: u64, total: u64, loss: f32) {
-        if self.last.elapsed() >= PROGRESS_EVERY {
+        let [least, most] = PROGRESS_EVERY;
+        let pause = (self.begun.elapsed() / PROGRESS_STEPS).clamp(least, most);
+        if self.last.elapsed() >= pause {
             self.last = Instant::now();
             self.send(FromWorker::Progress {
                 fence,
@@ -145,6 +152,7 @@ impl Computer {
         let outbox = Outbox {
             sender,
             last: Instant::now(),
+            begun: Instant::now(),
         };
         let is_same =
             |known: &Self| known.job.digest() == job.digest() && known.spec == spec && *known.seeds == welcome.seeds;
@@ -187,6 +195,7 @@ impl Computer {
     /// Does what a command says and reports. A command that was overtaken is not reported on.
     pub(crate) fn obey(&mut self, fence: Fence, command: Command) {
         let (metrics, name, begun) = (stillhouse_metrics::worker(), name(&command), Instant::now());
+        self.outbox.begun = begun;
         metrics.busy.with_label_values(&[name]).set(1.0);
         let result = self.execute(fence, command);
         metrics.busy.with_label_values(&[name]).set(0.0);

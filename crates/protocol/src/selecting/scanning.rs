@@ -5,7 +5,6 @@
 //! forgotten and scanned again under the bound.
 
 use std::ops::Range;
-use std::time::Duration;
 
 use stillhouse_core::pool::PairId;
 use stillhouse_core::selection::{Band, Entry, Histogram};

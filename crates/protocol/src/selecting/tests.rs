@@ -315,7 +315,7 @@ fn what_is_sent_is_little_more_than_what_is_wanted() {
         least: 256,
         ..Cutting::default()
     };
-    for (shape, most) in [(Shape::Alike, 1.3), (Shape::BestLast, 3.0), (Shape::BestFirst, 3.0)] {
+    for (shape, most) in [(Shape::Alike, 1.5), (Shape::BestLast, 3.0), (Shape::BestFirst, 3.0)] {
         let (k, pairs) = (2_000, 200_000);
         let pool = Pool {
             shape,
