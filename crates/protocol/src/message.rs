@@ -15,6 +15,7 @@ use stillhouse_core::pool::PairId;
 use stillhouse_core::sample::Sample;
 use stillhouse_core::selection::{Entry, Histogram};
 
+use crate::compact;
 use crate::history::{Measurement, Student};
 
 /// The number that voids old work: each command wave takes a new one, ever increasing.
@@ -269,6 +270,7 @@ pub enum Report {
         /// Every pair scanned up to the bound, in order.
         entries: Vec<Entry>,
         /// Scores of every pair scanned.
+        #[serde(with = "compact")]
         histogram: Histogram,
     },
     /// Pairs were scored exactly.

@@ -13,7 +13,7 @@ const PART_OF_REST: u64 = 4;
 /// No shard needs to be smaller than this part of what a worker does in all: that is what waiting for the last one costs.
 const PART_OF_WHOLE: u64 = 256;
 /// A shard is at most so many times what a worker did before: scores of few pairs say little of many.
-const GROWTH: u64 = 4;
+const GROWTH: u64 = 16;
 /// What a worker may lose with its life: at one failure in a thousand hours this is nothing, and the histograms of ever
 /// more shards would be most of what is sent.
 const LONGEST: Duration = Duration::from_secs(1_800);

@@ -315,8 +315,8 @@ fn what_is_sent_is_little_more_than_what_is_wanted() {
         least: 256,
         ..Cutting::default()
     };
-    for (shape, most) in [(Shape::Alike, 1.5), (Shape::BestLast, 3.0), (Shape::BestFirst, 3.0)] {
-        let (k, pairs) = (2_000, 200_000);
+    for (shape, most) in [(Shape::Alike, 1.5), (Shape::BestLast, 5.0), (Shape::BestFirst, 3.0)] {
+        let (k, pairs) = (10_000, 1_000_000);
         let pool = Pool {
             shape,
             pairs,
