@@ -80,6 +80,8 @@ pub struct Coordinator {
     /// Whether enough workers were there once.
     started: bool,
     retries: u32,
+    /// Failures of what was given out up to here count no more.
+    counted: Fence,
     last_fence: u64,
     /// The student that workers are to load, and the fence of all those commands: they are one message for everybody.
     loading: Option<(Student, Fence)>,
@@ -99,6 +101,7 @@ impl Coordinator {
             workers: BTreeMap::new(),
             stage: Stage::Between,
             retries: 0,
+            counted: Fence(0),
             last_fence: u64::from(epoch) << 32,
             loading: None,
             #[cfg(test)]
@@ -276,14 +279,14 @@ impl Coordinator {
     }
 
     fn lose(&mut self, id: WorkerId, effects: &mut Effects) {
-        if let Some((_, task)) = self.workers.remove(&id).and_then(|worker| worker.busy) {
-            self.undo(task, "a worker was lost", effects);
+        if let Some((fence, task)) = self.workers.remove(&id).and_then(|worker| worker.busy) {
+            self.undo((fence, task), "a worker was lost", effects);
         }
     }
 
     /// Gives work back that a worker did not finish. A training goes on in another world: its ranks
     /// keep what they have, so at most the step under way is computed again.
-    fn undo(&mut self, task: Task, cause: &str, effects: &mut Effects) {
+    fn undo(&mut self, (fence, task): (Fence, Task), cause: &str, effects: &mut Effects) {
         let drop_shard = self.planted(Fault::DropLostShard);
         let keep_rank = self.planted(Fault::KeepLostRank);
         let stage = match (&mut self.stage, task) {
@@ -308,6 +311,11 @@ impl Coordinator {
             }
             _ => return,
         };
+        // Workers that are lost together count once: a thousand of them may share a switch.
+        if fence <= self.counted {
+            return;
+        }
+        self.counted = Fence(self.last_fence);
         self.retries += 1;
         if self.retries >= MAX_RETRIES {
             let cause = cause.to_owned();
@@ -326,14 +334,14 @@ impl Coordinator {
             return;
         };
         // An older fence: the command was withdrawn, and its report changes nothing (I5).
-        let Some((_, task)) = worker.busy.take_if(|(current, _)| *current == fence || any_fence) else {
+        let Some((given, task)) = worker.busy.take_if(|(current, _)| *current == fence || any_fence) else {
             return;
         };
         if !matches!(report, Report::Failed { .. }) {
             self.retries = 0;
         }
         match (report, task) {
-            (Report::Failed { retry: true, cause }, task) => self.undo(task, &cause, effects),
+            (Report::Failed { retry: true, cause }, task) => self.undo((given, task), &cause, effects),
             (Report::Failed { retry: false, cause }, _) => self.fail(JobFailure::Work(cause), effects),
             (report, Task::Generate) => self.accept_images(now, report, effects),
             (report, Task::Select(work)) => self.accept_scores(now, work, report, effects),

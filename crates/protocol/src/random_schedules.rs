@@ -15,7 +15,7 @@ use stillhouse_core::sampler::{Purpose, Stream};
 use stillhouse_core::score::{Acquisition, ScoreBits};
 use stillhouse_core::selection::{Band, Entry, Histogram, select};
 
-use crate::coordinator::{Action, Coordinator, Durable, Effects, Event, Fault, Occupation, Settings};
+use crate::coordinator::{Action, Coordinator, Durable, Effects, Event, Fault, JobFailure, Occupation, Settings};
 use crate::history::{AskOutcome, History, Measurement, Step, Student, Transition};
 use crate::message::{Command, Fence, Report, WorkerId};
 use crate::selecting::Cutting;
@@ -531,6 +531,46 @@ proptest! {
         prop_assert!(rough.is_ok(), "{:?}", rough);
         prop_assert_eq!(batches(&rough.expect("checked")), batches(&calm));
     }
+}
+
+#[test]
+fn workers_that_are_lost_together_are_one_failure_and_one_after_another_are_many() {
+    let lost = |together: bool| {
+        let mut settings = Settings {
+            max_workers: 100,
+            min_workers: 60,
+            ..settings()
+        };
+        settings.plan.generated = 0;
+        let seeded = play(&[Happening::Join], None).expect("a calm job ends");
+        let trained = seeded.iter().position(|t| matches!(t, Transition::Trained { .. }));
+        let history = seeded[..=trained.expect("it ended")].to_vec();
+        let history = history
+            .into_iter()
+            .filter(|t| !matches!(t, Transition::Generated { .. }));
+        let mut coordinator = Coordinator::new(settings, History::new(history.collect()), 1);
+        let ring = SocketAddr::from(([127, 0, 0, 1], 1));
+        let mut handle = |event| coordinator.handle(Duration::ZERO, event).actions;
+        let join = |worker| Event::Joined { worker, ring };
+        (0..60).for_each(|worker| drop(handle(join(WorkerId(worker)))));
+        let mut actions = Vec::new();
+        for worker in 0..59 {
+            actions.extend(handle(Event::Lost {
+                worker: WorkerId(worker),
+            }));
+            if !together {
+                actions.extend(handle(join(WorkerId(100 + worker))));
+                actions.extend(handle(Event::Lost {
+                    worker: WorkerId(100 + worker),
+                }));
+            }
+        }
+        actions
+            .iter()
+            .any(|action| matches!(action, Action::Fail(JobFailure::Retries { .. })))
+    };
+    assert!(!lost(true));
+    assert!(lost(false));
 }
 
 #[test]
