@@ -11,7 +11,7 @@ use stillhouse_core::{Acquisition, PairId};
 use stillhouse_protocol::message::{Command, Fence};
 use stillhouse_protocol::{FromWorker, Report, ToWorker, codec};
 
-use super::coordinator::{News, Outcome, Process, Scanned, Sent, Told};
+use super::coordinator::{Chosen, News, Outcome, Process, Sent, Told};
 use super::scores::Scores;
 use super::{Model, Setting};
 
@@ -63,8 +63,7 @@ pub(super) struct Moved {
 /// What came of a simulation.
 #[derive(Debug)]
 pub(super) struct Ended {
-    pub(super) batch: Vec<(u64, u8)>,
-    pub(super) scanned: Scanned,
+    pub(super) chosen: Chosen,
     pub(super) moved: Moved,
     /// From the first worker to the batch.
     pub(super) lasted: Duration,
@@ -154,10 +153,9 @@ impl<'a> Cluster<'a> {
             let Reverse((moment, name)) = self.moments.pop().context("the simulation hangs")?;
             self.now = moment;
             let happening = self.happenings.remove(&name).context("a moment without a happening")?;
-            if let Some((batch, scanned)) = self.happen(happening)? {
+            if let Some(chosen) = self.happen(happening)? {
                 return Ok(Ended {
-                    batch,
-                    scanned,
+                    chosen,
                     moved: self.moved,
                     lasted: self.coordinator_free,
                     deaths: self.deaths,
@@ -167,7 +165,7 @@ impl<'a> Cluster<'a> {
         }
     }
 
-    fn happen(&mut self, happening: Happening) -> anyhow::Result<Option<(Vec<(u64, u8)>, Scanned)>> {
+    fn happen(&mut self, happening: Happening) -> anyhow::Result<Option<Chosen>> {
         match happening {
             Happening::Join { worker } => {
                 let news = News::Joined;
@@ -230,15 +228,15 @@ impl<'a> Cluster<'a> {
     }
 
     /// The coordinator does one thing after another; how long each takes it is measured.
-    fn tell(&mut self, worker: u64, news: News) -> anyhow::Result<Option<(Vec<(u64, u8)>, Scanned)>> {
+    fn tell(&mut self, worker: u64, news: News) -> anyhow::Result<Option<Chosen>> {
         let begun = self.now.max(self.coordinator_free);
         let nanos = begun.as_nanos() as u64;
-        let Outcome { sent, took, selected } = self.process.tell(&Told { nanos, worker, news })?;
+        let Outcome { sent, took, chosen } = self.process.tell(&Told { nanos, worker, news })?;
         self.coordinator_free = begun + took;
         for item in sent {
             self.send(item);
         }
-        Ok(selected)
+        Ok(chosen)
     }
 
     fn send(&mut self, item: Sent) {

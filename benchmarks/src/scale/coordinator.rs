@@ -86,6 +86,15 @@ pub(super) enum Sent {
     Weights { worker: u64 },
 }
 
+/// The query batch, and how it was found.
+#[derive(Debug)]
+pub(super) struct Chosen {
+    /// Pairs and hundredths of lambda, best first.
+    pub(super) batch: Vec<(u64, u8)>,
+    /// The scan.
+    pub(super) scanned: Scanned,
+}
+
 /// What came of something told.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
@@ -94,7 +103,7 @@ pub(super) struct Outcome {
     /// How long the coordinator took.
     pub(super) took: Duration,
     /// The query batch.
-    pub(super) selected: Option<(Vec<(u64, u8)>, Scanned)>,
+    pub(super) chosen: Option<Chosen>,
 }
 
 /// The coordinator's process, from outside.
@@ -137,7 +146,10 @@ impl Process {
                 Answer::Send { worker, bytes } => outcome.sent.push(Sent::Message { worker, bytes }),
                 Answer::Load { worker } => outcome.sent.push(Sent::Weights { worker }),
                 Answer::Chosen(part) => batch.extend(part),
-                Answer::Selected(scanned) => outcome.selected = Some((std::mem::take(&mut batch), scanned)),
+                Answer::Selected(scanned) => {
+                    let batch = std::mem::take(&mut batch);
+                    outcome.chosen = Some(Chosen { batch, scanned });
+                }
                 Answer::Done { nanos } => {
                     outcome.took = Duration::from_nanos(nanos);
                     return Ok(outcome);

@@ -148,7 +148,7 @@ fn simulate(setting: Setting, pairs: u64, scores: &Scores) -> anyhow::Result<Fig
     let used = process.end()?;
     let winners = scores.winners(setting.k as usize)?;
     let want = winners.iter().map(|entry| (entry.pair.0, entry.lambda.hundredths()));
-    let is_exact = want.eq(ended.batch.iter().copied()) && ended.scanned.counted == pairs;
+    let is_exact = want.eq(ended.chosen.batch.iter().copied()) && ended.chosen.scanned.counted == pairs;
     Ok(Figures {
         setting,
         pairs,
@@ -168,7 +168,7 @@ impl Figures {
     /// calibration to the last shard.
     fn scan_efficiency(&self) -> f64 {
         let ideal = self.pairs as f64 / self.ended.scan_rate;
-        ideal / (self.ended.scanned.scan_ms as f64 / 1e3)
+        ideal / (self.ended.chosen.scanned.scan_ms as f64 / 1e3)
     }
 
     fn json(&self) -> Value {
@@ -184,10 +184,10 @@ impl Figures {
             "workers": self.setting.workers,
             "isExact": self.is_exact,
             "seconds": self.ended.lasted.as_secs_f64(),
-            "scanMs": self.ended.scanned.scan_ms,
-            "rescoreMs": self.ended.scanned.rescore_ms,
-            "scans": self.ended.scanned.scans,
-            "rescored": self.ended.scanned.rescored,
+            "scanMs": self.ended.chosen.scanned.scan_ms,
+            "rescoreMs": self.ended.chosen.scanned.rescore_ms,
+            "scans": self.ended.chosen.scanned.scans,
+            "rescored": self.ended.chosen.scanned.rescored,
             "scanEfficiency": self.scan_efficiency(),
             "reportBytes": reports,
             "commandBytes": commands,
@@ -210,7 +210,7 @@ impl Figures {
             ),
             grouped(self.ended.lasted.as_secs_f64()),
             format!("{:.1}", 100.0 * self.scan_efficiency()),
-            format!("{:.2}", self.ended.scanned.rescore_ms as f64 / 1e3),
+            format!("{:.2}", self.ended.chosen.scanned.rescore_ms as f64 / 1e3),
             mega(self.ended.moved.reports),
             mega(self.ended.moved.commands),
             grouped(self.ended.moved.messages as f64),

@@ -42,7 +42,7 @@ impl Permutation {
     }
 
     fn mixed(self, round: u64, half: u64) -> u64 {
-        self.stream.at(round << 40 | half) & ((1 << self.bits) - 1)
+        self.stream.at((round << 40) | half) & ((1 << self.bits) - 1)
     }
 
     fn forward(self, mut word: u64) -> u64 {
@@ -51,7 +51,7 @@ impl Permutation {
             for round in 0..Self::ROUNDS {
                 (left, right) = (right, left ^ self.mixed(round, right));
             }
-            word = left << self.bits | right;
+            word = (left << self.bits) | right;
             if word < self.size {
                 return word;
             }
@@ -64,7 +64,7 @@ impl Permutation {
             for round in (0..Self::ROUNDS).rev() {
                 (left, right) = (right ^ self.mixed(round, left), left);
             }
-            word = left << self.bits | right;
+            word = (left << self.bits) | right;
             if word < self.size {
                 return word;
             }

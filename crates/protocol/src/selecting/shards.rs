@@ -92,7 +92,7 @@ impl Shards {
     pub(super) fn new(pairs: u64, cutting: Cutting) -> Self {
         let strips = (pairs / (PART_OF_REST * cutting.least.max(1))).clamp(1, STRIPS);
         let bits = strips.ilog2();
-        let edge = |at: u64| (u128::from(pairs) * u128::from(at) >> bits) as u64;
+        let edge = |at: u64| ((u128::from(pairs) * u128::from(at)) >> bits) as u64;
         // Backwards in binary, so that the first few are far from each other.
         let places = (0..1_u64 << bits).map(|at| at.reverse_bits().checked_shr(u64::BITS - bits).unwrap_or(0));
         Self::of(places.map(|at| edge(at)..edge(at + 1)).collect(), cutting)
