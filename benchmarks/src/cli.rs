@@ -48,6 +48,24 @@ pub(crate) enum Command {
     /// One process of our own way of a query: `queue` starts it.
     #[command(hide = true)]
     OwnQueue(OwnQueueArgs),
+    /// Selection from up to 10^12 pairs by up to 1,024 simulated workers of a real coordinator (about 10 minutes).
+    Scale(ScaleArgs),
+    /// The coordinator of a simulation: `scale` starts it.
+    #[command(hide = true)]
+    OwnScale {
+        /// What it coordinates, as JSON.
+        setting: String,
+    },
+    /// Processor time of a coordinator with 10,000 workers on loopback links (about 3 minutes).
+    Heartbeats(HeartbeatsArgs),
+    /// The coordinator's side of those links: `heartbeats` starts it.
+    #[command(hide = true)]
+    OwnHeartbeats {
+        /// A job file.
+        job: PathBuf,
+        /// Workers to wait for.
+        workers: u64,
+    },
     /// Images a second that the teacher's client sends to one that computes nothing (about 3 minutes).
     TeacherClient,
     /// What metrics, traces and the live page cost, and how quickly they are there (about 5 minutes).
@@ -65,6 +83,47 @@ pub(crate) struct DataArgs {
     /// beside the repository].
     #[arg(long, env = "STILLHOUSE_DATA")]
     pub(crate) data: Option<PathBuf>,
+}
+
+/// Arguments of `scale`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ScaleArgs {
+    /// Workers.
+    #[arg(long, value_delimiter = ',', default_value = "1,16,256,1024")]
+    pub(crate) workers: Vec<u64>,
+    /// Seed images, whose pairs are the pool: 10^9, 10^10 and 10^12 pairs.
+    #[arg(long, value_delimiter = ',', default_value = "44722,141422,1414214")]
+    pub(crate) seeds: Vec<u32>,
+    /// Candidates wanted.
+    #[arg(long, value_delimiter = ',', default_value = "1000000,10000")]
+    pub(crate) k: Vec<u64>,
+    /// Candidates that a worker scans in a second.
+    #[arg(long, default_value_t = 422_961.0)]
+    pub(crate) rate: f64,
+    /// Where results go [default: benchmarks/results].
+    #[arg(long)]
+    pub(crate) out: Option<PathBuf>,
+}
+
+impl ScaleArgs {
+    /// Everything.
+    pub(crate) fn published() -> Self {
+        Self {
+            workers: vec![1, 16, 256, 1_024],
+            seeds: vec![44_722, 141_422, 1_414_214],
+            k: vec![1_000_000, 10_000],
+            rate: 422_961.0,
+            out: None,
+        }
+    }
+}
+
+/// Arguments of `heartbeats`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct HeartbeatsArgs {
+    /// Workers.
+    #[arg(long, default_value_t = 10_000)]
+    pub(crate) workers: u64,
 }
 
 /// Arguments of `cluster`.
@@ -277,5 +336,13 @@ mod tests {
         };
         assert_eq!(args.persistence, [Persistence::None, Persistence::Always]);
         assert_eq!(args.parts, QueueArgs::published().parts);
+        let Command::Scale(args) = Cli::parse_from(["stillhouse-bench", "scale"]).command else {
+            panic!("no scale")
+        };
+        let published = ScaleArgs::published();
+        assert_eq!(
+            (args.workers, args.seeds, args.k, args.rate),
+            (published.workers, published.seeds, published.k, published.rate)
+        );
     }
 }

@@ -14,6 +14,8 @@
 //! | [`pool`] | memory over a pool of a billion pairs |
 //! | [`queue`] | the way of a query beside other queues on Redis; recovery |
 //! | [`cluster`] | thousands of jobs on a real control plane |
+//! | [`scale`] | selection from up to 10^12 pairs by up to 1,024 simulated workers |
+//! | [`heartbeats`] | a coordinator with 10,000 workers |
 //! | [`telemetry`] | what metrics, traces and pages cost |
 //! | [`teacher_client`] | images a second through the binary HTTP client |
 //! | [`page`] | copies results into `docs/benchmarks.md` |
@@ -26,6 +28,7 @@ mod cli;
 mod cluster;
 mod determinism;
 mod elastic;
+mod heartbeats;
 mod machine;
 mod mnist;
 mod page;
@@ -34,6 +37,7 @@ mod pool;
 mod process;
 mod python;
 mod queue;
+mod scale;
 mod scoring;
 mod startup;
 mod statistics;
@@ -44,7 +48,7 @@ mod training;
 
 use clap::Parser;
 
-use crate::cli::{Cli, Command, DataArgs, MethodsArgs, MnistArgs, PapersArgs, QueueArgs};
+use crate::cli::{Cli, Command, DataArgs, HeartbeatsArgs, MethodsArgs, MnistArgs, PapersArgs, QueueArgs, ScaleArgs};
 use crate::places::Places;
 
 fn main() -> anyhow::Result<()> {
@@ -63,6 +67,10 @@ fn main() -> anyhow::Result<()> {
         Command::Queue(args) => queue::run(&places, &args),
         Command::OwnQueue(args) => queue::run_own(&args),
         Command::Cluster(args) => cluster::run(&places, &args),
+        Command::Scale(args) => scale::run(&places, &args),
+        Command::OwnScale { setting } => scale::run_own(&setting),
+        Command::Heartbeats(args) => heartbeats::run(&places, &args),
+        Command::OwnHeartbeats { job, workers } => heartbeats::run_own(&job, workers),
         Command::TeacherClient => teacher_client::run(&places),
         Command::Telemetry(args) => telemetry::run(&places, &args),
         Command::All(data) => all(&places, data),
@@ -79,6 +87,8 @@ fn all(places: &Places, data: DataArgs) -> anyhow::Result<()> {
     elastic::run(places, &data)?;
     scoring::run(places, &data)?;
     teacher_client::run(places)?;
+    scale::run(places, &ScaleArgs::published())?;
+    heartbeats::run(places, &HeartbeatsArgs { workers: 10_000 })?;
     telemetry::run(places, &data)?;
     queue::run(places, &QueueArgs::published())?;
     mnist::run(places, &MnistArgs::published(data.clone()))?;

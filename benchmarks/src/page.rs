@@ -71,6 +71,8 @@ mod tests {
             "queue-recovery",
             "teacher-client",
             "telemetry",
+            "scale",
+            "heartbeats",
         ];
         for name in names {
             assert!(page.contains(&format!("{BEGIN}{name}.md{TAIL}")), "{name} has no place");

@@ -87,6 +87,29 @@ impl Band {
         }
     }
 
+    /// Whether more than `cap` entries are within the bound.
+    pub fn exceeds(&mut self, cap: usize) -> bool {
+        if self.entries.len() <= cap {
+            return false;
+        }
+        self.prune();
+        self.entries.len() > cap
+    }
+
+    /// Entries held: all within the bound, and at most as many again.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// The `rank`-th best score of those held (`rank` of at least 1), while there are as many.
+    #[must_use]
+    pub fn nth(&self, rank: usize) -> Option<f32> {
+        let at = rank.checked_sub(1).filter(|at| *at < self.entries.len())?;
+        let mut scores: Vec<ScoreBits> = self.entries.iter().map(|entry| entry.score).collect();
+        Some(scores.select_nth_unstable(at).1.score())
+    }
+
     fn prune(&mut self) {
         let bound = self.bound();
         self.entries.retain(|entry| entry.score.score() <= bound);
@@ -250,6 +273,19 @@ mod tests {
                 prop_assert_eq!(chosen, select(exact, k));
             }
         }
+    }
+
+    #[test]
+    fn ranks_are_counted_from_the_best_and_what_is_above_the_bound_is_not_held() {
+        let mut band = Band::new(2, 0.1, f32::INFINITY);
+        [0.9, 0.5, 0.3, 0.55]
+            .into_iter()
+            .zip(0..)
+            .for_each(|(score, pair)| band.insert(entry(score, pair)));
+        assert_eq!((band.nth(0), band.nth(1), band.nth(2)), (None, Some(0.3), Some(0.5)));
+        assert!(band.exceeds(2) && !band.exceeds(3), "0.9 is above 0.5 + 0.1");
+        assert_eq!(band.held(), 3);
+        assert_eq!(band.nth(4), None);
     }
 
     #[test]

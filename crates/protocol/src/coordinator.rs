@@ -7,6 +7,7 @@
 
 mod choosing;
 mod generating;
+mod handing_out;
 mod training;
 
 use std::collections::BTreeMap;
@@ -19,8 +20,8 @@ use stillhouse_core::selection::Histogram;
 use crate::effects::MAX_RETRIES;
 pub use crate::effects::{Action, Durable, Effects, Event, JobFailure, Settings};
 use crate::history::{History, Step, Student, Transition};
-use crate::message::{Command, Fence, Report, WorkerId};
-use crate::selecting::{Advance, Selecting, Work};
+use crate::message::{Fence, Report, WorkerId};
+use crate::selecting::{Selecting, WorkId};
 use crate::wave::Wave;
 
 #[derive(Clone, Debug)]
@@ -53,7 +54,7 @@ pub enum Occupation {
 #[derive(Clone, Debug)]
 enum Task {
     Generate,
-    Select(Work),
+    Select(WorkId),
     Train { rank: u32 },
     Export(Student),
 }
@@ -79,7 +80,11 @@ pub struct Coordinator {
     /// Whether enough workers were there once.
     started: bool,
     retries: u32,
+    /// Failures of what was given out up to here count no more.
+    counted: Fence,
     last_fence: u64,
+    /// The student that workers are to load, and the fence of all those commands: they are one message for everybody.
+    loading: Option<(Student, Fence)>,
     #[cfg(test)]
     pub(crate) fault: Option<Fault>,
 }
@@ -96,7 +101,9 @@ impl Coordinator {
             workers: BTreeMap::new(),
             stage: Stage::Between,
             retries: 0,
+            counted: Fence(0),
             last_fence: u64::from(epoch) << 32,
+            loading: None,
             #[cfg(test)]
             fault: None,
         }
@@ -133,6 +140,13 @@ impl Coordinator {
             Stage::Selecting(selecting) => selecting.scan(),
             _ => None,
         }
+    }
+
+    /// Whether a report of `worker` on the command with `fence` counts (I5).
+    #[must_use]
+    pub fn awaits(&self, worker: WorkerId, fence: Fence) -> bool {
+        let busy = self.workers.get(&worker).and_then(|worker| worker.busy.as_ref());
+        busy.is_some_and(|(current, _)| *current == fence)
     }
 
     /// What each connected worker does.
@@ -206,7 +220,7 @@ impl Coordinator {
             self.begin(now, effects);
         }
         match self.stage {
-            Stage::Selecting(_) | Stage::Exporting { .. } => self.hand_out(effects),
+            Stage::Selecting(_) | Stage::Exporting { .. } => self.hand_out(now, effects),
             Stage::Generating { images, .. } => self.give_generation(images, effects),
             Stage::Training(_) => self.form_world(now, effects),
             Stage::Between | Stage::Asking(_) | Stage::Over => {}
@@ -264,80 +278,15 @@ impl Coordinator {
         students
     }
 
-    fn hand_out(&mut self, effects: &mut Effects) {
-        let busy = self.workers.values().filter(|worker| worker.busy.is_some()).count();
-        let most = if self.planted(Fault::UseSpares) {
-            usize::MAX
-        } else {
-            self.settings.max_workers
-        };
-        let idle: Vec<WorkerId> = self
-            .workers
-            .iter()
-            .filter(|(_, worker)| worker.busy.is_none())
-            .map(|(id, _)| *id)
-            .take(most.saturating_sub(busy))
-            .collect();
-        for id in idle {
-            let Some((task, student, command)) = self.next_task() else {
-                break;
-            };
-            self.extend(id, effects);
-            self.load(id, student, effects);
-            let fence = self.fence();
-            let worker = self.workers.get_mut(&id).expect("listed above");
-            worker.busy = Some((fence, task));
-            let command = Box::new(command);
-            effects.actions.push(Action::Command {
-                worker: id,
-                fence,
-                command,
-            });
-        }
-        if matches!(&self.stage, Stage::Exporting { left, given: 0 } if left.is_empty()) {
-            self.stage = Stage::Over;
-            effects.actions.push(Action::Finish);
-        }
-    }
-
-    fn next_task(&mut self) -> Option<(Task, Student, Command)> {
-        match &mut self.stage {
-            Stage::Selecting(selecting) => {
-                let work = selecting.next_work()?;
-                let command = selecting.command(&work);
-                Some((Task::Select(work), selecting.problem().scorer, command))
-            }
-            Stage::Exporting { left, given } => {
-                let student = left.pop()?;
-                *given += 1;
-                Some((Task::Export(student), student, Command::Export { student }))
-            }
-            Stage::Between | Stage::Asking(_) | Stage::Generating { .. } | Stage::Training(_) | Stage::Over => None,
-        }
-    }
-
-    fn load(&mut self, id: WorkerId, student: Student, effects: &mut Effects) {
-        let fence = self.fence();
-        let worker = self.workers.get_mut(&id).expect("the caller has it from the map");
-        if worker.loaded != Some(student) {
-            worker.loaded = Some(student);
-            effects.actions.push(Action::Load {
-                worker: id,
-                fence,
-                student,
-            });
-        }
-    }
-
     fn lose(&mut self, id: WorkerId, effects: &mut Effects) {
-        if let Some((_, task)) = self.workers.remove(&id).and_then(|worker| worker.busy) {
-            self.undo(task, "a worker was lost", effects);
+        if let Some((fence, task)) = self.workers.remove(&id).and_then(|worker| worker.busy) {
+            self.undo((fence, task), "a worker was lost", effects);
         }
     }
 
     /// Gives work back that a worker did not finish. A training goes on in another world: its ranks
     /// keep what they have, so at most the step under way is computed again.
-    fn undo(&mut self, task: Task, cause: &str, effects: &mut Effects) {
+    fn undo(&mut self, (fence, task): (Fence, Task), cause: &str, effects: &mut Effects) {
         let drop_shard = self.planted(Fault::DropLostShard);
         let keep_rank = self.planted(Fault::KeepLostRank);
         let stage = match (&mut self.stage, task) {
@@ -362,6 +311,11 @@ impl Coordinator {
             }
             _ => return,
         };
+        // Workers that are lost together count once: a thousand of them may share a switch.
+        if fence <= self.counted {
+            return;
+        }
+        self.counted = Fence(self.last_fence);
         self.retries += 1;
         if self.retries >= MAX_RETRIES {
             let cause = cause.to_owned();
@@ -380,17 +334,17 @@ impl Coordinator {
             return;
         };
         // An older fence: the command was withdrawn, and its report changes nothing (I5).
-        let Some((_, task)) = worker.busy.take_if(|(current, _)| *current == fence || any_fence) else {
+        let Some((given, task)) = worker.busy.take_if(|(current, _)| *current == fence || any_fence) else {
             return;
         };
         if !matches!(report, Report::Failed { .. }) {
             self.retries = 0;
         }
         match (report, task) {
-            (Report::Failed { retry: true, cause }, task) => self.undo(task, &cause, effects),
+            (Report::Failed { retry: true, cause }, task) => self.undo((given, task), &cause, effects),
             (Report::Failed { retry: false, cause }, _) => self.fail(JobFailure::Work(cause), effects),
             (report, Task::Generate) => self.accept_images(now, report, effects),
-            (report, Task::Select(work)) => self.accept_scores(now, &work, report, effects),
+            (report, Task::Select(work)) => self.accept_scores(now, work, report, effects),
             (report, Task::Train { rank }) => self.accept_training(now, id, rank, report, effects),
             (Report::Exported { module }, Task::Export(student)) => {
                 effects.durable.push(Durable::Module { student, module });
@@ -402,22 +356,6 @@ impl Coordinator {
                 JobFailure::Work("a worker answered something else than an export".into()),
                 effects,
             ),
-        }
-    }
-
-    fn accept_scores(&mut self, now: Duration, work: &Work, report: Report, effects: &mut Effects) {
-        let Stage::Selecting(selecting) = &mut self.stage else {
-            return;
-        };
-        let student = selecting.problem().student;
-        match selecting.accept(work, report, now) {
-            Ok(Advance::More) => {}
-            Ok(Advance::Selected(selection)) => {
-                self.stage = Stage::Between;
-                let selection = self.with_drawn(student, *selection);
-                self.record(Transition::Selected { student, selection }, effects);
-            }
-            Err(cause) => self.fail(JobFailure::Work(cause), effects),
         }
     }
 
@@ -454,4 +392,12 @@ pub(crate) enum Fault {
     UseSpares,
     /// Workers are not given the generated images.
     KeepImages,
+    /// The report of every copy of a shard counts (I4).
+    CountCopies,
+    /// What a capped report left out counts as scanned (I4).
+    DropRest,
+    /// Ceilings, which are estimates, are taken for certain (I4).
+    TrustCeilings,
+    /// Workers that have a copy of what is done are not let go.
+    KeepCopies,
 }

@@ -14,9 +14,10 @@ use stillhouse_core::stochastic::Stochastic;
 
 use crate::history::{AskOutcome, StoppingRule, Student, Transition};
 use crate::message::{Command, Fence, Report, WorkerId};
+use crate::selecting::Cutting;
 
-/// Failures of one stage without any progress between them after which the job is given up: a worker that always dies
-/// is not noise.
+/// Failures of one stage, one after another and without any progress between them, after which the job is given up: a
+/// worker that always dies is not noise.
 pub(crate) const MAX_RETRIES: u32 = 20;
 /// Fresh starts of a student whose loss stays near that of knowing nothing.
 pub(crate) const MAX_ATTEMPTS: u32 = 3;
@@ -42,6 +43,8 @@ pub struct Settings {
     pub sample: Option<u64>,
     /// Whether scans score exact bytes.
     pub exact_scan: bool,
+    /// Sizes of what workers are given of a selection.
+    pub cutting: Cutting,
     /// Whether students go on from the last round's weights.
     pub warm: bool,
     /// Seed of random acquisition and calibration.

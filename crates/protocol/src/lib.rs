@@ -9,8 +9,10 @@
 //! | [`selecting`] | one exact query batch from scored shards |
 //! | [`message`] | what coordinator and workers say to each other |
 //! | [`codec`] | how messages become bytes |
+//! | `compact` | how a histogram does |
 
 pub mod codec;
+mod compact;
 pub mod coordinator;
 pub mod effects;
 pub mod history;

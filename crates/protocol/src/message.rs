@@ -16,6 +16,7 @@ use stillhouse_core::sample::Sample;
 use stillhouse_core::selection::{Entry, Histogram};
 use stillhouse_core::trace::JobTrace;
 
+use crate::compact;
 use crate::history::{Measurement, Student};
 
 /// The number that voids old work: each command wave takes a new one, ever increasing.
@@ -50,11 +51,9 @@ pub enum ToWorker {
     },
 }
 
-/// The job as a worker sees it.
+/// The job as a worker sees it, the same for all.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Welcome {
-    /// The worker's name from now on.
-    pub worker: WorkerId,
     /// The job, as JSON of [`Job`] (its optional fields have no fixed binary layout).
     pub job: String,
     /// What the traces of its query batches are named after.
@@ -93,7 +92,7 @@ pub struct EvaluationData {
 /// Something to do.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Command {
-    /// Take over these weights; no report.
+    /// Take over these weights; no report. All workers are told with one fence, which may be older than their last.
     Load {
         /// Whose.
         student: Student,
@@ -130,6 +129,8 @@ pub enum Command {
         width: f32,
         /// Scores above this are of no interest.
         ceiling: f32,
+        /// Entries after which a report may end before the shard does; it says where.
+        cap: u64,
     },
     /// Score pairs on their exact bytes.
     Rescore {
@@ -267,11 +268,14 @@ pub enum Report {
         /// Largest absolute difference a pair; 0 when the scan is exact.
         deviation: f32,
     },
-    /// A shard was scanned.
+    /// A shard was scanned, or the first part of it.
     Scanned {
-        /// Every pair up to the bound, in order.
+        /// One past the last pair that was scanned.
+        end: u64,
+        /// Every pair scanned up to the bound, in order.
         entries: Vec<Entry>,
-        /// Scores of every pair of the shard.
+        /// Scores of every pair scanned.
+        #[serde(with = "compact")]
         histogram: Histogram,
     },
     /// Pairs were scored exactly.

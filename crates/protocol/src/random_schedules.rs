@@ -15,9 +15,10 @@ use stillhouse_core::sampler::{Purpose, Stream};
 use stillhouse_core::score::{Acquisition, ScoreBits};
 use stillhouse_core::selection::{Band, Entry, Histogram, select};
 
-use crate::coordinator::{Action, Coordinator, Durable, Effects, Event, Fault, Occupation, Settings};
+use crate::coordinator::{Action, Coordinator, Durable, Effects, Event, Fault, JobFailure, Occupation, Settings};
 use crate::history::{AskOutcome, History, Measurement, Step, Student, Transition};
 use crate::message::{Command, Fence, Report, WorkerId};
+use crate::selecting::Cutting;
 
 const SEEDS: u32 = 90;
 const CLASSES: usize = 10;
@@ -47,6 +48,13 @@ pub(crate) fn settings() -> Settings {
         stochastic: None,
         sample: None,
         exact_scan: false,
+        // Small enough that a round takes many shards and capped reports.
+        cutting: Cutting {
+            first: 32,
+            least: 200,
+            exact: (8, 64),
+            cap: 12,
+        },
         warm: false,
         seed: 5,
         classes: CLASSES,
@@ -102,16 +110,23 @@ fn answer(command: &Command) -> Option<Report> {
             k,
             width,
             ceiling,
+            cap,
         } => {
             let mut band = Band::new(*k as usize, *width, *ceiling);
             let mut histogram = Histogram::new(Acquisition::LeastConfidence.range(CLASSES));
-            for pair in (*start..*end).map(PairId) {
-                let entry = approximate(*student, pair);
+            let mut reached = *start;
+            while reached < *end && !band.exceeds(*cap as usize) {
+                let entry = approximate(*student, PairId(reached));
                 histogram.add(entry.score.score());
                 band.insert(entry);
+                reached += 1;
             }
             let entries = band.into_sorted();
-            Report::Scanned { entries, histogram }
+            Report::Scanned {
+                end: reached,
+                entries,
+                histogram,
+            }
         }
         Command::Rescore { student, pairs } => {
             let entries = pairs.iter().map(|pair| exact(*student, *pair)).collect();
@@ -204,6 +219,7 @@ impl World {
         }
         actions.into_iter().try_for_each(|action| self.perform(action))?;
         self.invariant_no_more_workers_than_wanted()?;
+        self.invariant_nobody_works_on_what_is_done()?;
         self.invariant_a_world_is_no_larger_than_its_shards()
     }
 
@@ -337,6 +353,14 @@ impl World {
         match busy.count() {
             busy if busy > settings().max_workers => Err(format!("{busy} workers are busy")),
             _ => Ok(()),
+        }
+    }
+
+    /// A worker that has a copy of what another reported is free for something else.
+    fn invariant_nobody_works_on_what_is_done(&self) -> Result<(), String> {
+        match self.coordinator.is_anybody_busy_for_nothing() {
+            true => Err("a worker is kept busy with what is done".into()),
+            false => Ok(()),
         }
     }
 
@@ -510,6 +534,46 @@ proptest! {
 }
 
 #[test]
+fn workers_that_are_lost_together_are_one_failure_and_one_after_another_are_many() {
+    let lost = |together: bool| {
+        let mut settings = Settings {
+            max_workers: 100,
+            min_workers: 60,
+            ..settings()
+        };
+        settings.plan.generated = 0;
+        let seeded = play(&[Happening::Join], None).expect("a calm job ends");
+        let trained = seeded.iter().position(|t| matches!(t, Transition::Trained { .. }));
+        let history = seeded[..=trained.expect("it ended")].to_vec();
+        let history = history
+            .into_iter()
+            .filter(|t| !matches!(t, Transition::Generated { .. }));
+        let mut coordinator = Coordinator::new(settings, History::new(history.collect()), 1);
+        let ring = SocketAddr::from(([127, 0, 0, 1], 1));
+        let mut handle = |event| coordinator.handle(Duration::ZERO, event).actions;
+        let join = |worker| Event::Joined { worker, ring };
+        (0..60).for_each(|worker| drop(handle(join(WorkerId(worker)))));
+        let mut actions = Vec::new();
+        for worker in 0..59 {
+            actions.extend(handle(Event::Lost {
+                worker: WorkerId(worker),
+            }));
+            if !together {
+                actions.extend(handle(join(WorkerId(100 + worker))));
+                actions.extend(handle(Event::Lost {
+                    worker: WorkerId(100 + worker),
+                }));
+            }
+        }
+        actions
+            .iter()
+            .any(|action| matches!(action, Action::Fail(JobFailure::Retries { .. })))
+    };
+    assert!(!lost(true));
+    assert!(lost(false));
+}
+
+#[test]
 fn every_planted_fault_is_noticed() {
     use proptest::strategy::ValueTree;
     use proptest::test_runner::TestRunner;
@@ -523,6 +587,9 @@ fn every_planted_fault_is_noticed() {
         Fault::CrowdWorld,
         Fault::UseSpares,
         Fault::KeepImages,
+        Fault::CountCopies,
+        Fault::DropRest,
+        Fault::KeepCopies,
     ] {
         let mut runner = TestRunner::deterministic();
         let schedules = prop::collection::vec(happening(), 0..250);

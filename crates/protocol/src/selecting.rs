@@ -2,32 +2,55 @@
 //!
 //! Scoring is stateless: a worker returns everything that matters of a shard at once, so a lost
 //! worker loses one shard and nothing else. What crosses the wire stays small because every shard
-//! is given the running bound (k-th best so far plus the guard width): the first shards return
-//! about k entries, later ones ever fewer, about `k ln(shards)` together. The bound only drops
-//! what the final bound drops too, so order and number of shards cannot change the batch.
+//! is given a ceiling, estimated from what was scanned before it: all reports together hold little more than the k
+//! entries that are wanted. A ceiling that was too low is found out when the scan ends, and what was scanned
+//! under it is scanned again. So order, number and size of shards cannot change the batch. A report is
+//! capped: where more would be kept, it covers the first part of its shard, and the rest is given out again.
 //!
 //! Phases: calibrate (compare approximate with exact scores on a sample, which sets the guard
 //! width), scan (approximate), rescore (exact, the band only), and, should the band prove too
 //! narrow, scan again with a wider one. With an exact scan the scan alone decides. Of a sample of the
 //! pool, every pair is scored exactly at once.
+//!
+//! When nothing of a phase is left to give out, idle workers are given copies of what others have
+//! the longest; the first report counts.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | `shards` | how a pool is cut, and how large shards are |
+//! | `ceiling` | which scores are of interest, as far as can be told |
+//! | `scanning` | one scan, and the proof that it missed nothing |
+//! | `rescoring` | what is scored one by one, and the band |
+//! | `given` | what workers have, and copies of it |
 
-use std::collections::{HashMap, HashSet, VecDeque};
+mod ceiling;
+mod given;
+mod rescoring;
+mod scanning;
+mod shards;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashSet;
 use std::time::Duration;
 
 use stillhouse_core::pool::{Candidate, PairId};
-use stillhouse_core::selection::{Band, Entry, GUARD_FACTOR, Guard, Histogram, check_guard, select};
+use stillhouse_core::selection::{Entry, GUARD_FACTOR, Guard, Histogram, check_guard, select};
 
+use self::given::Given;
+pub use self::given::WorkId;
+use self::rescoring::{Batches, Rescoring};
+use self::scanning::Scanning;
+pub use self::shards::Cutting;
+use self::shards::Pace;
+use crate::coordinator::Fault;
 use crate::history::{ScanRecord, Selection, Student};
 use crate::message::{Command, Report};
 
 /// Pairs on which approximate and exact scores are compared before a scan.
 const CALIBRATION_PAIRS: u64 = 2_048;
-/// Shards a worker gets on average: enough that a slow one delays nobody for long.
-const SHARDS_A_WORKER: u64 = 12;
-/// Shards are not cut smaller than this many pairs, nor larger than the second number.
-const SHARD_PAIRS: (u64, u64) = (1_024, 1 << 18);
-/// Pairs rescored by one command.
-const RESCORE_PAIRS: usize = 2_048;
+/// Pairs of that sample that one command compares, at least and at most: all workers wait for it.
+const CALIBRATED_AT_ONCE: (u64, u64) = (64, CALIBRATION_PAIRS);
 /// Scans after which a selection is given up: each widens the guard by half at least.
 const MAX_SCANS: u32 = 8;
 
@@ -42,18 +65,34 @@ pub struct Problem {
     pub k: u64,
     /// Candidates of the pool.
     pub pairs: u64,
-    /// Pairs that are not to be chosen again.
-    pub asked: HashSet<PairId>,
+    /// Pairs that are not to be chosen again, ascending.
+    pub asked: Vec<PairId>,
     /// The pairs among which to choose, none of them asked; all of the pool when absent.
     pub sample: Option<Vec<PairId>>,
     /// Whether scans score exact bytes.
     pub exact: bool,
     /// Lowest and highest score, for the histogram.
     pub range: (f32, f32),
-    /// Workers that will share the work, roughly.
-    pub workers: u64,
+    /// Sizes of what workers are given.
+    pub cutting: Cutting,
     /// The sample on which scores are compared; at most [`calibration_size`].
     pub calibration: Vec<PairId>,
+    /// A rule that is broken on purpose.
+    #[cfg(test)]
+    pub(crate) fault: Option<Fault>,
+}
+
+impl Problem {
+    /// Whether a fault is planted; never outside this crate's own tests.
+    fn planted(&self, fault: Fault) -> bool {
+        #[cfg(test)]
+        return self.fault == Some(fault);
+        #[cfg(not(test))]
+        {
+            let _ = fault;
+            false
+        }
+    }
 }
 
 /// How many pairs to compare scores on, in a pool of `pairs`.
@@ -73,6 +112,8 @@ pub enum Work {
         start: u64,
         /// One past the last.
         end: u64,
+        /// Scores above this are most likely of no interest.
+        ceiling: f32,
     },
     /// Score exactly.
     Rescore(Vec<PairId>),
@@ -89,25 +130,12 @@ pub enum Advance {
 
 #[derive(Clone, Debug)]
 enum Phase {
-    Calibrating,
-    Scanning {
-        band: Box<Band>,
-        histogram: Histogram,
-    },
+    /// The largest difference so far.
+    Calibrating(f32),
+    Scanning(Box<Scanning>),
     Rescoring(Box<Rescoring>),
     /// Exact scores of a sample so far.
-    Sampling {
-        exact: Vec<Entry>,
-    },
-}
-
-#[derive(Clone, Debug)]
-struct Rescoring {
-    approximate: HashMap<PairId, f32>,
-    histogram: Histogram,
-    cut: f32,
-    bound: f32,
-    exact: Vec<Entry>,
+    Sampling(Vec<Entry>),
 }
 
 /// A selection under way.
@@ -115,9 +143,12 @@ struct Rescoring {
 pub struct Selecting {
     problem: Problem,
     phase: Phase,
-    todo: VecDeque<Work>,
-    /// Work given to workers and not reported yet.
-    given: usize,
+    /// Pairs that are to be scored one by one in this phase.
+    batches: Batches,
+    given: Given,
+    pace: Pace,
+    /// Workers that were there when something was last given out.
+    workers: u64,
     width: f32,
     scans: u32,
     phase_since: Duration,
@@ -128,11 +159,16 @@ pub struct Selecting {
 impl Selecting {
     /// Begins at time `now`.
     #[must_use]
-    pub fn new(problem: Problem, now: Duration) -> Self {
+    pub fn new(mut problem: Problem, now: Duration) -> Self {
+        let sample = problem.sample.take();
+        let calibration = std::mem::take(&mut problem.calibration);
+        let is_exact = problem.exact;
         let mut selecting = Self {
-            phase: Phase::Calibrating,
-            todo: VecDeque::new(),
-            given: 0,
+            phase: Phase::Calibrating(0.0),
+            batches: Batches::default(),
+            given: Given::default(),
+            pace: Pace::default(),
+            workers: 1,
             width: 0.0,
             scans: 0,
             phase_since: now,
@@ -140,13 +176,14 @@ impl Selecting {
             rescore_time: Duration::ZERO,
             problem,
         };
-        if let Some(sample) = selecting.problem.sample.take() {
-            selecting.score_sample(&sample);
-        } else if selecting.problem.exact {
+        if let Some(sample) = sample {
+            selecting.scans = 1;
+            selecting.phase = Phase::Sampling(Vec::with_capacity(sample.len()));
+            selecting.batches = Batches::new(sample);
+        } else if is_exact {
             selecting.begin_scan(f32::INFINITY);
         } else {
-            let sample = selecting.problem.calibration.clone();
-            selecting.todo.push_back(Work::Calibrate(sample));
+            selecting.batches = Batches::new(calibration);
         }
         selecting
     }
@@ -157,33 +194,53 @@ impl Selecting {
         &self.problem
     }
 
-    /// The scan under way: how many pairs have which score so far, and the score of the last candidate that would be
-    /// chosen if the rest were worse.
+    /// The scan under way: how many pairs have which score so far, and about where the cut will be, as far as what was
+    /// scanned can tell.
     #[must_use]
     pub fn scan(&self) -> Option<(&Histogram, Option<f32>)> {
         match &self.phase {
-            Phase::Scanning { band, histogram } => Some((histogram, band.cut())),
-            Phase::Calibrating | Phase::Rescoring(_) | Phase::Sampling { .. } => None,
+            Phase::Scanning(scanning) => Some(scanning.view()),
+            Phase::Calibrating(_) | Phase::Rescoring(_) | Phase::Sampling(_) => None,
         }
     }
 
-    /// Something for an idle worker, if there is.
-    pub fn next_work(&mut self) -> Option<Work> {
-        let work = self.todo.pop_front()?;
-        self.given += 1;
-        Some(work)
+    /// Something for an idle worker, one of `workers`, if there is: new work, or what another has already.
+    pub fn next_work(&mut self, now: Duration, workers: u64) -> Option<(WorkId, Work)> {
+        self.workers = workers.max(1);
+        match self.cut() {
+            Some(work) => Some((self.given.add(work.clone(), now), work)),
+            None => self.given.copy(),
+        }
+    }
+
+    fn cut(&mut self) -> Option<Work> {
+        let (workers, exact) = (self.workers, self.problem.cutting.exact);
+        match &mut self.phase {
+            Phase::Calibrating(_) => self.batches.cut(workers, CALIBRATED_AT_ONCE).map(Work::Calibrate),
+            Phase::Rescoring(_) | Phase::Sampling(_) => self.batches.cut(workers, exact).map(Work::Rescore),
+            Phase::Scanning(scanning) => scanning.cut(workers, self.pace),
+        }
+    }
+
+    /// How many workers have this work; none, once it is done.
+    #[must_use]
+    pub fn copies(&self, id: WorkId) -> u32 {
+        self.given.copies(id)
     }
 
     /// Takes back what a worker will not do.
-    pub fn give_back(&mut self, work: Work) {
-        self.given -= 1;
-        self.todo.push_front(work);
+    pub fn give_back(&mut self, id: WorkId) {
+        match (self.given.drop_copy(id), &mut self.phase) {
+            (Some(Work::Scan { start, end, .. }), Phase::Scanning(scanning)) => scanning.put_back(start..end),
+            (Some(Work::Calibrate(pairs) | Work::Rescore(pairs)), _) => self.batches.put_back(pairs),
+            (Some(Work::Scan { .. }) | None, _) => {}
+        }
     }
 
     /// Plants the fault of losing a shard.
     pub(crate) fn forget_one_scan(&mut self) {
-        if matches!(self.todo.front(), Some(Work::Scan { .. })) && self.todo.len() > 1 {
-            self.todo.pop_front();
+        if let Phase::Scanning(scanning) = &mut self.phase {
+            scanning.forget_one_shard();
         }
     }
 
@@ -200,131 +257,125 @@ impl Selecting {
                 student,
                 pairs: pairs.clone(),
             },
-            Work::Scan { start, end } => Command::Scan {
+            Work::Scan { start, end, ceiling } => Command::Scan {
                 student,
                 start: *start,
                 end: *end,
                 // A shard's own cut may fall on pairs that were asked already.
                 k: self.problem.k + self.problem.asked.len() as u64,
                 width: self.width,
-                ceiling: match &self.phase {
-                    Phase::Scanning { band, .. } => band.bound(),
-                    Phase::Calibrating | Phase::Rescoring(_) | Phase::Sampling { .. } => f32::INFINITY,
+                ceiling: *ceiling,
+                cap: match &self.phase {
+                    Phase::Scanning(scanning) => scanning.cap(self.workers),
+                    Phase::Calibrating(_) | Phase::Rescoring(_) | Phase::Sampling(_) => 0,
                 },
             },
         }
     }
 
-    /// Takes in the report on `work`, which [`next_work`](Self::next_work) gave out.
+    /// Takes in a report on work that [`next_work`](Self::next_work) gave out; copies of it are void from then on. A
+    /// report on what is done already changes nothing.
     ///
     /// # Errors
     /// A sentence, when the report does not answer the work, or no guard is wide enough.
-    pub fn accept(&mut self, work: &Work, report: Report, now: Duration) -> Result<Advance, String> {
-        self.given -= 1;
+    pub fn accept(&mut self, id: WorkId, report: Report, now: Duration) -> Result<Advance, String> {
+        let is_kept = self.problem.planted(Fault::CountCopies) && self.given.copies(id) > 1;
+        let Some((work, since)) = self.given.settle(id, is_kept) else {
+            return Ok(Advance::More);
+        };
         match (work, report) {
             (Work::Calibrate(_), Report::Calibrated { deviation }) if deviation >= 0.0 => {
-                self.width = GUARD_FACTOR * deviation;
-                self.begin_scan(f32::INFINITY);
+                self.merge_deviation(deviation);
                 Ok(Advance::More)
             }
-            (Work::Scan { start, end }, Report::Scanned { entries, histogram }) => {
-                self.merge_shard(*start..*end, entries, &histogram)?;
+            (
+                Work::Scan { start, end, ceiling },
+                Report::Scanned {
+                    end: reached,
+                    entries,
+                    histogram,
+                },
+            ) => {
+                self.pace.add(reached.saturating_sub(start), now.saturating_sub(since));
+                self.merge_shard((start..reached, end, ceiling), entries, &histogram)?;
                 self.end_scan_when_done(now)
             }
             (Work::Rescore(pairs), Report::Rescored { entries }) => {
-                self.merge_exact(pairs, entries)?;
+                self.merge_exact(&pairs, entries)?;
                 self.end_rescore_when_done(now)
             }
-            (work, _) => Err(format!("a worker answered something else than {}", name(work))),
+            (work, _) => Err(format!("a worker answered something else than {}", name(&work))),
         }
     }
 
-    fn score_sample(&mut self, sample: &[PairId]) {
-        self.rescore(sample);
-        self.scans = 1;
-        self.phase = Phase::Sampling {
-            exact: Vec::with_capacity(sample.len()),
+    fn merge_deviation(&mut self, deviation: f32) {
+        let Phase::Calibrating(largest) = &mut self.phase else {
+            return;
         };
-    }
-
-    fn rescore(&mut self, pairs: &[PairId]) {
-        self.todo = pairs.chunks(RESCORE_PAIRS).map(|c| Work::Rescore(c.to_vec())).collect();
+        *largest = largest.max(deviation);
+        if self.given.is_empty() && self.batches.is_empty() {
+            self.width = GUARD_FACTOR * *largest;
+            self.begin_scan(f32::INFINITY);
+        }
     }
 
     fn begin_scan(&mut self, ceiling: f32) {
-        let Problem { k, pairs, workers, .. } = self.problem;
-        let range = self.problem.range;
-        let k = usize::try_from(k).unwrap_or(usize::MAX);
-        self.phase = Phase::Scanning {
-            band: Box::new(Band::new(k, self.width, ceiling)),
-            histogram: Histogram::new(range),
-        };
         self.scans += 1;
-        let size = (pairs / (SHARDS_A_WORKER * workers.max(1))).clamp(SHARD_PAIRS.0, SHARD_PAIRS.1);
-        let starts = (0..pairs).step_by(usize::try_from(size).unwrap_or(usize::MAX));
-        self.todo = starts
-            .map(|start| Work::Scan {
-                start,
-                end: (start + size).min(pairs),
-            })
-            .collect();
+        self.batches = Batches::default();
+        self.phase = Phase::Scanning(Box::new(Scanning::new(&self.problem, self.width, ceiling)));
     }
 
     fn merge_shard(
         &mut self,
-        range: std::ops::Range<u64>,
+        (range, end, ceiling): (std::ops::Range<u64>, u64, f32),
         entries: Vec<Entry>,
         counts: &Histogram,
     ) -> Result<(), String> {
-        let Phase::Scanning { band, histogram } = &mut self.phase else {
+        let Phase::Scanning(scanning) = &mut self.phase else {
             return Err("a shard was reported outside a scan".into());
         };
         if entries.iter().any(|entry| !range.contains(&entry.pair.0)) {
             return Err(format!("a worker reported pairs outside its shard {range:?}"));
         }
-        if counts.total() != range.end - range.start || counts.counts.len() != histogram.counts.len() {
-            return Err(format!("a worker counted {} pairs in shard {range:?}", counts.total()));
-        }
-        histogram.merge(counts);
         let asked = &self.problem.asked;
-        let new = entries.into_iter().filter(|entry| !asked.contains(&entry.pair));
-        new.for_each(|entry| band.insert(entry));
-        Ok(())
+        let new = entries
+            .into_iter()
+            .filter(|entry| asked.binary_search(&entry.pair).is_err());
+        let end = if self.problem.planted(Fault::DropRest) {
+            range.end
+        } else {
+            end
+        };
+        scanning.merge((range, end, ceiling), new, counts)
     }
 
     fn end_scan_when_done(&mut self, now: Duration) -> Result<Advance, String> {
-        if self.given > 0 || !self.todo.is_empty() {
+        let Phase::Scanning(scanning) = &mut self.phase else {
+            return Err("a scan ended that had not begun".into());
+        };
+        let trusts = self.problem.planted(Fault::TrustCeilings);
+        if !self.given.is_empty() || !scanning.is_cut_up() || (!trusts && scanning.mend()) {
             return Ok(Advance::More);
         }
-        let Phase::Scanning { band, histogram } = std::mem::replace(&mut self.phase, Phase::Calibrating) else {
+        let Phase::Scanning(scanning) = std::mem::replace(&mut self.phase, Phase::Calibrating(0.0)) else {
             return Err("a scan ended that had not begun".into());
         };
         self.scan_time += now.saturating_sub(self.phase_since);
         self.phase_since = now;
-        let (bound, cut) = (band.bound(), band.cut().unwrap_or(f32::INFINITY));
-        let entries = band.into_sorted();
-        let mut rescoring = Rescoring {
-            approximate: entries.iter().map(|e| (e.pair, e.score.score())).collect(),
-            histogram,
-            cut,
-            bound,
-            exact: Vec::new(),
-        };
+        let (entries, bound, cut, histogram) = scanning.end();
         if self.problem.exact {
-            rescoring.exact = entries;
-            return Ok(self.finish(rescoring, 0.0));
+            return Ok(self.finish(Rescoring::known(entries, cut, histogram), 0.0));
         }
-        let pairs: Vec<PairId> = entries.iter().map(|e| e.pair).collect();
-        self.rescore(&pairs);
-        self.phase = Phase::Rescoring(Box::new(rescoring));
+        self.batches = Batches::new(entries.iter().map(|entry| entry.pair).collect());
+        self.phase = Phase::Rescoring(Box::new(Rescoring::new(&entries, bound, cut, histogram)));
         Ok(Advance::More)
     }
 
     fn merge_exact(&mut self, pairs: &[PairId], entries: Vec<Entry>) -> Result<(), String> {
         let exact = match &mut self.phase {
             Phase::Rescoring(rescoring) => &mut rescoring.exact,
-            Phase::Sampling { exact } => exact,
-            Phase::Calibrating | Phase::Scanning { .. } => return Err("pairs were rescored outside a rescore".into()),
+            Phase::Sampling(exact) => exact,
+            Phase::Calibrating(_) | Phase::Scanning(_) => return Err("pairs were rescored outside a rescore".into()),
         };
         let answered: HashSet<PairId> = entries.iter().map(|e| e.pair).collect();
         if entries.len() != pairs.len() || !pairs.iter().all(|pair| answered.contains(pair)) {
@@ -338,22 +389,21 @@ impl Selecting {
     }
 
     fn end_rescore_when_done(&mut self, now: Duration) -> Result<Advance, String> {
-        if self.given > 0 || !self.todo.is_empty() {
+        if !self.given.is_empty() || !self.batches.is_empty() {
             return Ok(Advance::More);
         }
-        let rescoring = match std::mem::replace(&mut self.phase, Phase::Calibrating) {
+        let mut rescoring = match std::mem::replace(&mut self.phase, Phase::Calibrating(0.0)) {
             Phase::Rescoring(rescoring) => rescoring,
-            Phase::Sampling { exact } => {
+            Phase::Sampling(exact) => {
                 self.scan_time += now.saturating_sub(self.phase_since);
                 return Ok(self.finish_sample(exact));
             }
-            Phase::Calibrating | Phase::Scanning { .. } => return Err("a rescore ended that had not begun".into()),
+            Phase::Calibrating(_) | Phase::Scanning(_) => return Err("a rescore ended that had not begun".into()),
         };
         self.rescore_time += now.saturating_sub(self.phase_since);
         self.phase_since = now;
-        let difference = |entry: &Entry| (rescoring.approximate[&entry.pair] - entry.score.score()).abs();
-        let deviation = rescoring.exact.iter().map(difference).fold(0.0, f32::max);
-        let cut = kth_score(rescoring.exact.clone(), self.problem.k);
+        let deviation = rescoring.deviation();
+        let cut = rescoring.exact_cut(self.problem.k);
         match check_guard(rescoring.bound, rescoring.cut, cut, deviation) {
             Guard::Wide => Ok(self.finish(*rescoring, deviation)),
             Guard::TooNarrow(_) if self.scans >= MAX_SCANS => Err(format!(
@@ -370,16 +420,9 @@ impl Selecting {
     fn finish_sample(&mut self, exact: Vec<Entry>) -> Advance {
         let mut histogram = Histogram::new(self.problem.range);
         exact.iter().for_each(|entry| histogram.add(entry.score.score()));
-        let whole = Rescoring {
-            approximate: HashMap::new(),
-            histogram,
-            cut: f32::INFINITY,
-            bound: f32::INFINITY,
-            exact,
-        };
         // What was scanned was scored exactly.
         self.problem.exact = true;
-        self.finish(whole, 0.0)
+        self.finish(Rescoring::known(exact, None, histogram), 0.0)
     }
 
     fn finish(&mut self, rescoring: Rescoring, deviation: f32) -> Advance {
@@ -415,11 +458,6 @@ impl Selecting {
     }
 }
 
-fn kth_score(entries: Vec<Entry>, k: u64) -> f32 {
-    let winners = select(entries, usize::try_from(k).unwrap_or(usize::MAX));
-    winners.last().map_or(0.0, |e| e.score.score())
-}
-
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
@@ -429,73 +467,5 @@ fn name(work: &Work) -> &'static str {
         Work::Calibrate(_) => "a calibration",
         Work::Scan { .. } => "a scan",
         Work::Rescore(_) => "a rescore",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use stillhouse_core::Lambda;
-    use stillhouse_core::plan::Arm;
-    use stillhouse_core::score::{Acquisition, ScoreBits};
-
-    fn entry(pair: PairId) -> Entry {
-        Entry {
-            // Few values, so that ties are common.
-            score: ScoreBits::new((pair.0 * 31 % 50) as f32 / 50.0).expect("a number"),
-            pair,
-            lambda: Lambda::from_hundredths(50).expect("valid"),
-        }
-    }
-
-    fn sampled(pairs: &[PairId], k: u64) -> Selecting {
-        let student = Student::new(Arm::Active, 1);
-        let problem = Problem {
-            student,
-            scorer: Student::new(Arm::Active, 0),
-            k,
-            pairs: 1_000_000,
-            asked: HashSet::new(),
-            sample: Some(pairs.to_vec()),
-            exact: false,
-            range: Acquisition::LeastConfidence.range(10),
-            workers: 3,
-            calibration: Vec::new(),
-        };
-        Selecting::new(problem, Duration::ZERO)
-    }
-
-    proptest! {
-        #[test]
-        fn the_best_of_a_sample_are_chosen_in_whatever_order_it_is_scored(
-            pairs in prop::collection::hash_set(0_u64..1_000_000, 5_000..9_000), k in 1_u64..4_000,
-            order in prop::collection::vec((any::<bool>(), 0_usize..8), 0..40),
-        ) {
-            let pairs: Vec<PairId> = pairs.into_iter().map(PairId).collect();
-            let mut selecting = sampled(&pairs, k);
-            let (mut held, mut turns, mut found) = (Vec::new(), order.into_iter(), None);
-            while found.is_none() {
-                let (give_back, which) = turns.next().unwrap_or_default();
-                held.extend(selecting.next_work());
-                let work: Work = held.swap_remove(which % held.len());
-                if give_back {
-                    selecting.give_back(work);
-                    continue;
-                }
-                let Work::Rescore(pairs) = &work else { panic!("{work:?}") };
-                let report = Report::Rescored { entries: pairs.iter().map(|pair| entry(*pair)).collect() };
-                if let Advance::Selected(selection) = selecting.accept(&work, report, Duration::from_secs(2)).expect("fits") {
-                    found = Some(selection);
-                }
-            }
-            let found = found.expect("the loop ended");
-            let want = select(pairs.iter().map(|pair| entry(*pair)).collect(), k as usize);
-            let want: Vec<PairId> = want.iter().map(|entry| entry.pair).collect();
-            prop_assert_eq!(found.batch.iter().map(|c| c.pair).collect::<Vec<_>>(), want);
-            let scan = found.scan.expect("it was scored");
-            prop_assert_eq!((scan.histogram.total(), scan.scans, scan.rescored), (pairs.len() as u64, 1, 0));
-            prop_assert_eq!(scan.cut, *found.scores.last().expect("k is at least 1"));
-        }
     }
 }

@@ -14,7 +14,7 @@ use stillhouse_core::pool::Pairing;
 use stillhouse_core::selection::{GUARD_FACTOR, select};
 use stillhouse_core::{Acquisition, ImageSet, LambdaGrid, PairId, Pool};
 use stillhouse_student::device::{self, Wanted};
-use stillhouse_student::scoring::{ScanMode, Scorer, ScorerConfig};
+use stillhouse_student::scoring::{Keep, ScanMode, Scorer, ScorerConfig};
 use stillhouse_student::train::{Augmentation, EvaluationSet, Session, TrainConfig, Training, train};
 use stillhouse_student::{Head, Network, NetworkSpec, StudentError, export};
 use tch::Device;
@@ -266,13 +266,13 @@ fn scores_have_the_same_bits_for_any_threads_and_are_those_of_the_processor_but_
         let deviation = guarded.calibrate(&sample).unwrap();
         println!("{spec:?} {acquisition:?}: a scan strays by {deviation}");
         assert!(deviation > 0.0 && deviation < 0.05, "{spec:?}: {deviation}");
-        let scan = there.scan(0..1770, 1770, 0.0, f32::INFINITY, &mut go_on).unwrap();
+        let scan = there.scan(0..1770, Keep::best(1770, 0.0), &mut go_on).unwrap();
         let again = scorer(card, 3)
-            .scan(0..1770, 1770, 0.0, f32::INFINITY, &mut go_on)
+            .scan(0..1770, Keep::best(1770, 0.0), &mut go_on)
             .unwrap();
         assert_eq!(scan, again, "{spec:?}");
         let width = GUARD_FACTOR * deviation;
-        let band = guarded.scan(0..1770, 50, width, f32::INFINITY, &mut go_on).unwrap();
+        let band = guarded.scan(0..1770, Keep::best(50, width), &mut go_on).unwrap();
         let band: Vec<PairId> = band.entries.iter().map(|entry| entry.pair).collect();
         let chosen = select(guarded.rescore(&band).unwrap(), 50);
         assert_eq!(chosen, scan.entries[..50], "{spec:?}: guarded");

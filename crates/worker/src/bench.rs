@@ -16,7 +16,7 @@ use stillhouse_core::sampler::{Purpose, Stream};
 use stillhouse_core::score::Acquisition;
 use stillhouse_core::selection::{GUARD_FACTOR, select};
 use stillhouse_core::trace::{JobTrace, Stage};
-use stillhouse_student::scoring::{ScanMode, Scorer, ScorerConfig};
+use stillhouse_student::scoring::{Keep, ScanMode, Scorer, ScorerConfig};
 use stillhouse_student::train::{
     Augmentation, Init, OneLoss, Progress, Session, StepTimes, TrainConfig, Training, TransferSet,
 };
@@ -106,13 +106,8 @@ pub(crate) fn score(args: &BenchScoreArgs) -> anyhow::Result<()> {
         .collect();
     let deviation = if args.exact { 0.0 } else { fast.calibrate(&sample)? };
     let calibrated = begun.elapsed().as_secs_f64();
-    let scan = fast.scan(
-        range.clone(),
-        args.k,
-        GUARD_FACTOR * deviation,
-        f32::INFINITY,
-        &mut go_on,
-    )?;
+    let keep = Keep::best(args.k, GUARD_FACTOR * deviation);
+    let scan = fast.scan(range.clone(), keep, &mut go_on)?;
     let scanned = begun.elapsed().as_secs_f64();
     let band: Vec<PairId> = scan.entries.iter().map(|entry| entry.pair).collect();
     let chosen = if args.exact {
@@ -125,7 +120,7 @@ pub(crate) fn score(args: &BenchScoreArgs) -> anyhow::Result<()> {
     let share = (range.end - range.start) as f64 / pool.pairs() as f64;
     let charged = share * calibrated + (seconds - calibrated);
     let same = if args.verify {
-        let full = scorer(ScanMode::Exact)?.scan(range, args.k, 0.0, f32::INFINITY, &mut go_on)?;
+        let full = scorer(ScanMode::Exact)?.scan(range, Keep::best(args.k, 0.0), &mut go_on)?;
         Some(select(full.entries, args.k) == chosen)
     } else {
         None
@@ -311,7 +306,6 @@ pub(crate) fn account() -> anyhow::Result<()> {
     let place = Place::of(JobTrace::new(&[0; 32], 0).batch(Arm::Active, 1), Stage::Scoring);
     let command_ns = nanoseconds(|| {
         let mut span = place.span("scan", Kind::Internal);
-        span.set("stillhouse.worker", 1);
         span.set("stillhouse.pairs", 1_024);
         // Nothing can fail here.
         let _nothing = account::counted("scan", span, || Ok(()));

@@ -13,9 +13,9 @@ use stillhouse_core::pool::Pool;
 use stillhouse_core::sample::Sources;
 use stillhouse_core::trace::{JobTrace, Stage};
 use stillhouse_protocol::message::{Command, Welcome};
-use stillhouse_protocol::{Fence, FromWorker, Report, Student, WorkerId};
+use stillhouse_protocol::{Fence, FromWorker, Report, Student};
 use stillhouse_runtime::Secret;
-use stillhouse_student::scoring::{ScanMode, Scorer, ScorerConfig};
+use stillhouse_student::scoring::{Keep, ScanMode, Scorer, ScorerConfig};
 use stillhouse_student::{Head, Network, NetworkSpec, device, export};
 use stillhouse_trace::{Kind, Place, Span};
 use tch::Device;
@@ -25,14 +25,17 @@ use crate::account::counted;
 use crate::control::Control;
 use crate::training::UnderWay;
 
-/// Progress is told at most so often.
-const PROGRESS_EVERY: Duration = Duration::from_millis(200);
+/// Progress is told at most so often, and less often the longer a command takes, down to once a heartbeat: there may be
+/// thousands of workers.
+const PROGRESS_EVERY: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(3)];
+/// A long command tells of about so many steps.
+const PROGRESS_STEPS: u32 = 100;
 
 /// Everything the computing thread holds.
 pub(crate) struct Computer {
     pub(crate) job: Job,
-    /// What the traces of its batches are named after, and this worker in them.
-    trace: (JobTrace, WorkerId),
+    /// What the traces of its batches are named after.
+    trace: JobTrace,
     pub(crate) spec: NetworkSpec,
     pub(crate) seeds: Arc<ImageSet>,
     /// Images that were generated for the pool.
@@ -91,6 +94,8 @@ impl Site {
 pub(crate) struct Outbox {
     sender: mpsc::Sender<FromWorker>,
     last: Instant,
+    /// When the command under way began.
+    begun: Instant,
 }
 
 impl Outbox {
@@ -101,7 +106,9 @@ impl Outbox {
 
     /// Tells how far a command is, unless that was told a moment ago.
     pub(crate) fn progress(&mut self, fence: Fence, done: u64, total: u64, loss: f32) {
-        if self.last.elapsed() >= PROGRESS_EVERY {
+        let [least, most] = PROGRESS_EVERY;
+        let pause = (self.begun.elapsed() / PROGRESS_STEPS).clamp(least, most);
+        if self.last.elapsed() >= pause {
             self.last = Instant::now();
             self.send(FromWorker::Progress {
                 fence,
@@ -127,7 +134,7 @@ impl Computer {
         sender: mpsc::Sender<FromWorker>,
     ) -> anyhow::Result<Self> {
         let job = welcome.job().context("the coordinator's job")?;
-        let trace = (welcome.trace, welcome.worker);
+        let trace = welcome.trace;
         let (shape, classes) = (welcome.seeds.shape(), welcome.classes as usize);
         let spec = match &job.student {
             stillhouse_core::job::Student::Zoo(architecture) => match &job.spec.student.one {
@@ -156,6 +163,7 @@ impl Computer {
         let outbox = Outbox {
             sender,
             last: Instant::now(),
+            begun: Instant::now(),
         };
         let is_same =
             |known: &Self| known.job.digest() == job.digest() && known.spec == spec && *known.seeds == welcome.seeds;
@@ -203,7 +211,9 @@ impl Computer {
     /// Does what a command says and reports. A command that was overtaken is not reported on.
     pub(crate) fn obey(&mut self, fence: Fence, command: Command) {
         let metrics = stillhouse_metrics::worker();
-        let result = counted(name(&command), self.span(&command), || self.execute(fence, command));
+        self.outbox.begun = Instant::now();
+        let span = self.span(&command);
+        let result = counted(name(&command), span, || self.execute(fence, command));
         metrics.ranks.set(0.0);
         if self.control.goes_on(fence).is_break() {
             return;
@@ -240,9 +250,7 @@ impl Computer {
             }
             Command::Extend { .. } | Command::Generate(_) => (Arm::Active, 1, Stage::Generating),
         };
-        let (job, worker) = self.trace;
-        let mut span = Place::of(job.batch(arm, round), stage).span(name(command), Kind::Internal);
-        span.set("stillhouse.worker", worker.0 as i64);
+        let mut span = Place::of(self.trace.batch(arm, round), stage).span(name(command), Kind::Internal);
         match command {
             Command::Scan { start, end, .. } => span.set("stillhouse.pairs", (end - start) as i64),
             Command::Calibrate { pairs, .. } | Command::Rescore { pairs, .. } => {
@@ -296,19 +304,24 @@ impl Computer {
                 k,
                 width,
                 ceiling,
+                cap,
             } => {
                 let (control, mut outbox) = (self.control.clone(), self.outbox.clone());
                 let mut observe = |done: u64| -> ControlFlow<()> {
                     outbox.progress(fence, done, end - start, f32::NAN);
                     control.goes_on(fence)
                 };
-                let k = usize::try_from(k).unwrap_or(usize::MAX);
+                let keep = Keep {
+                    k: usize::try_from(k).unwrap_or(usize::MAX),
+                    width,
+                    ceiling,
+                    cap: usize::try_from(cap).unwrap_or(usize::MAX),
+                };
                 let lambdas = self.job.grid.lambdas().len() as u64;
-                let scan = self
-                    .scorer(student)?
-                    .scan(start..end, k, width, ceiling, &mut observe)?;
+                let scan = self.scorer(student)?.scan(start..end, keep, &mut observe)?;
                 stillhouse_metrics::worker().scored.inc_by(scan.scanned * lambdas);
                 Some(Report::Scanned {
+                    end: start + scan.scanned,
                     entries: scan.entries,
                     histogram: scan.histogram,
                 })

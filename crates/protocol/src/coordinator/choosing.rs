@@ -102,6 +102,8 @@ impl Coordinator {
             self.history.asked_pairs(student.arm, student.round)
         };
         let sample = self.settings.sample.map(|count| self.sample(student, count, &asked));
+        let mut asked: Vec<PairId> = asked.into_iter().collect();
+        asked.sort_unstable();
         Problem {
             student,
             scorer: Student::new(student.arm, student.round - 1),
@@ -114,8 +116,10 @@ impl Coordinator {
                 Some(stochastic) => stochastic.range(self.settings.acquisition, self.settings.classes),
                 None => self.settings.acquisition.range(self.settings.classes),
             },
-            workers: self.workers.len().clamp(1, self.settings.max_workers) as u64,
+            cutting: self.settings.cutting,
             calibration: calibration.collect(),
+            #[cfg(test)]
+            fault: self.fault,
         }
     }
 

@@ -24,8 +24,7 @@ impl Coordinator {
 
     /// Notes how far a training is: what gets on is not given up.
     pub(super) fn progress(&mut self, id: WorkerId, fence: Fence, done: u64) {
-        let is_current = |worker: &super::Worker| matches!(worker.busy, Some((current, _)) if current == fence);
-        if !self.workers.get(&id).is_some_and(is_current) {
+        if !self.awaits(id, fence) {
             return;
         }
         if let Stage::Training(wave) = &mut self.stage

@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use tokio::{
     io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf},
     net::{TcpStream, tcp::OwnedReadHalf},
@@ -16,7 +16,8 @@ use super::LinkError;
 /// Frames that may wait for the writer: enough to fill a write with small ones, few enough that a
 /// slow peer is felt at once by whoever sends.
 const QUEUED_FRAMES: usize = 32;
-/// What the writer gathers from small frames before it writes; a socket takes about as much.
+/// What the writer gathers from small frames before it writes; a socket takes about as much. A frame of this size is
+/// written from where it lies: many links may send the same bytes.
 const GATHERED_BYTES: usize = 128 << 10;
 /// Read at a time, at least.
 const READ_BYTES: usize = 16 << 10;
@@ -106,6 +107,12 @@ async fn write_all(
         let mut next = Some(first);
         while let Some(item) = next {
             match item {
+                Item::Frame(payload) if payload.len() >= GATHERED_BYTES => {
+                    // Bounded when it was sent, so its length fits.
+                    gathered.put_u32_le(payload.len() as u32);
+                    writer.write_all_buf(&mut gathered).await?;
+                    writer.write_all(&payload).await?;
+                }
                 Item::Frame(payload) => codec.encode(payload, &mut gathered)?,
                 Item::Flush(done) => flushes.push(done),
             }

@@ -5,8 +5,10 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use stillhouse_core::job::Determinism;
 use stillhouse_core::trace::JobTrace;
+use stillhouse_protocol::codec::CodecError;
 use stillhouse_protocol::message::{EvaluationData, PROTOCOL_VERSION, Welcome};
 use stillhouse_protocol::{FromWorker, ToWorker, WorkerId, codec};
 use stillhouse_runtime::link::{Connection, FrameReceiver, FrameSender};
@@ -67,8 +69,8 @@ pub enum LinkEvent {
 
 /// All workers' links.
 pub struct Links {
-    senders: HashMap<WorkerId, mpsc::Sender<Vec<u8>>>,
-    events: mpsc::Receiver<(LinkEvent, Option<mpsc::Sender<Vec<u8>>>)>,
+    senders: HashMap<WorkerId, mpsc::Sender<Bytes>>,
+    events: mpsc::Receiver<(LinkEvent, Option<mpsc::Sender<Bytes>>)>,
 }
 
 impl Links {
@@ -104,14 +106,17 @@ impl Links {
 
     /// Sends a message; a worker that does not take it will be reported lost.
     pub fn send(&mut self, worker: WorkerId, message: &ToWorker) {
-        let bytes = match codec::encode(message) {
-            Ok(bytes) => bytes,
+        match codec::encode(message) {
+            Ok(bytes) => self.send_encoded(worker, bytes.into()),
             Err(error) => {
                 tracing::error!(?worker, %error, "a message is too long to send");
                 self.senders.remove(&worker);
-                return;
             }
-        };
+        }
+    }
+
+    /// Sends what [`codec::encode`] made of a message; many workers may be sent the same bytes.
+    pub fn send_encoded(&mut self, worker: WorkerId, bytes: Bytes) {
         stillhouse_metrics::coordinator().link_sent.inc_by(bytes.len() as u64);
         if self
             .senders
@@ -134,28 +139,37 @@ impl Links {
 
 /// Says to each worker what the job is.
 pub struct Welcomer {
-    job: String,
-    trace: JobTrace,
-    classes: u32,
+    /// The same for all workers, who may come by the thousand.
+    greeting: Bytes,
     inputs: Arc<Inputs>,
-    is_under_tls: bool,
     /// Kinds of device of the workers that are there.
     devices: Mutex<HashMap<WorkerId, String>>,
 }
 
 impl Welcomer {
     /// For a job whose teacher knows `classes` classes. What goes between workers is under TLS where links are.
-    #[must_use]
-    pub fn new(inputs: Arc<Inputs>, trace: JobTrace, classes: u32, is_under_tls: bool) -> Self {
-        let job = serde_json::to_string(&inputs.job).expect("a job has only text keys");
-        Self {
-            job,
+    ///
+    /// # Errors
+    /// When the images are more than one message can hold.
+    pub fn new(inputs: Arc<Inputs>, trace: JobTrace, classes: u32, is_under_tls: bool) -> Result<Self, CodecError> {
+        let evaluation = inputs.evaluation.as_deref().map(|images| EvaluationData {
+            images: images.clone(),
+            labels: inputs.evaluation_labels.clone(),
+        });
+        let welcome = ToWorker::Welcome(Box::new(Welcome {
+            job: serde_json::to_string(&inputs.job).expect("a job has only text keys"),
             trace,
             classes,
+            module: inputs.module.to_vec(),
+            seeds: (*inputs.seeds).clone(),
+            evaluation,
+            is_ring_sealed: is_under_tls,
+        }));
+        Ok(Self {
+            greeting: codec::encode(&welcome)?.into(),
             inputs,
-            is_under_tls,
             devices: Mutex::default(),
-        }
+        })
     }
 
     /// Notes that a worker with this kind of device is there, until [`left`](Self::left). Refuses one
@@ -179,26 +193,9 @@ impl Welcomer {
         let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
         devices.remove(&worker);
     }
-
-    fn message(&self, worker: WorkerId) -> ToWorker {
-        let evaluation = self.inputs.evaluation.as_deref().map(|images| EvaluationData {
-            images: images.clone(),
-            labels: self.inputs.evaluation_labels.clone(),
-        });
-        ToWorker::Welcome(Box::new(Welcome {
-            worker,
-            job: self.job.clone(),
-            trace: self.trace,
-            classes: self.classes,
-            module: self.inputs.module.to_vec(),
-            seeds: (*self.inputs.seeds).clone(),
-            evaluation,
-            is_ring_sealed: self.is_under_tls,
-        }))
-    }
 }
 
-type Events = mpsc::Sender<(LinkEvent, Option<mpsc::Sender<Vec<u8>>>)>;
+type Events = mpsc::Sender<(LinkEvent, Option<mpsc::Sender<Bytes>>)>;
 
 async fn accept(mut workers: mpsc::Receiver<Connection>, welcome: Arc<Welcomer>, events: Events) {
     for id in 0.. {
@@ -221,10 +218,9 @@ async fn serve(worker: WorkerId, connection: Connection, welcome: Arc<Welcomer>,
             return refuse(&sender, reason).await;
         }
     };
-    let (commands, mut queued) = mpsc::channel::<Vec<u8>>(COMMANDS);
-    let greeting = codec::encode(&welcome.message(worker));
+    let (commands, mut queued) = mpsc::channel::<Bytes>(COMMANDS);
+    let greeting = welcome.greeting.clone();
     let writer = tokio::spawn(async move {
-        let Ok(greeting) = greeting else { return };
         if sender.send(greeting).await.is_err() {
             return;
         }
@@ -247,7 +243,7 @@ async fn serve(worker: WorkerId, connection: Connection, welcome: Arc<Welcomer>,
         tracing::warn!(%peer, reason, "a worker was refused");
         if let Ok(refusal) = codec::encode(&ToWorker::Refused { reason }) {
             // It may be gone already.
-            let _ = commands.send(refusal).await;
+            let _ = commands.send(refusal.into()).await;
         }
         drop(commands);
         let _ = writer.await;

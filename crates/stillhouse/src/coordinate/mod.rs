@@ -161,7 +161,12 @@ pub async fn run(
         }
         None => None,
     };
-    let welcomer = Welcomer::new(inputs.clone(), trace, classes, options.identity.is_some());
+    let is_under_tls = options.identity.is_some();
+    let welcomer = Welcomer::new(inputs.clone(), trace, classes, is_under_tls).map_err(|error| {
+        Failure::new(Kind::Usage, error)
+            .context("cannot send the images to workers")
+            .hint("set spec.images.take")
+    })?;
     let links = Links::serve(door.workers, welcomer);
     let (supervisor, children) = workers::spawn_workers(&options, &dir, near, &secret);
 

@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
 use serde_json::json;
 use stillhouse_core::key::Fingerprint;
 use stillhouse_core::trace::JobTrace;
@@ -19,7 +20,7 @@ use stillhouse_ledger::Ledger;
 use stillhouse_protocol::message::{Command, Fence, TrainCommand};
 use stillhouse_protocol::{
     Action, AskOutcome, Coordinator, Durable, Effects, Event, FromWorker, JobFailure, Report, Student, ToWorker,
-    Transition, WorkerId,
+    Transition, WorkerId, codec,
 };
 use tokio::sync::mpsc;
 
@@ -88,6 +89,8 @@ pub struct Shell {
     /// When watchers were last shown what goes on, and which stage of whose round it was.
     shown: Option<(Instant, Option<Student>, Stage)>,
     checkpoints: Option<Checkpoints>,
+    /// The weights that workers were last sent, as a message.
+    weights: Option<(Fence, Bytes)>,
     /// The training under way.
     training: Option<TrainingId>,
     /// Workers that have taken part in it, and are there.
@@ -169,6 +172,7 @@ impl Shell {
             window: parts.window,
             shown: None,
             checkpoints: parts.checkpoints,
+            weights: None,
             training: None,
             trainers: BTreeSet::new(),
             trains: None,
@@ -252,7 +256,7 @@ impl Shell {
     async fn heard(&mut self, worker: WorkerId, message: FromWorker) -> Result<(), Failure> {
         match message {
             FromWorker::Progress { fence, done, total, .. } => {
-                let reading = self.meter.progress(fence, done, total);
+                let reading = self.meter.progress(worker, fence, done, total);
                 reading.show(&self.bars);
                 self.show_reading(reading);
                 if !self.coordinator.is_training(fence) {
@@ -279,7 +283,9 @@ impl Shell {
                         json!({ "worker": worker.0, "retry": retry, "cause": cause }),
                     );
                 }
-                let reading = self.meter.done(fence);
+                let counts = self.coordinator.awaits(worker, fence);
+                let pairs = if counts { scored(&report) } else { 0 };
+                let reading = self.meter.done(worker, fence, pairs);
                 reading.show(&self.bars);
                 self.show_reading(reading);
                 self.handle(Event::Reported { worker, fence, report }).await
@@ -345,10 +351,7 @@ impl Shell {
     async fn perform(&mut self, action: Action, training: &mut Option<TrainCommand>) -> Result<(), Failure> {
         match action {
             Action::Ask { student, samples } => self.ask(student, samples),
-            Action::Load { worker, fence, student } => {
-                let weights = self.dir.weights(student)?;
-                self.send(worker, fence, Command::Load { student, weights });
-            }
+            Action::Load { worker, fence, student } => self.load(worker, fence, student)?,
             Action::Extend { worker, fence } => {
                 if let Some(generated) = self.inputs.generated.get().cloned() {
                     self.send(worker, fence, Command::Extend { generated });
@@ -400,6 +403,22 @@ impl Shell {
         Ok(())
     }
 
+    /// Sends a student's weights, read and encoded once for all workers.
+    fn load(&mut self, worker: WorkerId, fence: Fence, student: Student) -> Result<(), Failure> {
+        let bytes = match &self.weights {
+            Some((of, bytes)) if *of == fence => bytes.clone(),
+            _ => {
+                let weights = self.dir.weights(student)?;
+                let command = Command::Load { student, weights };
+                let encoded = codec::encode(&ToWorker::Command { fence, command });
+                encoded.map_err(|error| Failure::new(Kind::Internal, error))?.into()
+            }
+        };
+        self.weights = Some((fence, bytes.clone()));
+        self.links.send_encoded(worker, bytes);
+        Ok(())
+    }
+
     fn send(&mut self, worker: WorkerId, fence: Fence, command: Command) {
         self.links.send(worker, &ToWorker::Command { fence, command });
     }
@@ -438,6 +457,19 @@ impl Shell {
     #[must_use]
     pub fn into_parts(self) -> (JobDir, Ledger, Arc<Inputs>, ProgressBars) {
         (self.dir, self.ledger, self.inputs, self.bars)
+    }
+}
+
+/// Pairs that were scored.
+fn scored(report: &Report) -> u64 {
+    match report {
+        Report::Scanned { histogram, .. } => histogram.total(),
+        Report::Rescored { entries } => entries.len() as u64,
+        Report::Trained { .. }
+        | Report::Generated { .. }
+        | Report::Calibrated { .. }
+        | Report::Exported { .. }
+        | Report::Failed { .. } => 0,
     }
 }
 

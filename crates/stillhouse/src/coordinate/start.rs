@@ -7,6 +7,7 @@ use stillhouse_core::job::{OnAmbiguous, Restart, Scan, WorkersSpec};
 use stillhouse_core::key::hex;
 use stillhouse_ledger::{Genesis, Ledger, LedgerError};
 use stillhouse_protocol::history::StoppingRule;
+use stillhouse_protocol::selecting::Cutting;
 use stillhouse_protocol::{History, Settings, Transition};
 use stillhouse_teacher::{ConnectError, Teacher, TeacherInfo};
 use tokio_util::sync::CancellationToken;
@@ -156,6 +157,7 @@ pub(super) fn settings(inputs: &Inputs, classes: u32, options: &Options) -> Sett
         stochastic: job.spec.acquisition.stochastic,
         sample: job.spec.acquisition.sample,
         exact_scan: job.spec.acquisition.scan == Scan::Exact,
+        cutting: Cutting::default(),
         warm: job.spec.training.restart == Restart::Warm,
         seed: job.spec.training.seed,
         classes: classes as usize,

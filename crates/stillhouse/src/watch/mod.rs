@@ -60,7 +60,7 @@ pub struct Now {
 pub struct ScanSight {
     /// How many pairs have which score so far.
     pub histogram: Histogram,
-    /// Score of the last candidate that would be chosen if the rest were worse; none before there are enough.
+    /// About the score of the last candidate that will be chosen, as far as what was scanned can tell.
     pub cut: Option<f32>,
 }
 

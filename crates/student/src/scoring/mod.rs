@@ -35,7 +35,7 @@ mod agreement;
 mod tests;
 
 pub use error::ScoringError;
-pub use scorer::{Scan, ScanMode, Scorer, ScorerConfig};
+pub use scorer::{Keep, Scan, ScanMode, Scorer, ScorerConfig};
 
 use stillhouse_core::score::Acquisition;
 use stillhouse_core::selection::Entry;

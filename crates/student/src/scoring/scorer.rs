@@ -1,6 +1,6 @@
 //! Scan, calibrate, rescore: what a worker does with a shard of the pool.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
@@ -54,16 +54,79 @@ pub struct ScorerConfig {
     pub device: Device,
 }
 
+/// What a scan keeps of the pairs that it scores.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Keep {
+    /// Pairs up to the `k`-th best plus `width` are kept.
+    pub k: usize,
+    /// Guard width, in score units; 0 for an exact scan.
+    pub width: f32,
+    /// Scores above this are of no interest (`f32::INFINITY` when nothing is known from other ranges).
+    pub ceiling: f32,
+    /// Kept pairs after which the scan ends before its range does.
+    pub cap: usize,
+}
+
+impl Keep {
+    /// Pairs up to the `k`-th best plus `width`, however many.
+    #[must_use]
+    pub fn best(k: usize, width: f32) -> Self {
+        Self {
+            k,
+            width,
+            ceiling: f32::INFINITY,
+            cap: usize::MAX,
+        }
+    }
+}
+
 /// What a scan of a range of pairs found.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scan {
-    /// Every pair of the range whose scanned score is at most the ceiling and at most the k-th
-    /// best of the range plus the width, in order of (score, pair).
+    /// Every pair scanned whose scanned score is at most the ceiling and at most the k-th
+    /// best of them plus the width, in order of (score, pair).
     pub entries: Vec<Entry>,
-    /// Scanned scores of all pairs of the range.
+    /// Scanned scores of all pairs scanned.
     pub histogram: Histogram,
-    /// Pairs scanned.
+    /// Pairs scanned, from the start of the range on: all of it, unless more than the cap were to be kept.
     pub scanned: u64,
+}
+
+/// A scan under way. Chunks come in any order and are taken in in order of position, so that where a capped scan ends
+/// does not depend on threads.
+struct Scanning {
+    band: Band,
+    histogram: Histogram,
+    scanned: u64,
+    cap: usize,
+    /// Chunks whose turn has not come, by position.
+    early: BTreeMap<u64, Chunk>,
+}
+
+impl Scanning {
+    fn new(keep: Keep, range: (f32, f32)) -> Self {
+        Self {
+            band: Band::new(keep.k, keep.width, keep.ceiling),
+            histogram: Histogram::new(range),
+            scanned: 0,
+            cap: keep.cap,
+            early: BTreeMap::new(),
+        }
+    }
+
+    /// Takes in what has come up to now; breaks once more than the cap are kept.
+    fn take(&mut self, chunk: Chunk) -> ControlFlow<()> {
+        self.early.insert(chunk.start, chunk);
+        while let Some(chunk) = self.early.remove(&self.scanned) {
+            self.scanned += chunk.pairs;
+            self.histogram.merge(&chunk.histogram);
+            chunk.entries.into_iter().for_each(|entry| self.band.insert(entry));
+            if self.band.exceeds(self.cap) {
+                return ControlFlow::Break(());
+            }
+        }
+        ControlFlow::Continue(())
+    }
 }
 
 /// Scores pairs of one pool with one student. Memory does not depend on the number of
@@ -216,8 +279,8 @@ impl Scorer {
         matches!(self.approximate, Approximations::None)
     }
 
-    /// Scans the pairs `range` and keeps those up to the `k`-th best plus `width`, and up to
-    /// `ceiling` (`f32::INFINITY` when nothing is known from other shards). `observer` hears how
+    /// Scans the pairs `range`, or as many of them as it takes to `keep` more than the cap (then at least one, and up to
+    /// a chunk's pairs more than the cap are kept). `observer` hears how
     /// many pairs are done and may break off. The result is a function of the arguments, the
     /// student and the pool: threads and timing do not change it. (Another cut of the same pairs
     /// into ranges may change the last bits of scanned scores where the scan is libtorch's frozen
@@ -229,9 +292,7 @@ impl Scorer {
     pub fn scan(
         &mut self,
         range: Range<u64>,
-        k: usize,
-        width: f32,
-        ceiling: f32,
+        keep: Keep,
         observer: &mut dyn FnMut(u64) -> ControlFlow<()>,
     ) -> Result<Scan, ScoringError> {
         if range.end > self.pool.candidates() {
@@ -240,22 +301,25 @@ impl Scorer {
                 pairs: self.pool.candidates(),
             });
         }
-        let mut band = Band::new(k, width, ceiling);
-        let bound = Bound::new(ceiling);
-        let mut scanned = 0;
+        let mut scanning = Scanning::new(keep, self.range);
+        let bound = Bound::new(keep.ceiling);
+        let mut stopped = ControlFlow::Continue(());
         let consume = |chunk: Chunk| {
-            scanned += chunk.pairs;
-            chunk.entries.into_iter().for_each(|entry| band.insert(entry));
-            bound.set(band.bound());
-            observer(scanned)
+            let full = scanning.take(chunk);
+            bound.set(scanning.band.bound());
+            stopped = observer(scanning.scanned);
+            if stopped.is_break() { stopped } else { full }
         };
         let pairs = |at| PairId(range.start + at);
         let total = range.end.saturating_sub(range.start);
-        let histogram = self.walk(!self.scans_exactly(), &pairs, total, &bound, consume)?;
+        self.walk(!self.scans_exactly(), &pairs, total, &bound, consume)?;
+        if stopped.is_break() {
+            return Err(ScoringError::Stopped);
+        }
         Ok(Scan {
-            entries: band.into_sorted(),
-            histogram,
-            scanned,
+            entries: scanning.band.into_sorted(),
+            histogram: scanning.histogram,
+            scanned: scanning.scanned,
         })
     }
 
@@ -312,7 +376,7 @@ impl Scorer {
         total: u64,
         bound: &Bound,
         consume: impl FnMut(Chunk) -> ControlFlow<()>,
-    ) -> Result<Histogram, ScoringError> {
+    ) -> Result<(), ScoringError> {
         let plan = Walk {
             sources: Sources {
                 seeds: &self.seeds,

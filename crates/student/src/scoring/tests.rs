@@ -10,7 +10,7 @@ use stillhouse_collective::Local;
 use stillhouse_core::job::{Architecture, Mixing, Optimizer, Schedule};
 use stillhouse_core::mix::mix_into;
 use stillhouse_core::pool::Pairing;
-use stillhouse_core::selection::{Band, Entry, GUARD_FACTOR, Guard, check_guard, select};
+use stillhouse_core::selection::{Band, Entry, GUARD_FACTOR, Guard, Histogram, check_guard, select};
 use stillhouse_core::stochastic::Stochastic;
 use stillhouse_core::{Acquisition, ImageSet, ImageShape, LambdaGrid, PairId, Pool};
 use tch::{Device, Tensor};
@@ -147,7 +147,7 @@ fn scorer_config(images: ImageSet, scan: ScanMode, threads: usize, acquisition: 
 fn scan_all(scorer: &mut Scorer, k: usize, width: f32) -> Scan {
     let range = 0..scorer.pool().candidates();
     scorer
-        .scan(range, k, width, f32::INFINITY, &mut |_| ControlFlow::Continue(()))
+        .scan(range, Keep::best(k, width), &mut |_| ControlFlow::Continue(()))
         .expect("scans")
 }
 
@@ -355,13 +355,54 @@ fn the_entries_are_all_pairs_up_to_the_bound_however_the_range_is_cut() {
             let mut band = Band::new(k, width, f32::INFINITY);
             let mut counts = 0;
             for range in cuts.windows(2).map(|cut| cut[0]..cut[1]) {
-                let scan = scorer.scan(range, k, width, band.bound(), &mut |_| ControlFlow::Continue(()));
+                let keep = Keep {
+                    ceiling: band.bound(),
+                    ..Keep::best(k, width)
+                };
+                let scan = scorer.scan(range, keep, &mut |_| ControlFlow::Continue(()));
                 let scan = scan.expect("scans");
                 counts += scan.histogram.total();
                 scan.entries.into_iter().for_each(|entry| band.insert(entry));
             }
             assert_eq!(counts, pairs);
             assert_eq!(band.into_sorted(), want, "{mode:?} {cuts:?}");
+        }
+    }
+}
+
+#[test]
+fn capped_scans_one_after_another_find_what_one_without_a_cap_finds_whatever_the_threads() {
+    let (k, width) = (60, 0.02);
+    for mode in [ScanMode::Exact, ScanMode::Guarded] {
+        let mut scorer = Trained::digits().scorer(80, mode, 2, Acquisition::Margin);
+        let mut alone = Trained::digits().scorer(80, mode, 1, Acquisition::Margin);
+        let whole = scan_all(&mut scorer, k, width);
+        for cap in [0, 30, 500] {
+            let mut band = Band::new(k, width, f32::INFINITY);
+            let (mut at, mut parts, mut histogram) = (0, 0, Histogram::new(Acquisition::Margin.range(10)));
+            while at < whole.scanned {
+                let keep = Keep {
+                    cap,
+                    ceiling: band.bound(),
+                    ..Keep::best(k, width)
+                };
+                let mut go_on = |_| ControlFlow::Continue(());
+                let scan = scorer.scan(at..whole.scanned, keep, &mut go_on).expect("scans");
+                let same = alone.scan(at..whole.scanned, keep, &mut go_on).expect("scans");
+                assert_eq!(scan, same, "{mode:?} {cap}");
+                assert_eq!(scan.histogram.total(), scan.scanned);
+                assert!(
+                    scan.scanned > 0 && scan.entries.len() <= cap + 256,
+                    "{}",
+                    scan.entries.len()
+                );
+                (at, parts) = (at + scan.scanned, parts + 1);
+                histogram.merge(&scan.histogram);
+                scan.entries.into_iter().for_each(|entry| band.insert(entry));
+            }
+            assert!(parts > 1 || cap == 500, "cap {cap} cuts nothing");
+            assert_eq!(histogram, whole.histogram);
+            assert_eq!(band.into_sorted(), whole.entries, "{mode:?} {cap}");
         }
     }
 }
@@ -479,7 +520,7 @@ fn what_does_not_fit_is_refused() {
     );
     assert!(error(&config, b"no weights").contains("the student cannot score"));
     let mut scorer = digits.scorer(10, ScanMode::Exact, 1, Acquisition::Margin);
-    let scan = scorer.scan(40..46, 1, 0.0, 1.0, &mut |_| ControlFlow::Continue(()));
+    let scan = scorer.scan(40..46, Keep::best(1, 0.0), &mut |_| ControlFlow::Continue(()));
     assert_eq!(
         scan.expect_err("45 pairs").to_string(),
         "pair 45 is not one of the pool's 45"
@@ -507,7 +548,7 @@ fn a_diverged_student_is_found_out() {
         let config = scorer_config(images, mode, 1, Acquisition::LeastConfidence);
         assert!(Scorer::new(&digits.spec, &with_weight(f64::NAN), &config).is_err());
         let mut scorer = Scorer::new(&digits.spec, &with_weight(3e38), &config).expect("finite");
-        let scan = scorer.scan(0..3, 1, 0.0, 1.0, &mut |_| ControlFlow::Continue(()));
+        let scan = scorer.scan(0..3, Keep::best(1, 0.0), &mut |_| ControlFlow::Continue(()));
         let error = scan.expect_err("infinite activations");
         assert!(matches!(error, ScoringError::Diverged { .. }), "{mode:?} {error}");
     }
@@ -518,17 +559,17 @@ fn the_observer_hears_of_every_pair_and_may_break_off() {
     let mut scorer = Trained::digits().scorer(60, ScanMode::Guarded, 2, Acquisition::LeastConfidence);
     let mut heard = Vec::new();
     let pairs = scorer.pool().pairs();
-    let scan = scorer.scan(0..pairs, 5, 0.0, 1.0, &mut |done| {
+    let scan = scorer.scan(0..pairs, Keep::best(5, 0.0), &mut |done| {
         heard.push(done);
         ControlFlow::Continue(())
     });
     assert_eq!(scan.expect("scans").scanned, pairs);
     assert!(heard.is_sorted() && heard.last() == Some(&pairs), "{heard:?}");
-    let stopped = scorer.scan(0..pairs, 5, 0.0, 1.0, &mut |_| ControlFlow::Break(()));
+    let stopped = scorer.scan(0..pairs, Keep::best(5, 0.0), &mut |_| ControlFlow::Break(()));
     assert!(matches!(stopped, Err(ScoringError::Stopped)));
     assert!(
         scorer
-            .scan(3..3, 5, 0.0, 1.0, &mut |_| ControlFlow::Break(()))
+            .scan(3..3, Keep::best(5, 0.0), &mut |_| ControlFlow::Break(()))
             .expect("nothing")
             .entries
             .is_empty()

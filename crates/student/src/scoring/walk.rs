@@ -62,6 +62,8 @@ pub(super) struct Chunk {
     pub(super) pairs: u64,
     /// Its entries up to the bound, in order of position.
     pub(super) entries: Vec<Entry>,
+    /// Scores of all its pairs.
+    pub(super) histogram: Histogram,
 }
 
 /// State that the threads of a walk share.
@@ -72,13 +74,12 @@ struct Shared<'a> {
 }
 
 /// Scores every pair once, one thread for each of `scorers`, and calls `consume` on this thread
-/// for each chunk, in no particular order, until it breaks. Answers with the histogram of all
-/// scores.
+/// for each chunk, in no particular order, until it breaks.
 pub(super) fn walk<S: PairScorer + Send>(
     scorers: Vec<&mut S>,
     walk: Walk<'_>,
     mut consume: impl FnMut(Chunk) -> ControlFlow<()>,
-) -> Result<Histogram, ScoringError> {
+) -> Result<(), ScoringError> {
     let shared = Shared::new(walk);
     let (sender, receiver) = sync_channel(WAITING_CHUNKS * scorers.len().max(1));
     scope(|scope| {
@@ -97,11 +98,12 @@ pub(super) fn walk<S: PairScorer + Send>(
         shared.stop.store(true, Ordering::Relaxed);
         // Unblocks threads that wait for room.
         drop(receiver);
-        let histogram = join(threads, shared.walk.range);
+        let ended = join(threads);
         match failure {
             Some(error) => Err(error),
-            None if broken => histogram.and(Err(ScoringError::Stopped)),
-            None => histogram,
+            // What was scored beyond what was wanted is of no interest, and so is its failure.
+            None if broken => Ok(()),
+            None => ended,
         }
     })
 }
@@ -112,16 +114,15 @@ pub(super) fn walk_here<S: PairScorer>(
     scorer: &mut S,
     walk: Walk<'_>,
     mut consume: impl FnMut(Chunk) -> ControlFlow<()>,
-) -> Result<Histogram, ScoringError> {
+) -> Result<(), ScoringError> {
     let _inference = InferenceMode::enter();
     let shared = Shared::new(walk);
-    let mut histogram = Histogram::new(walk.range);
     while let Some(start) = shared.next::<S>() {
-        if consume(shared.chunk(scorer, start, &mut histogram)?).is_break() {
-            return Err(ScoringError::Stopped);
+        if consume(shared.chunk(scorer, start)?).is_break() {
+            break;
         }
     }
-    Ok(histogram)
+    Ok(())
 }
 
 fn add(noise: &Noise, entry: &mut Entry) -> Result<(), ScoringError> {
@@ -131,21 +132,15 @@ fn add(noise: &Noise, entry: &mut Entry) -> Result<(), ScoringError> {
 }
 
 /// Waits for every thread; the first error in order of threads wins.
-fn join(
-    threads: Vec<ScopedJoinHandle<'_, Result<Histogram, ScoringError>>>,
-    range: (f32, f32),
-) -> Result<Histogram, ScoringError> {
-    let mut total = Ok(Histogram::new(range));
+fn join(threads: Vec<ScopedJoinHandle<'_, Result<(), ScoringError>>>) -> Result<(), ScoringError> {
+    let mut ended = Ok(());
     for thread in threads {
         let result = thread
             .join()
             .unwrap_or_else(|_| Err(ScoringError::Thread("a scoring thread panicked".to_owned())));
-        total = total.and_then(|mut total| {
-            total.merge(&result?);
-            Ok(total)
-        });
+        ended = ended.and(result);
     }
-    total
+    ended
 }
 
 impl<'a> Shared<'a> {
@@ -164,28 +159,22 @@ impl<'a> Shared<'a> {
     }
 
     /// One thread: chunk after chunk. An error stops the others too.
-    fn run<S: PairScorer>(&self, scorer: &mut S, sender: &SyncSender<Chunk>) -> Result<Histogram, ScoringError> {
+    fn run<S: PairScorer>(&self, scorer: &mut S, sender: &SyncSender<Chunk>) -> Result<(), ScoringError> {
         compute_alone();
         let _inference = InferenceMode::enter();
-        let mut histogram = Histogram::new(self.walk.range);
         while !self.stop.load(Ordering::Relaxed) {
             let Some(start) = self.next::<S>() else { break };
-            let chunk = self.chunk(scorer, start, &mut histogram).inspect_err(|_| {
+            let chunk = self.chunk(scorer, start).inspect_err(|_| {
                 self.stop.store(true, Ordering::Relaxed);
             })?;
             if sender.send(chunk).is_err() {
                 break;
             }
         }
-        Ok(histogram)
+        Ok(())
     }
 
-    fn chunk<S: PairScorer>(
-        &self,
-        scorer: &mut S,
-        start: u64,
-        histogram: &mut Histogram,
-    ) -> Result<Chunk, ScoringError> {
+    fn chunk<S: PairScorer>(&self, scorer: &mut S, start: u64) -> Result<Chunk, ScoringError> {
         let end = self.walk.total.min(start + S::CHUNK_PAIRS);
         let pairs: Result<Vec<Pair<'_>>, ScoringError> = (start..end).map(|at| self.pair(at)).collect();
         let mut entries = Vec::with_capacity((end - start) as usize);
@@ -193,6 +182,7 @@ impl<'a> Shared<'a> {
         if let Some(noise) = &self.walk.noise {
             entries.iter_mut().try_for_each(|entry| add(noise, entry))?;
         }
+        let mut histogram = Histogram::new(self.walk.range);
         entries.iter().for_each(|entry| histogram.add(entry.score.score()));
         let bound = self.walk.bound.get();
         entries.retain(|entry| entry.score.score() <= bound);
@@ -200,6 +190,7 @@ impl<'a> Shared<'a> {
             start,
             pairs: end - start,
             entries,
+            histogram,
         })
     }
 

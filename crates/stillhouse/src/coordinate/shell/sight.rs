@@ -111,8 +111,9 @@ impl Shell {
         self.shown = Some((now, student, stage));
         let workers = self.coordinator.workers() as u32;
         measure::crew(self.coordinator.crew().map(|(_, occupation)| occupation));
-        let crew: Vec<(u64, String)> = (self.coordinator.crew())
-            .map(|(worker, occupation)| (worker.0, words(occupation)))
+        // In order of workers, of whom there may be thousands.
+        let crew: Vec<(u64, Occupation)> = (self.coordinator.crew())
+            .map(|(worker, occupation)| (worker.0, occupation))
             .collect();
         let scan = self.coordinator.scan().map(|(histogram, cut)| ScanSight {
             histogram: histogram.clone(),
@@ -129,9 +130,9 @@ impl Shell {
                 total,
                 workers,
             });
-            for (worker, does) in crew {
-                if let Some(known) = now.workers.iter_mut().find(|known| known.worker == worker) {
-                    known.does = does;
+            for known in &mut now.workers {
+                if let Ok(at) = crew.binary_search_by_key(&known.worker, |(worker, _)| *worker) {
+                    known.does = words(crew[at].1);
                 }
             }
         });
