@@ -11,6 +11,7 @@ use tokio::{
 use tokio_util::codec::{Decoder, Encoder, LengthDelimitedCodec};
 
 use super::LinkError;
+use super::strain::Strain;
 
 /// Frames that may wait for the writer: enough to fill a write with small ones, few enough that a
 /// slow peer is felt at once by whoever sends.
@@ -38,10 +39,15 @@ enum Item {
 
 impl FrameSender {
     /// Starts the writer, a task that ends with the link or with the last sender.
-    pub(super) fn new(writer: OwnedWriteHalf, peer: SocketAddr, max_frame_bytes: usize) -> FrameSender {
+    pub(super) fn new(
+        writer: OwnedWriteHalf,
+        peer: SocketAddr,
+        max_frame_bytes: usize,
+        strain: Strain,
+    ) -> FrameSender {
         let (queue, items) = mpsc::channel(QUEUED_FRAMES);
         tokio::spawn(async move {
-            if let Err(error) = write_all(items, writer, codec(max_frame_bytes)).await {
+            if let Err(error) = write_all(items, writer, codec(max_frame_bytes), strain).await {
                 tracing::debug!(%peer, %error, "lost a link while sending");
             }
         });
@@ -94,11 +100,18 @@ async fn write_all(
     mut items: mpsc::Receiver<Item>,
     mut writer: OwnedWriteHalf,
     mut codec: LengthDelimitedCodec,
+    mut strain: Strain,
 ) -> io::Result<()> {
     let mut gathered = BytesMut::new();
     let mut flushes = Vec::new();
-    while let Some(first) = items.recv().await {
-        let mut next = Some(first);
+    loop {
+        let mut next = tokio::select! {
+            first = items.recv() => first,
+            cut = strain.is_cut() => return Err(cut),
+        };
+        if next.is_none() {
+            return writer.shutdown().await;
+        }
         while let Some(item) = next {
             match item {
                 Item::Frame(payload) => codec.encode(payload, &mut gathered)?,
@@ -110,7 +123,11 @@ async fn write_all(
                 None
             };
         }
-        writer.write_all_buf(&mut gathered).await?;
+        strain.pass().await?;
+        tokio::select! {
+            written = writer.write_all_buf(&mut gathered) => written?,
+            cut = strain.is_cut() => return Err(cut),
+        }
         for done in flushes.drain(..) {
             // Whoever asked may have stopped waiting.
             let _ = done.send(());
@@ -119,7 +136,6 @@ async fn write_all(
             gathered = BytesMut::new();
         }
     }
-    writer.shutdown().await
 }
 
 /// The receiving direction.
@@ -130,16 +146,23 @@ pub struct FrameReceiver {
     codec: LengthDelimitedCodec,
     peer: SocketAddr,
     max_frame_bytes: usize,
+    strain: Strain,
 }
 
 impl FrameReceiver {
-    pub(super) fn new(reader: OwnedReadHalf, peer: SocketAddr, max_frame_bytes: usize) -> FrameReceiver {
+    pub(super) fn new(
+        reader: OwnedReadHalf,
+        peer: SocketAddr,
+        max_frame_bytes: usize,
+        strain: Strain,
+    ) -> FrameReceiver {
         FrameReceiver {
             reader,
             buffer: BytesMut::new(),
             codec: codec(max_frame_bytes),
             peer,
             max_frame_bytes,
+            strain,
         }
     }
 
@@ -163,7 +186,12 @@ impl FrameReceiver {
                 return Ok(Some(frame.freeze()));
             }
             self.buffer.reserve(READ_BYTES);
-            if self.reader.read_buf(&mut self.buffer).await.map_err(lost)? == 0 {
+            self.strain.pass().await.map_err(lost)?;
+            let read = tokio::select! {
+                read = self.reader.read_buf(&mut self.buffer) => read,
+                cut = self.strain.is_cut() => Err(cut),
+            };
+            if read.map_err(lost)? == 0 {
                 let ended = self.codec.decode_eof(&mut self.buffer).map_err(lost)?;
                 return Ok(ended.map(BytesMut::freeze));
             }

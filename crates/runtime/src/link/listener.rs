@@ -25,6 +25,7 @@ pub struct Listener {
     secret: Secret,
     max_frame_bytes: fn(Purpose) -> usize,
     unproved: JoinSet<Result<Connection, LinkError>>,
+    is_reined: bool,
 }
 
 impl Listener {
@@ -45,7 +46,15 @@ impl Listener {
             secret,
             max_frame_bytes,
             unproved: JoinSet::new(),
+            is_reined: false,
         })
+    }
+
+    /// Holds [`Reins`](super::Reins) of every link from now on, so that a job can be tried.
+    #[must_use]
+    pub fn reined(mut self) -> Listener {
+        self.is_reined = true;
+        self
     }
 
     /// Returns the address with the port that was chosen.
@@ -96,11 +105,12 @@ impl Listener {
     }
 
     fn examine(&mut self, mut stream: TcpStream, peer: SocketAddr) {
-        let (secret, max_frame_bytes) = (self.secret.clone(), self.max_frame_bytes);
+        let (secret, max_frame_bytes, is_reined) = (self.secret.clone(), self.max_frame_bytes, self.is_reined);
         self.unproved.spawn(async move {
             prepare(&mut stream).map_err(|source| LinkError::Lost { peer, source })?;
             let purpose = handshake::admit(&mut stream, peer, &secret, HANDSHAKE_DEADLINE).await?;
-            Ok(Connection::new(stream, peer, purpose, max_frame_bytes(purpose)))
+            let max_frame_bytes = max_frame_bytes(purpose);
+            Ok(Connection::new(stream, peer, purpose, max_frame_bytes, is_reined))
         });
     }
 }

@@ -26,6 +26,7 @@
 mod frame;
 mod handshake;
 mod listener;
+mod strain;
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -35,7 +36,9 @@ use tokio::net::{TcpStream, ToSocketAddrs};
 pub use self::{
     frame::{FrameReceiver, FrameSender},
     listener::Listener,
+    strain::Reins,
 };
+use self::strain::Strain;
 use crate::secret::Secret;
 
 /// How long the handshake may take.
@@ -53,6 +56,8 @@ pub enum Purpose {
     Gateway,
     /// The connector looks on.
     Watcher,
+    /// The connector disturbs the job on purpose, where the listener's job is there to be disturbed.
+    Tormentor,
 }
 
 impl Purpose {
@@ -61,11 +66,12 @@ impl Purpose {
             Self::Worker => b'W',
             Self::Gateway => b'G',
             Self::Watcher => b'V',
+            Self::Tormentor => b'X',
         }
     }
 
     fn of_letter(letter: u8) -> Option<Self> {
-        [Self::Worker, Self::Gateway, Self::Watcher]
+        [Self::Worker, Self::Gateway, Self::Watcher, Self::Tormentor]
             .into_iter()
             .find(|purpose| purpose.letter() == letter)
     }
@@ -126,20 +132,35 @@ pub struct Connection {
     peer: SocketAddr,
     local: Option<SocketAddr>,
     purpose: Purpose,
+    reins: Option<Reins>,
     sender: FrameSender,
     receiver: FrameReceiver,
 }
 
 impl Connection {
-    fn new(stream: TcpStream, peer: SocketAddr, purpose: Purpose, max_frame_bytes: usize) -> Connection {
+    fn new(
+        stream: TcpStream,
+        peer: SocketAddr,
+        purpose: Purpose,
+        max_frame_bytes: usize,
+        is_reined: bool,
+    ) -> Connection {
         let local = stream.local_addr().ok();
+        let (reins, strain) = match is_reined {
+            true => {
+                let (reins, strain) = Strain::reined();
+                (Some(reins), strain)
+            }
+            false => (None, Strain::default()),
+        };
         let (reader, writer) = stream.into_split();
         Connection {
             peer,
             local,
             purpose,
-            sender: FrameSender::new(writer, peer, max_frame_bytes),
-            receiver: FrameReceiver::new(reader, peer, max_frame_bytes),
+            reins,
+            sender: FrameSender::new(writer, peer, max_frame_bytes, strain.clone()),
+            receiver: FrameReceiver::new(reader, peer, max_frame_bytes, strain),
         }
     }
 
@@ -159,6 +180,12 @@ impl Connection {
     #[must_use]
     pub fn purpose(&self) -> Purpose {
         self.purpose
+    }
+
+    /// Returns what makes this link bear a cut or slowness, where its listener was told to hold reins.
+    #[must_use]
+    pub fn reins(&self) -> Option<Reins> {
+        self.reins.clone()
     }
 
     /// Parts the two directions, for two tasks.
@@ -192,7 +219,7 @@ pub async fn connect(
     }
     .map_err(|source| LinkError::Open { source })?;
     handshake::greet(&mut stream, peer, secret, purpose, HANDSHAKE_DEADLINE).await?;
-    Ok(Connection::new(stream, peer, purpose, max_frame_bytes))
+    Ok(Connection::new(stream, peer, purpose, max_frame_bytes, false))
 }
 
 /// Sends small frames at once, and notices a peer that has vanished.

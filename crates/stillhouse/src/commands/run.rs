@@ -37,6 +37,7 @@ pub fn run(args: &RunArgs, bars: &ProgressBars) -> Result<String, Failure> {
         metrics_listen: args.common.metrics_listen,
         web: args.common.web,
         base: base(&args.common),
+        allows_chaos: args.common.chaos,
         bars: bars.clone(),
     };
     let dir = dir_of(&inputs, &args.common);
@@ -60,6 +61,7 @@ pub fn coordinator(args: &CoordinatorArgs, bars: &ProgressBars) -> Result<String
                 metrics_listen: args.common.metrics_listen,
                 web: args.common.web,
                 base: base(&args.common),
+                allows_chaos: args.common.chaos,
                 bars: bars.clone(),
             };
             let dir = dir_of(&inputs, &args.common);

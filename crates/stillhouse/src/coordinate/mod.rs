@@ -30,13 +30,14 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use stillhouse_protocol::Coordinator;
 use stillhouse_runtime::supervise::Event as ChildEvent;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::chaos::lines::{self, Lines};
 use crate::checkpoints::Checkpoints;
 use crate::desk::DeskEvent;
 use crate::failure::{Failure, Kind};
@@ -73,6 +74,8 @@ pub struct Options {
     pub web: Option<SocketAddr>,
     /// Folder of the job file.
     pub base: PathBuf,
+    /// Whether whoever knows the token may cut and slow links.
+    pub allows_chaos: bool,
     /// The progress display.
     pub bars: ProgressBars,
 }
@@ -112,12 +115,15 @@ pub async fn run(
         "job started"
     );
 
-    let door = Door::open(options.listen.as_deref(), &dir).await?;
+    let door = Door::open(options.listen.as_deref(), &dir, options.allows_chaos).await?;
+    let lines = Lines::default();
+    let torments = lines::serve(door.tormentors, lines.clone(), options.allows_chaos);
     let (near, secret) = (door.nearby(), door.secret.clone());
     let mut asking = Asking::open(gateways::Parts {
         inputs: inputs.clone(),
         options: &options,
         gateways: options.listen.is_some().then_some(door.gateways),
+        lines: lines.clone(),
         ledger: ledger.clone(),
         teacher,
         library,
@@ -144,7 +150,7 @@ pub async fn run(
         }
         None => None,
     };
-    let links = Links::serve(door.workers, Welcomer::new(inputs.clone(), classes));
+    let links = Links::serve(door.workers, Welcomer::new(inputs.clone(), classes, lines));
     let (supervisor, children) = workers::spawn_workers(&options, &dir, near, &secret);
 
     let epoch = u32::try_from(ledger.epoch()).unwrap_or(u32::MAX);
@@ -169,7 +175,7 @@ pub async fn run(
         classes,
         burn: burn.unwrap_or_default(),
     });
-    let outcome = watch(&mut shell, &mut asking, children, &shutdown).await;
+    let outcome = watch(&mut shell, &mut asking, (children, torments), &shutdown).await;
     asking.end(outcome.is_ok()).await;
     shell.dismiss();
     supervisor.shutdown().await;
@@ -184,7 +190,7 @@ pub async fn run(
 async fn watch(
     shell: &mut Shell,
     asking: &mut Asking,
-    mut children: mpsc::Receiver<ChildEvent>,
+    (mut children, mut torments): (mpsc::Receiver<ChildEvent>, mpsc::Receiver<Value>),
     shutdown: &CancellationToken,
 ) -> Result<(), Failure> {
     shell.begin().await?;
@@ -194,6 +200,7 @@ async fn watch(
             happening = shell.next() => if shell.take(happening).await? { return Ok(()) },
             event = asking.next() => narrate(shell, event?).await?,
             Some(event) = children.recv() => workers::supervised(shell, event)?,
+            Some(struck) = torments.recv() => shell.note("disturbed", struck),
             () = shutdown.cancelled() => {
                 return Err(Failure::message(Kind::Interrupted, "interrupted; nothing is lost")
                     .hint("run the same command again to go on"));
