@@ -76,7 +76,10 @@ mod tests {
         // The mean of 20,000 has a standard error of 0.7 %.
         assert!((found / 30.0 - 1.0).abs() < 0.03, "{found} s");
         let longer = gaps.iter().filter(|gap| **gap > 30.0).count() as f64 / gaps.len() as f64;
-        assert!((longer - (-1.0_f64).exp()).abs() < 0.02, "{longer} are longer than the mean");
+        assert!(
+            (longer - (-1.0_f64).exp()).abs() < 0.02,
+            "{longer} are longer than the mean"
+        );
     }
 
     #[test]

@@ -39,12 +39,7 @@ enum Item {
 
 impl FrameSender {
     /// Starts the writer, a task that ends with the link or with the last sender.
-    pub(super) fn new(
-        writer: OwnedWriteHalf,
-        peer: SocketAddr,
-        max_frame_bytes: usize,
-        strain: Strain,
-    ) -> FrameSender {
+    pub(super) fn new(writer: OwnedWriteHalf, peer: SocketAddr, max_frame_bytes: usize, strain: Strain) -> FrameSender {
         let (queue, items) = mpsc::channel(QUEUED_FRAMES);
         tokio::spawn(async move {
             if let Err(error) = write_all(items, writer, codec(max_frame_bytes), strain).await {

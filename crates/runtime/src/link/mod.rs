@@ -33,12 +33,12 @@ use std::{io, net::SocketAddr, time::Duration};
 use rustix::net::sockopt;
 use tokio::net::{TcpStream, ToSocketAddrs};
 
+use self::strain::Strain;
 pub use self::{
     frame::{FrameReceiver, FrameSender},
     listener::Listener,
     strain::Reins,
 };
-use self::strain::Strain;
 use crate::secret::Secret;
 
 /// How long the handshake may take.

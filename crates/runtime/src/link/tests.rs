@@ -119,12 +119,7 @@ async fn an_acceptor_refuses_a_proof_made_with_another_secret() {
 async fn a_link_is_for_what_its_connector_says_and_nobody_on_the_way_can_change_that() {
     let (mut listener, address) = listener().await;
     let secret = secret(1);
-    for purpose in [
-        Purpose::Worker,
-        Purpose::Gateway,
-        Purpose::Watcher,
-        Purpose::Tormentor,
-    ] {
+    for purpose in [Purpose::Worker, Purpose::Gateway, Purpose::Watcher, Purpose::Tormentor] {
         let (accepted, connected) = tokio::join!(listener.accept(), connect(address, &secret, purpose, MAX));
         assert_eq!((accepted.purpose(), connected.unwrap().purpose()), (purpose, purpose));
     }

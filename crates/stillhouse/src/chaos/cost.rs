@@ -111,13 +111,20 @@ mod tests {
         let kill = Blow::Kill(Victim::Worker);
         assert_eq!(found(&fallen(120, kill, "worker 0")), (Some(80), Some(180)));
         assert_eq!(found(&fallen(120, Blow::Cut, "worker 1")), (Some(30), Some(180)));
-        assert_eq!(found(&fallen(120, kill, "worker 3")), (None, Some(180)), "another coordinator's worker 3");
+        assert_eq!(
+            found(&fallen(120, kill, "worker 3")),
+            (None, Some(180)),
+            "another coordinator's worker 3"
+        );
         assert_eq!(found(&fallen(1_001, kill, "worker 3")), (None, None));
     }
 
     #[test]
     fn a_killed_coordinator_is_back_with_the_next_start_and_a_stopped_one_is_not_missed() {
-        assert_eq!(found(&fallen(310, Blow::Kill(Victim::Coordinator), "coordinator")), (Some(590), Some(690)));
+        assert_eq!(
+            found(&fallen(310, Blow::Kill(Victim::Coordinator), "coordinator")),
+            (Some(590), Some(690))
+        );
         let stop = Blow::Stop(Victim::Coordinator, Duration::from_secs(1));
         assert_eq!(found(&fallen(310, stop, "coordinator")), (None, Some(690)));
     }

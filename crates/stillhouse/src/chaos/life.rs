@@ -125,7 +125,10 @@ impl Life {
         self.reached = reached;
         if self.barren >= BARREN {
             let message = format!("the job came no further in {BARREN} lives; the last ended with {status}");
-            let hint = format!("a longer --mtbf lets it come further between two blows; {}", self.hint());
+            let hint = format!(
+                "a longer --mtbf lets it come further between two blows; {}",
+                self.hint()
+            );
             return Err(Failure::message(Kind::Workers, message).hint(hint));
         }
         self.due = Instant::now() + PAUSE;

@@ -53,7 +53,8 @@ impl Lines {
         if let Order::Slow { pause_ms, time_ms, .. } = order
             && (u128::from(pause_ms) > MAX_PAUSE.as_millis() || u128::from(time_ms) > MAX_TIME.as_millis())
         {
-            let reason = format!("expected a pause of at most {MAX_PAUSE:?} for at most {MAX_TIME:?}, found longer ones");
+            let reason =
+                format!("expected a pause of at most {MAX_PAUSE:?} for at most {MAX_TIME:?}, found longer ones");
             return Answer::Refused { reason };
         }
         let Some(Line { of, reins }) = self.pick(pick) else {
@@ -140,7 +141,11 @@ mod tests {
         let text = serde_json::to_string(&order).expect("text");
         assert_eq!(text, r#"{"do":"slow","pick":1,"pauseMs":2,"timeMs":3}"#);
         assert_eq!(serde_json::from_str::<Order>(&text).expect("an order"), order);
-        for wrong in [r#"{"do":"kill","pick":1}"#, r#"{"do":"cut"}"#, r#"{"do":"cut","pick":1,"force":true}"#] {
+        for wrong in [
+            r#"{"do":"kill","pick":1}"#,
+            r#"{"do":"cut"}"#,
+            r#"{"do":"cut","pick":1,"force":true}"#,
+        ] {
             assert!(serde_json::from_str::<Order>(wrong).is_err(), "{wrong}");
         }
     }

@@ -73,7 +73,8 @@ impl Log {
         self.read += whole as u64;
         let lines = bytes[..whole].split(|byte| *byte == b'\n');
         // A disk that was full may have left half a line.
-        self.events.extend(lines.filter_map(|line| serde_json::from_slice::<Event>(line).ok()));
+        self.events
+            .extend(lines.filter_map(|line| serde_json::from_slice::<Event>(line).ok()));
         Ok(())
     }
 
@@ -111,7 +112,10 @@ mod tests {
         say("ned\",\"unixMs\":9,\"student\":\"active-000\"}\nnonsense\n");
         log.follow().expect("readable");
         let events = log.events();
-        assert_eq!((events.len(), events[1].event.as_str(), events[1].unix_ms), (2, "trained", 9));
+        assert_eq!(
+            (events.len(), events[1].event.as_str(), events[1].unix_ms),
+            (2, "trained", 9)
+        );
         assert_eq!(log.progress(), 1);
     }
 }

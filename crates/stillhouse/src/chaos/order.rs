@@ -20,7 +20,12 @@ pub const MAX_TIME: Duration = Duration::from_secs(60);
 
 /// What is to be done to one of the links: number `pick` modulo how many there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "do", rename_all = "camelCase", rename_all_fields = "camelCase", deny_unknown_fields)]
+#[serde(
+    tag = "do",
+    rename_all = "camelCase",
+    rename_all_fields = "camelCase",
+    deny_unknown_fields
+)]
 pub enum Order {
     /// Cut it.
     Cut {
@@ -83,7 +88,13 @@ impl From<OrderError> for Failure {
 /// # Errors
 /// When nobody answers, or the coordinator refuses.
 pub async fn give(target: &Target, order: Order) -> Result<Option<String>, OrderError> {
-    let link = link::connect(target.address.as_str(), &target.secret, Purpose::Tormentor, MAX_ORDER_BYTES).await;
+    let link = link::connect(
+        target.address.as_str(),
+        &target.secret,
+        Purpose::Tormentor,
+        MAX_ORDER_BYTES,
+    )
+    .await;
     let connection = link.map_err(|error| match error {
         LinkError::Refused { reason, .. } => OrderError::Refused(reason.to_owned()),
         _ => OrderError::Away,

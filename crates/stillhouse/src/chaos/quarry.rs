@@ -76,7 +76,10 @@ fn reach(identity: &Identity, roles: &[&str]) -> Result<Option<Handle>, Failure>
         return Ok((!line.is_empty()).then_some(handle));
     }
     let (process, found) = (identity.process, line.join(" "));
-    let message = format!("process {process} is left alone: expected {PROGRAM} as {}, found {found}", roles.join(" or "));
+    let message = format!(
+        "process {process} is left alone: expected {PROGRAM} as {}, found {found}",
+        roles.join(" or ")
+    );
     Err(Failure::message(Kind::Usage, message))
 }
 
@@ -144,9 +147,15 @@ mod tests {
             started: identity.started - 1,
             ..identity.clone()
         };
-        assert!(worker(&earlier).expect("nobody").is_none(), "another process has its id");
+        assert!(
+            worker(&earlier).expect("nobody").is_none(),
+            "another process has its id"
+        );
         let failure = worker(&identity).expect_err("a stranger").to_string();
-        assert!(failure.contains("expected stillhouse as worker, found sleep 1000"), "{failure}");
+        assert!(
+            failure.contains("expected stillhouse as worker, found sleep 1000"),
+            "{failure}"
+        );
         assert!(stranger.try_wait().expect("our own child").is_none(), "it was struck");
         stranger.kill().expect("our own child");
         stranger.wait().expect("our own child");
@@ -158,8 +167,16 @@ mod tests {
         let line = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
         assert!(plays(&line("/usr/bin/stillhouse-worker worker --once"), &WORKER));
         assert!(plays(&line("stillhouse run job.yaml"), &COORDINATOR));
-        for other in ["stillhouse gateway", "stillhouse", "vi run", "/stillhouse/bin/vi worker"] {
-            assert!(!plays(&line(other), &COORDINATOR) && !plays(&line(other), &WORKER), "{other}");
+        for other in [
+            "stillhouse gateway",
+            "stillhouse",
+            "vi run",
+            "/stillhouse/bin/vi worker",
+        ] {
+            assert!(
+                !plays(&line(other), &COORDINATOR) && !plays(&line(other), &WORKER),
+                "{other}"
+            );
         }
     }
 }

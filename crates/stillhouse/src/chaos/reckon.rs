@@ -84,7 +84,10 @@ pub fn reckon(dir: &Path, seen: &Seen, bill: Option<&Path>) -> Result<Reckoning,
         lost: seen.lost,
     };
     if labels.lost > 0 {
-        violations.push(format!("{} labels that were there are gone, or are others", labels.lost));
+        violations.push(format!(
+            "{} labels that were there are gone, or are others",
+            labels.lost
+        ));
     }
     if seen.beyond > 0 {
         violations.push(format!("{} queries are billed beyond the budget", seen.beyond));
@@ -124,13 +127,21 @@ fn compare(spent: Spent, bill: &[String], allowed: u64) -> Vec<String> {
     let (billed, twice) = (bill.len() as u64, repeats(bill, allowed));
     let mut found = Vec::new();
     if billed > spent.budget {
-        found.push(format!("the teacher billed {billed} queries of a budget of {}", spent.budget));
+        found.push(format!(
+            "the teacher billed {billed} queries of a budget of {}",
+            spent.budget
+        ));
     }
     if billed > spent.billed {
-        found.push(format!("the teacher billed {billed} queries, the ledger knows of {}", spent.billed));
+        found.push(format!(
+            "the teacher billed {billed} queries, the ledger knows of {}",
+            spent.billed
+        ));
     }
     if twice > 0 {
-        found.push(format!("{twice} queries are on the teacher's bill more often than {allowed} times"));
+        found.push(format!(
+            "{twice} queries are on the teacher's bill more often than {allowed} times"
+        ));
     }
     found
 }
@@ -218,7 +229,15 @@ mod tests {
         assert!(compare(spent, &bill(&["a", "b"]), 1).is_empty());
         assert!(compare(spent, &bill(&["a", "a"]), 2).is_empty());
         assert_eq!(compare(spent, &bill(&["a", "a"]), 1).len(), 1, "twice");
-        assert_eq!(compare(spent, &bill(&["a", "b", "c", "d"]), 1).len(), 1, "beyond the ledger");
-        assert_eq!(compare(spent, &bill(&["a", "b", "c", "d", "e"]), 1).len(), 2, "beyond the budget, too");
+        assert_eq!(
+            compare(spent, &bill(&["a", "b", "c", "d"]), 1).len(),
+            1,
+            "beyond the ledger"
+        );
+        assert_eq!(
+            compare(spent, &bill(&["a", "b", "c", "d", "e"]), 1).len(),
+            2,
+            "beyond the budget, too"
+        );
     }
 }

@@ -160,22 +160,44 @@ impl Report {
             gave_up,
         }) = &self.lives
         {
-            let ends = gave_up.iter().map(|end| format!(", gave up with {end}")).collect::<String>();
-            facts.push(("job", format!("started {}, killed {}{ends}", times(*started), times(*killed))));
+            let ends = gave_up
+                .iter()
+                .map(|end| format!(", gave up with {end}"))
+                .collect::<String>();
+            facts.push((
+                "job",
+                format!("started {}, killed {}{ends}", times(*started), times(*killed)),
+            ));
         }
         facts.extend(self.reckoning.spent.map(|spent| {
             let of = counted(spent.budget, "query", "queries");
-            let bill = spent.bill.map(|bill| format!("; {} on the teacher's bill", count(bill)));
+            let bill = spent
+                .bill
+                .map(|bill| format!("; {} on the teacher's bill", count(bill)));
             let doubt = count(spent.in_doubt);
-            ("budget", format!("{} of {of} billed, {doubt} of them in doubt{}", count(spent.billed), bill.unwrap_or_default()))
+            (
+                "budget",
+                format!(
+                    "{} of {of} billed, {doubt} of them in doubt{}",
+                    count(spent.billed),
+                    bill.unwrap_or_default()
+                ),
+            )
         }));
         let labels = self.reckoning.labels;
         let (before, after, lost) = (count(labels.before), count(labels.after), count(labels.lost));
-        facts.push(("labels", format!("{after}, {before} of them before; {lost} lost or changed")));
+        facts.push((
+            "labels",
+            format!("{after}, {before} of them before; {lost} lost or changed"),
+        ));
         facts.push(("student", self.student()));
         facts.extend(self.twin.as_ref().map(|twin| ("twin", twin_words(twin))));
         facts.extend(self.reckoning.violations.iter().map(|found| ("violated", plain(found))));
-        let verdict = if self.holds { "the job finished, and everything holds" } else { "not everything holds" };
+        let verdict = if self.holds {
+            "the job finished, and everything holds"
+        } else {
+            "not everything holds"
+        };
         facts.push(("verdict", verdict.to_owned()));
         facts
     }
@@ -187,7 +209,11 @@ impl Report {
         }
         match counts.is_empty() {
             true => "none".to_owned(),
-            false => counts.iter().map(|(what, n)| format!("{what} {n}")).collect::<Vec<_>>().join(", "),
+            false => counts
+                .iter()
+                .map(|(what, n)| format!("{what} {n}"))
+                .collect::<Vec<_>>()
+                .join(", "),
         }
     }
 
@@ -239,7 +265,10 @@ fn twin_words(twin: &Twin) -> String {
     let same = |is_same: bool| if is_same { "the same" } else { "other" };
     let (batches, students) = (same(twin.same_batches), same(twin.same_students));
     let dir = plain(&twin.directory.display().to_string());
-    format!("{batches} queries, {students} students, for {} in {dir}", counted(twin.queries, "query", "queries"))
+    format!(
+        "{batches} queries, {students} students, for {} in {dir}",
+        counted(twin.queries, "query", "queries")
+    )
 }
 
 fn times(n: u32) -> String {
@@ -284,8 +313,22 @@ mod tests {
             mtbf_ms: 2_000,
             took_ms: 65_000,
             blows: vec![
-                blow(1_500, Kind::Kill, Target::Worker, "worker 1", "worker 1 killed", [Some(20), Some(900)]),
-                blow(12_000, Kind::Stop, Target::Worker, "worker 0", "worker 0 stopped for 2.0 s", [None, Some(3_000)]),
+                blow(
+                    1_500,
+                    Kind::Kill,
+                    Target::Worker,
+                    "worker 1",
+                    "worker 1 killed",
+                    [Some(20), Some(900)],
+                ),
+                blow(
+                    12_000,
+                    Kind::Stop,
+                    Target::Worker,
+                    "worker 0",
+                    "worker 0 stopped for 2.0 s",
+                    [None, Some(3_000)],
+                ),
             ],
             lives: Some(Lives {
                 started: 2,

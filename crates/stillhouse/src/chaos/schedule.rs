@@ -112,7 +112,11 @@ impl Blow {
             Self::Stop(_, time) => format!("{name} stopped for {}", seconds(time)),
             Self::Cut => format!("link of {name} cut"),
             Self::Slow { pause, time } => {
-                format!("link of {name} slowed by {} ms for {}", pause.as_millis(), seconds(time))
+                format!(
+                    "link of {name} slowed by {} ms for {}",
+                    pause.as_millis(),
+                    seconds(time)
+                )
             }
         }
     }
@@ -192,7 +196,11 @@ impl Schedule {
     fn blow(&mut self) -> Blow {
         // All of it is drawn in any case, so that what one blow needs does not move the next.
         let (kind, target) = self.dice.one_of(&self.choices);
-        let (shortest, longest) = if self.dice.percent(LONG_STOPS) { LONG_STOP } else { SHORT_STOP };
+        let (shortest, longest) = if self.dice.percent(LONG_STOPS) {
+            LONG_STOP
+        } else {
+            SHORT_STOP
+        };
         let stop = self.dice.duration(shortest, longest);
         let pause = self.dice.duration(SLOW_PAUSE.0, SLOW_PAUSE.1);
         let time = self.dice.duration(SLOW_TIME.0, SLOW_TIME.1);
@@ -259,7 +267,10 @@ mod tests {
 
     #[test]
     fn every_kind_falls_on_every_target_that_it_can_and_some_stops_are_missed() {
-        let blows: Vec<Blow> = all(1, Duration::from_secs(1)).take(600).map(|planned| planned.blow).collect();
+        let blows: Vec<Blow> = all(1, Duration::from_secs(1))
+            .take(600)
+            .map(|planned| planned.blow)
+            .collect();
         for (kind, target) in [
             (Kind::Kill, Target::Worker),
             (Kind::Kill, Target::Coordinator),
@@ -268,11 +279,17 @@ mod tests {
             (Kind::Cut, Target::Link),
             (Kind::Slow, Target::Link),
         ] {
-            let count = blows.iter().filter(|blow| (blow.kind(), blow.target()) == (kind, target)).count();
+            let count = blows
+                .iter()
+                .filter(|blow| (blow.kind(), blow.target()) == (kind, target))
+                .count();
             assert!((60..150).contains(&count), "{kind:?} {target:?}: {count} of 600");
         }
         let stops = blows.iter().filter(|blow| blow.kind() == Kind::Stop);
-        let long = stops.clone().filter(|blow| blow.time() > Some(Duration::from_secs(15))).count();
+        let long = stops
+            .clone()
+            .filter(|blow| blow.time() > Some(Duration::from_secs(15)))
+            .count();
         let share = long as f64 / stops.count() as f64;
         assert!((0.15..0.35).contains(&share), "{share} of all stops are long");
     }
@@ -303,6 +320,9 @@ mod tests {
         assert_eq!(stop.words("worker 3"), "worker 3 stopped for 1.2 s");
         let (pause, time) = (Duration::from_millis(40), Duration::from_secs(3));
         let slow = Blow::Slow { pause, time };
-        assert_eq!(slow.to_string(), "link of a worker or gateway slowed by 40 ms for 3.0 s");
+        assert_eq!(
+            slow.to_string(),
+            "link of a worker or gateway slowed by 40 ms for 3.0 s"
+        );
     }
 }

@@ -96,20 +96,28 @@ impl Seen {
 
     /// Looks again.
     fn look(&mut self) -> Result<(), Failure> {
-        let looked = self.witness.look().map_err(|error| {
-            Failure::new(Kind::Storage, error).context("cannot copy the ledger to look into it")
-        })?;
+        let looked = self
+            .witness
+            .look()
+            .map_err(|error| Failure::new(Kind::Storage, error).context("cannot copy the ledger to look into it"))?;
         match looked {
             Ok(sight) => self.take(sight),
             // None yet, or a process died while it made the file.
             Err(_) if self.last.is_none() => {}
-            Err(error) => self.findings.push(format!("the ledger cannot be read any more: {error}")),
+            Err(error) => self
+                .findings
+                .push(format!("the ledger cannot be read any more: {error}")),
         }
         Ok(())
     }
 
     fn take(&mut self, sight: Sight) {
-        let Sight { counts, labels, lost, findings } = sight;
+        let Sight {
+            counts,
+            labels,
+            lost,
+            findings,
+        } = sight;
         self.lost += lost;
         self.beyond = self.beyond.max(counts.billed().saturating_sub(counts.budget));
         self.findings.extend(findings);
@@ -316,7 +324,9 @@ impl Trial {
             Keeper::Us(life) => life.identity().cloned(),
             Keeper::Others { coordinator, .. } => Some(coordinator.clone()),
         };
-        let Some(coordinator) = coordinator else { return Ok(None) };
+        let Some(coordinator) = coordinator else {
+            return Ok(None);
+        };
         match victim {
             Victim::Coordinator => {
                 let handle = quarry::coordinator(&coordinator)?;
@@ -341,7 +351,9 @@ impl Trial {
             return Ok(None);
         };
         let patience = self.stopped.iter().map(|stopped| stopped.until);
-        let patience = patience.min().map_or(Instant::now() + ORDER, |until| until.min(Instant::now() + ORDER));
+        let patience = patience
+            .min()
+            .map_or(Instant::now() + ORDER, |until| until.min(Instant::now() + ORDER));
         match tokio::time::timeout_at(patience, order::give(&target, order)).await {
             Ok(Ok(of)) => Ok(of.map(|of| (of, None))),
             Err(_) | Ok(Err(OrderError::Away)) => Ok(None),
@@ -382,8 +394,11 @@ impl Trial {
 /// The coordinator that runs the job in `dir` now, on this host and for this user.
 fn find(dir: &Path) -> Result<Identity, Failure> {
     let nobody = || {
-        Failure::message(Kind::Directory, format!("no coordinator runs the job in {} on this machine", dir.display()))
-            .hint("start it first, or name its job file: stillhouse chaos job.yaml runs it, and starts it again")
+        Failure::message(
+            Kind::Directory,
+            format!("no coordinator runs the job in {} on this machine", dir.display()),
+        )
+        .hint("start it first, or name its job file: stillhouse chaos job.yaml runs it, and starts it again")
     };
     let identity = quarry::coordinator_of(dir).ok_or_else(nobody)?;
     quarry::coordinator(&identity)?.ok_or_else(nobody)?;
@@ -400,11 +415,15 @@ fn over(dir: &Path) -> Result<bool, Failure> {
 }
 
 fn nobody_restarts() -> Failure {
-    let message = format!("the coordinator is gone, and nobody started it again in {} s", PATIENCE.as_secs());
+    let message = format!(
+        "the coordinator is gone, and nobody started it again in {} s",
+        PATIENCE.as_secs()
+    );
     Failure::message(Kind::Workers, message)
         .hint("stillhouse chaos job.yaml runs the job itself, and starts its coordinator again")
 }
 
 fn follow(log: &mut Log) -> Result<(), Failure> {
-    log.follow().map_err(|error| Failure::new(Kind::Storage, error).context("cannot read the event log"))
+    log.follow()
+        .map_err(|error| Failure::new(Kind::Storage, error).context("cannot read the event log"))
 }

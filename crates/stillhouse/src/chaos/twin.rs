@@ -47,7 +47,9 @@ impl Twin {
             found.push("the unharmed job trained other students".to_owned());
         }
         if *queries > 0 {
-            found.push(format!("the unharmed job was billed for {queries} queries, expected none"));
+            found.push(format!(
+                "the unharmed job was billed for {queries} queries, expected none"
+            ));
         }
         found
     }
@@ -68,7 +70,10 @@ pub async fn run(
         let mut command = Command::new(std::env::current_exe()?);
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
         // A twin that is not waited for has no use.
-        command.stderr(File::create(twin.join(LOG))?).process_group(0).kill_on_drop(true);
+        command
+            .stderr(File::create(twin.join(LOG))?)
+            .process_group(0)
+            .kill_on_drop(true);
         command.spawn()
     };
     let failed = |error: std::io::Error| Failure::new(Kind::Internal, error).context("cannot run the unharmed job");

@@ -33,7 +33,8 @@ impl Stopped {
         // From here on it goes on, whatever happens.
         let stopped = Self { handle, until };
         let is_there = stopped.handle.signal(Signal::STOP);
-        let is_there = is_there.map_err(|error| Failure::new(Kind::Internal, error).context("cannot stop a process"))?;
+        let is_there =
+            is_there.map_err(|error| Failure::new(Kind::Internal, error).context("cannot stop a process"))?;
         Ok(is_there.then_some(stopped))
     }
 }

@@ -56,7 +56,9 @@ pub struct ChaosArgs {
 /// A time of at least a millisecond: a number and its unit.
 fn duration(text: &str) -> Result<Duration, String> {
     let expected = || format!("expected a number and its unit, as in 500ms, 30s, 10m or 1h, found {text}");
-    let unit = text.find(|c: char| c != '.' && !c.is_ascii_digit()).ok_or_else(expected)?;
+    let unit = text
+        .find(|c: char| c != '.' && !c.is_ascii_digit())
+        .ok_or_else(expected)?;
     let (number, unit) = text.split_at(unit);
     let seconds = match unit {
         "ms" => 1e-3,
@@ -86,7 +88,9 @@ mod tests {
         for (text, ms) in [("500ms", 500), ("30s", 30_000), ("1.5m", 90_000), ("2h", 7_200_000)] {
             assert_eq!(duration(text), Ok(Duration::from_millis(ms)), "{text}");
         }
-        for text in ["", "30", "s", "-1s", "0s", "1 s", "1d", "1e9s", "999999h", "..s", "1..2s"] {
+        for text in [
+            "", "30", "s", "-1s", "0s", "1 s", "1d", "1e9s", "999999h", "..s", "1..2s",
+        ] {
             assert!(duration(text).is_err(), "{text}");
         }
     }
@@ -99,10 +103,16 @@ mod tests {
             Err(error) => Err(error),
         };
         let args = parse("stillhouse chaos job.yaml --kinds kill,slow --targets link -- --workers 3").expect("sound");
-        assert_eq!((args.kinds, args.targets), (vec![Kind::Kill, Kind::Slow], vec![Target::Link]));
+        assert_eq!(
+            (args.kinds, args.targets),
+            (vec![Kind::Kill, Kind::Slow], vec![Target::Link])
+        );
         assert_eq!(args.run, ["--workers", "3"]);
         let args = parse("stillhouse chaos my-job").expect("sound");
-        assert_eq!((args.kinds.len(), args.targets.len(), args.mtbf), (4, 0, Duration::from_secs(30)));
+        assert_eq!(
+            (args.kinds.len(), args.targets.len(), args.mtbf),
+            (4, 0, Duration::from_secs(30))
+        );
         assert!(parse("stillhouse chaos job.yaml --workers 3").is_err(), "not behind --");
         assert!(parse("stillhouse chaos job.yaml --kinds burn").is_err());
     }

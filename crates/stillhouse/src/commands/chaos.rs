@@ -98,7 +98,12 @@ impl Plan {
     /// Arguments of `stillhouse` that run the job so that it can be disturbed.
     fn disturbed(&self) -> Option<Vec<OsString>> {
         let mut arguments = self.run.clone()?;
-        arguments.extend(["--quiet".into(), "--chaos".into(), "--dir".into(), self.dir.clone().into()]);
+        arguments.extend([
+            "--quiet".into(),
+            "--chaos".into(),
+            "--dir".into(),
+            self.dir.clone().into(),
+        ]);
         Some(arguments)
     }
 
@@ -139,11 +144,16 @@ fn planned(args: &ChaosArgs, schedule: &Schedule) -> String {
     };
     let row = |at: String, blow: String| vec![at, blow];
     let head = row("at".to_owned(), "blow".to_owned());
-    let rows = blows.iter().map(|(at, blow)| row(seconds(at.as_secs_f64()), blow.to_string()));
+    let rows = blows
+        .iter()
+        .map(|(at, blow)| row(seconds(at.as_secs_f64()), blow.to_string()));
     let rows: Vec<_> = std::iter::once(head).chain(rows).collect();
     let mut text = aligned(&rows, |column| column == 0);
     if args.time.is_none() {
-        text += &format!("and so on until the job ends, one every {} on average\n", words(args.mtbf));
+        text += &format!(
+            "and so on until the job ends, one every {} on average\n",
+            words(args.mtbf)
+        );
     }
     text + "a blow waits until there is somebody to hit, and those after it with it; whatever is stopped goes on when its time \
             is over, and at once when this command ends in whatever way"
@@ -161,7 +171,9 @@ fn confirm(args: &ChaosArgs, plan: &Plan) -> Result<(), Failure> {
     let dir = plan.dir.display();
     if !io::stdin().is_terminal() {
         let message = format!("the job in {dir} is about to be disturbed on purpose, and nobody is there to be asked");
-        return Err(Failure::message(Kind::Usage, message).hint("--yes says that this is meant; --dry-run lists the blows"));
+        return Err(
+            Failure::message(Kind::Usage, message).hint("--yes says that this is meant; --dry-run lists the blows")
+        );
     }
     let mut ask = io::stderr();
     let what = format!(
@@ -170,7 +182,9 @@ fn confirm(args: &ChaosArgs, plan: &Plan) -> Result<(), Failure> {
         words(args.mtbf)
     );
     let mut answer = String::new();
-    let asked = write!(ask, "{what}").and_then(|()| ask.flush()).and_then(|()| io::stdin().read_line(&mut answer));
+    let asked = write!(ask, "{what}")
+        .and_then(|()| ask.flush())
+        .and_then(|()| io::stdin().read_line(&mut answer));
     match asked.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes") {
         true => Ok(()),
         false => Err(Failure::message(Kind::Interrupted, "nothing was disturbed")),
@@ -204,7 +218,11 @@ async fn perform(
         twin,
     });
     write_file(&plan.dir.join(FOLDER).join(REPORT), report.json().as_bytes())?;
-    let text = if args.json { report.json() } else { report.text(Color::for_stdout()).trim_end().to_owned() };
+    let text = if args.json {
+        report.json()
+    } else {
+        report.text(Color::for_stdout()).trim_end().to_owned()
+    };
     conclude(&mut outcome, &report, text)
 }
 
@@ -226,10 +244,15 @@ async fn unharmed(
     reckoning: &Reckoning,
     shutdown: &CancellationToken,
 ) -> Result<Option<Twin>, Failure> {
-    let Some(arguments) = plan.unharmed(dir) else { return Ok(None) };
+    let Some(arguments) = plan.unharmed(dir) else {
+        return Ok(None);
+    };
     let in_doubt = reckoning.spent.map_or(0, |spent| spent.in_doubt);
     if in_doubt > 0 {
-        tracing::warn!(in_doubt, "no unharmed job is run: it would have to ask what is in doubt, and its student may differ");
+        tracing::warn!(
+            in_doubt,
+            "no unharmed job is run: it would have to ask what is in doubt, and its student may differ"
+        );
         return Ok(None);
     }
     tracing::info!(dir = %dir.display(), "the job runs again, unharmed");

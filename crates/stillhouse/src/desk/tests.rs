@@ -53,7 +53,13 @@ impl Open {
             evaluation: None,
         };
         let links = listener.into_links(4);
-        let served = serve(links, desk.clone(), welcome, std::sync::Arc::default(), Lines::default());
+        let served = serve(
+            links,
+            desk.clone(),
+            welcome,
+            std::sync::Arc::default(),
+            Lines::default(),
+        );
         let serving = tokio::spawn(async move { served.await.unwrap() });
         Self {
             desk,
