@@ -70,12 +70,12 @@ pub struct Reckoning {
     pub violations: Vec<String>,
 }
 
-/// Reckons up the job in `dir`, which does not run any more, with what was `seen` of it. `bill` is the teacher's own, of this
-/// job alone.
+/// Reckons up the job in `dir` with what was `seen` of it. `bill` is the teacher's own, of this job alone. Of a job that goes
+/// on (not `is_over`), nothing but what was seen is known for certain.
 ///
 /// # Errors
 /// When the bill or the student cannot be read.
-pub fn reckon(dir: &Path, seen: &Seen, bill: Option<&Path>) -> Result<Reckoning, Failure> {
+pub fn reckon(dir: &Path, seen: &Seen, bill: Option<&Path>, is_over: bool) -> Result<Reckoning, Failure> {
     let (counts, after) = seen.last.map_or((None, 0), |(counts, labels)| (Some(counts), labels));
     let mut violations = seen.findings.clone();
     let labels = Labels {
@@ -100,10 +100,10 @@ pub fn reckon(dir: &Path, seen: &Seen, bill: Option<&Path>) -> Result<Reckoning,
         in_doubt: counts.ambiguous + counts.sent,
         bill: bill.as_ref().map(|bill| bill.len() as u64),
     });
-    if let (Some(spent), Some(bill)) = (spent, &bill) {
-        violations.extend(compare(spent, bill, allowed(dir)?));
-    }
-    if spent.is_some() {
+    if let Some(spent) = spent.filter(|_| is_over) {
+        if let Some(bill) = &bill {
+            violations.extend(compare(spent, bill, allowed(dir)?));
+        }
         violations.extend(audit::audit(dir)?.findings);
     }
     Ok(Reckoning {

@@ -91,7 +91,11 @@ impl Plan {
         let line = std::iter::once("stillhouse".into()).chain(plan.disturbed().unwrap_or_default());
         match Cli::try_parse_from(line) {
             Ok(_) => Ok(plan),
-            Err(error) => Err(Failure::message(Kind::Usage, error.render().to_string().trim_end())),
+            Err(error) => {
+                let said = error.render().to_string();
+                let first = said.lines().next().unwrap_or_default();
+                Err(Failure::message(Kind::Usage, first.trim_start_matches("error: ")))
+            }
         }
     }
 
@@ -204,7 +208,8 @@ async fn perform(
         arguments: plan.disturbed(),
     };
     let mut outcome = trial::run(options, shutdown.clone()).await?;
-    let reckoning = reckon(&plan.dir, &outcome.seen, args.bill.as_deref())?;
+    let is_over = outcome.obstacle.is_none() || plan.run.is_some();
+    let reckoning = reckon(&plan.dir, &outcome.seen, args.bill.as_deref(), is_over)?;
     let twin = match &args.twin {
         Some(twin) if outcome.obstacle.is_none() => unharmed(plan, twin, &reckoning, &shutdown).await?,
         _ => None,

@@ -116,9 +116,9 @@ pub async fn run(
     );
 
     let door = Door::open(options.listen.as_deref(), &dir, options.allows_chaos).await?;
+    let (near, secret) = (door.nearby(), door.secret.clone());
     let lines = Lines::default();
     let torments = lines::serve(door.tormentors, lines.clone(), options.allows_chaos);
-    let (near, secret) = (door.nearby(), door.secret.clone());
     let mut asking = Asking::open(gateways::Parts {
         inputs: inputs.clone(),
         options: &options,
