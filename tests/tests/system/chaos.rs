@@ -14,7 +14,7 @@ use stillhouse_tests::processes::{Running, interrupt, is_alive, is_stopped, run_
 use crate::world::{World, alone, undisturbed};
 
 /// A seed by which every kind of blow falls on every kind of target early.
-const SEED: &str = "0";
+const SEED: &str = "3";
 
 /// A job of several seconds whose queries are never in doubt, since each is sent again under its own key.
 fn job(world: &World) -> JobSpec {
@@ -55,7 +55,7 @@ fn a_job_under_chaos_keeps_its_budget_and_its_labels_and_its_student_is_the_same
     let world = World::new();
     let file = jobs::write(world.path(), &job(&world));
     let [dir, twin, bill] = ["job", "twin", "bill"].map(|name| world.path().join(name));
-    let mut command = chaos(&file, &["--mtbf", "1s", "--seed", SEED, "--yes", "--json"]);
+    let mut command = chaos(&file, &["--mtbf", "2s", "--seed", SEED, "--yes", "--json"]);
     command
         .arg("--dir")
         .arg(&dir)

@@ -367,9 +367,9 @@ mod tests {
             "\
 my-job  2 blows in 1 min 05 s, one every 2.0 s on average, seed 7
 
-      at  blow                        noticed after  next step after
-   1.5 s  worker 1 killed                     0.0 s            0.9 s
-    12 s  worker 0 stopped for 2.0 s              -            3.0 s
+     at  blow                        noticed after  next step after
+  1.5 s  worker 1 killed                     0.0 s            0.9 s
+   12 s  worker 0 stopped for 2.0 s              -            3.0 s
 
   blows    worker killed 1, worker stopped 1
   job      started 2 times, killed once

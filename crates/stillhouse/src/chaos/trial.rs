@@ -285,7 +285,7 @@ impl Trial {
         let Planned { blow, pick, .. } = planned;
         match blow {
             Blow::Kill(victim) => {
-                let Some((name, handle)) = self.find(victim, pick)? else {
+                let Some((name, handle)) = self.find(victim, pick, &[])? else {
                     return Ok(None);
                 };
                 let is_hit = handle.signal(Signal::KILL);
@@ -296,7 +296,9 @@ impl Trial {
                 Ok(is_hit.then(|| (name, Some(handle.identity().process))))
             }
             Blow::Stop(victim, time) => {
-                let Some((name, handle)) = self.find(victim, pick)? else {
+                // One that is stopped already would go on too early.
+                let stopped: Vec<Identity> = self.stopped.iter().map(|stopped| stopped.identity().clone()).collect();
+                let Some((name, handle)) = self.find(victim, pick, &stopped)? else {
                     return Ok(None);
                 };
                 let process = handle.identity().process;
@@ -318,8 +320,8 @@ impl Trial {
         }
     }
 
-    /// A way to one of the processes that may be hit.
-    fn find(&mut self, victim: Victim, pick: u64) -> Result<Option<(String, Handle)>, Failure> {
+    /// A way to one of the processes that may be hit, and are none of `spared`.
+    fn find(&mut self, victim: Victim, pick: u64, spared: &[Identity]) -> Result<Option<(String, Handle)>, Failure> {
         let coordinator = match &self.keeper {
             Keeper::Us(life) => life.identity().cloned(),
             Keeper::Others { coordinator, .. } => Some(coordinator.clone()),
@@ -328,13 +330,15 @@ impl Trial {
             return Ok(None);
         };
         match victim {
+            Victim::Coordinator if spared.contains(&coordinator) => Ok(None),
             Victim::Coordinator => {
                 let handle = quarry::coordinator(&coordinator)?;
                 Ok(handle.map(|handle| ("coordinator".to_owned(), handle)))
             }
             Victim::Worker => {
                 follow(&mut self.log)?;
-                let crew = quarry::crew(self.log.events(), &coordinator);
+                let mut crew = quarry::crew(self.log.events(), &coordinator);
+                crew.retain(|_, identity| !spared.contains(identity));
                 let Some(at) = pick.checked_rem(crew.len() as u64) else {
                     return Ok(None);
                 };

@@ -37,6 +37,12 @@ impl Stopped {
             is_there.map_err(|error| Failure::new(Kind::Internal, error).context("cannot stop a process"))?;
         Ok(is_there.then_some(stopped))
     }
+
+    /// The process.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        self.handle.identity()
+    }
 }
 
 impl Drop for Stopped {
