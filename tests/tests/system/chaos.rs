@@ -188,7 +188,7 @@ fn a_stopped_worker_goes_on_when_chaos_is_interrupted_and_when_it_is_killed() {
         "--mtbf",
         "10ms",
         "--seed",
-        "1",
+        "0",
         "--yes",
     ];
     for is_killed in [false, true] {

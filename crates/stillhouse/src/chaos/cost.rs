@@ -33,9 +33,20 @@ pub struct Cost {
     pub next_step_after_ms: Option<u64>,
 }
 
-/// What `fallen` cost, by the job's `events` in order of time.
+/// What each of the `fallen` cost, by the job's `events`; both in order of time.
 #[must_use]
-pub fn cost(fallen: &Fallen, events: &[Event]) -> Cost {
+pub fn costs(fallen: &[Fallen], events: &[Event]) -> Vec<Cost> {
+    let cost_at = |(at, blow): (usize, &Fallen)| {
+        // Of two blows on one worker, the later is to blame for its loss.
+        let next = fallen[at + 1..].iter().find(|later| later.name == blow.name);
+        let end = next.map_or(u64::MAX, |next| next.unix_ms);
+        cost(blow, end, events)
+    };
+    fallen.iter().enumerate().map(cost_at).collect()
+}
+
+/// What `fallen` cost; what is noticed from `end` on is not its doing.
+fn cost(fallen: &Fallen, end: u64, events: &[Event]) -> Cost {
     let later = || events.iter().filter(|event| event.unix_ms >= fallen.unix_ms);
     let noticed = match fallen.blow.target() {
         Target::Coordinator => later()
@@ -44,7 +55,7 @@ pub fn cost(fallen: &Fallen, events: &[Event]) -> Cost {
         // The next coordinator gives other numbers.
         Target::Worker | Target::Link => later()
             .take_while(|event| event.event != "started")
-            .take_while(|event| is_over_before(fallen, event))
+            .take_while(|event| event.unix_ms < end && is_over_before(fallen, event))
             .find(|event| misses(event, &fallen.name)),
     };
     let since = |event: &Event| event.unix_ms - fallen.unix_ms;
@@ -102,7 +113,7 @@ mod tests {
             event(950, "worker-lost", Some(3)),
             event(1_000, "trained", None),
         ];
-        let cost = cost(fallen, &events);
+        let cost = costs(std::slice::from_ref(fallen), &events)[0];
         (cost.noticed_after_ms, cost.next_step_after_ms)
     }
 
@@ -127,6 +138,17 @@ mod tests {
         );
         let stop = Blow::Stop(Victim::Coordinator, Duration::from_secs(1));
         assert_eq!(found(&fallen(310, stop, "coordinator")), (None, Some(690)));
+    }
+
+    #[test]
+    fn of_two_blows_on_one_worker_the_later_is_to_blame() {
+        let kill = Blow::Kill(Victim::Worker);
+        let stop = Blow::Stop(Victim::Worker, Duration::from_secs(5));
+        let blows = [fallen(100, stop, "worker 0"), fallen(150, kill, "worker 0")];
+        let events = [event(150, "worker-lost", Some(0))];
+        let noticed = costs(&blows, &events);
+        assert_eq!(noticed[0].noticed_after_ms, None);
+        assert_eq!(noticed[1].noticed_after_ms, Some(0));
     }
 
     #[test]

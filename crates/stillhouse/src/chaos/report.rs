@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::cost::{Cost, Fallen, cost};
+use super::cost::{Cost, Fallen, costs};
 use super::life::Lives;
 use super::reckon::Reckoning;
 use super::schedule::{Kind, Target};
@@ -99,8 +99,12 @@ impl Report {
             twin,
         } = parts;
         reckoning.violations.extend(twin.iter().flat_map(Twin::violations));
-        let events = outcome.log.events();
-        let blows = outcome.fallen.iter().map(|fallen| blow(fallen, cost(fallen, events)));
+        let costs = costs(&outcome.fallen, outcome.log.events());
+        let blows = outcome
+            .fallen
+            .iter()
+            .zip(costs)
+            .map(|(fallen, cost)| blow(fallen, cost));
         Self {
             version: VERSION,
             directory,

@@ -1,7 +1,7 @@
 use safetensors::tensor::{Dtype, TensorView, serialize};
 use serde_json::json;
 use stillhouse_core::plan::Arm;
-use stillhouse_core::{Fingerprint, Sample, SoftLabel};
+use stillhouse_core::{Fingerprint, Key, Sample, SoftLabel};
 use stillhouse_ledger::{Admission, Genesis, Ledger, Permit, Request, RequestId};
 use stillhouse_teacher::Pixels;
 use tempfile::TempDir;
