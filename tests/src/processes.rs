@@ -189,10 +189,25 @@ fn said(reader: Option<JoinHandle<String>>) -> String {
 
 /// SIGKILL to one process, if it is still there.
 pub fn kill(id: u32) {
+    send(id, Signal::KILL);
+}
+
+/// SIGINT to one process, as Ctrl-C sends it.
+pub fn interrupt(id: u32) {
+    send(id, Signal::INT);
+}
+
+fn send(id: u32, signal: Signal) {
     if let Some(id) = Pid::from_raw(id.cast_signed()) {
         // It may have ended by itself a moment ago.
-        let _ = kill_process(id, Signal::KILL);
+        let _ = kill_process(id, signal);
     }
+}
+
+/// Whether a process is stopped by a signal.
+#[must_use]
+pub fn is_stopped(id: u32) -> bool {
+    stat(id).is_some_and(|(_, state)| state == 'T')
 }
 
 /// Whether a process runs: a dead one that nobody has waited for yet does not.

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use stillhouse::chaos::lines::Lines;
 use stillhouse::desk::message::{GatewayId, Welcome};
 use stillhouse::desk::serve::{MAX_QUESTION_BYTES, serve};
 use stillhouse::desk::{Desk, DeskEvent};
@@ -146,6 +147,7 @@ async fn to_acknowledged(setting: &Setting, dispatcher: &Dispatcher, seeds: &Ima
         desk.clone(),
         welcome(seeds),
         Arc::default(),
+        Lines::default(),
     ));
     let gateways = start_gateways(setting, &coordinator, &secret)?;
     joined(&mut told, setting.gateways).await?;

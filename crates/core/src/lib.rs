@@ -17,12 +17,14 @@
 //! | [`key`] | the name of a query: BLAKE3 over exact bytes and teacher fingerprint |
 //! | [`label`] | the teacher's answer |
 //! | [`sampler`] | counter-based randomness |
+//! | [`dice`] | its draws one after another, for trials |
 //! | [`shards`] | which rank computes which virtual shard of a training step |
 //! | [`job`] | the job file: what was written, and what was meant |
 //! | [`plan`] | the steps of a job and what they cost |
 //! | [`standing`] | how far a job is, in a few words |
 //! | [`trace`] | names of traces, the same whoever adds to one |
 
+pub mod dice;
 pub mod guard;
 pub mod image;
 pub mod job;

@@ -37,6 +37,8 @@ pub enum Purpose {
     Generation,
     /// Noise of stochastic acquisition.
     Stochastic,
+    /// What is done to a job that is tried, and when.
+    Blows,
 }
 
 /// A stream of draws addressed by counter.

@@ -12,6 +12,7 @@
 //! | `handle` | [`Ledger`], by which everybody else speaks to that thread |
 //! | `reader` | [`Reader`], for a job that is not running |
 //! | [`audit`] | everything that is wrong with a ledger |
+//! | [`witness`] | whether what a ledger once held it still holds |
 //! | [`error`] | what can go wrong |
 //!
 //! Every write returns after fsync. Invariants: billed queries never exceed the budget (I1); nothing
@@ -24,6 +25,7 @@ pub mod book;
 pub mod counts;
 pub mod error;
 pub mod permit;
+pub mod witness;
 
 mod codec;
 mod compact;
@@ -42,3 +44,4 @@ pub use handle::{Admission, Entry, Genesis, Ledger, MAX_ENTRY_BYTES, Request};
 pub use permit::{Cause, Charge, OnAmbiguous, Permit, Proof, RequestId, State};
 pub use reader::Reader;
 pub use store::{Head, file};
+pub use witness::{Sight, Witness};

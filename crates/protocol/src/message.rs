@@ -195,6 +195,10 @@ pub enum FromWorker {
         version: u32,
         /// Process id on its host, for the log.
         process: u32,
+        /// When the process began, in the clock ticks of its host; 0 where that is not known.
+        started: u64,
+        /// What tells its host, and the space of its process id, from others; empty where that is not known.
+        host: String,
         /// Where its ring listens.
         ring: SocketAddr,
         /// Threads it computes with.

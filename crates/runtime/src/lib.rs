@@ -7,6 +7,7 @@
 //! | [`secret`] | the job's shared secret, never printed |
 //! | [`link`] | authenticated TCP links that carry bounded frames |
 //! | [`supervise`] | keeps child processes alive, and ends them with their parent |
+//! | [`process`] | processes that are never taken for another one |
 //! | [`signals`] | the first signal drains, the second aborts |
 //! | [`logging`] | where log lines go |
 //! | [`atomic_file`] | replaces a file whole or not at all |
@@ -16,6 +17,7 @@ pub mod atomic_file;
 pub mod exit_code;
 pub mod link;
 pub mod logging;
+pub mod process;
 pub mod secret;
 pub mod signals;
 pub mod supervise;

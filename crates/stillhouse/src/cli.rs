@@ -5,10 +5,12 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use chaos::ChaosArgs;
 use cluster::{ClusterArgs, ExportStudentArgs, ListArgs, LogsArgs, NameArgs, ResizeArgs, ServeResultsArgs, SubmitArgs};
 use past::{CurvesArgs, HistoryArgs};
 use stillhouse_runtime::link::args::{ConnectArgs, ListenArgs};
 
+pub mod chaos;
 pub mod cluster;
 pub mod past;
 
@@ -45,6 +47,12 @@ pub enum Command {
     Status(LookArgs),
     /// Look on while a job runs; a line a second when standard output is no terminal.
     Watch(LookArgs),
+    /// Kill, stop, cut and slow a job of this machine at random, and check that its budget, labels and student are as if
+    /// nothing had happened.
+    Chaos(ChaosArgs),
+    /// Continue what `chaos` has stopped, once that is gone.
+    #[command(hide = true)]
+    ChaosUndo,
     /// Write report.html of the job in a directory again.
     Report(DirArgs),
     /// List past jobs, or compare two at equal queries.
@@ -233,6 +241,9 @@ pub struct JobRunArgs {
     /// Serve metrics for Prometheus at http://HOST:PORT/metrics, to whoever can reach that.
     #[arg(long, env = "STILLHOUSE_METRICS_LISTEN", value_name = "HOST:PORT")]
     pub metrics_listen: Option<SocketAddr>,
+    /// Let `stillhouse chaos` cut and slow the links of this job, for whoever has its token.
+    #[arg(long)]
+    pub chaos: bool,
     /// Serve the live page at http://HOST:PORT/, to whoever can reach that; only the job's token changes anything there
     /// [without an address: 127.0.0.1:7780].
     #[arg(long, env = "STILLHOUSE_WEB", value_name = "HOST:PORT", num_args = 0..=1, require_equals = true,

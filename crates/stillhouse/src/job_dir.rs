@@ -9,7 +9,7 @@
 //! | `generated.safetensors` | the images that were generated for the pool | once, before the step that says so |
 //! | `ledger/` | permits, labels, history: the only truth | always before anything depends on it |
 //! | `token` | the secret by which workers, gateways and watchers join | once |
-//! | `coordinator.json` | where the coordinator listens | while it runs |
+//! | `coordinator.json` | where the coordinator listens, and its process | while it runs |
 //! | `checkpoints/` | the training under way | every few seconds of a training |
 //! | `reuse/` | labels of other jobs | by `stillhouse ledger import` |
 //! | `students/ARM-ROUND.safetensors` | every trained student | before its round counts |
@@ -17,6 +17,7 @@
 //! | `events.jsonl` | what happened, a JSON object a line | as it happens |
 //! | `student.safetensors`, `student.pt` | the last student (`control.*`: the control's) | at the end |
 //! | `labels.safetensors` | every image asked with its answer | at the end |
+//! | `chaos/` | of a trial by `stillhouse chaos`: its report, what the job printed | by it |
 //! | `worker-N.log` | what worker processes print | as it happens |
 
 use std::fs::{File, OpenOptions};

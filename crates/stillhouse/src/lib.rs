@@ -18,10 +18,12 @@
 //! | [`report`] | what a job bought, for people and programs |
 //! | [`watch`] | looking on while a job runs |
 //! | [`web`] | the live page of a running job |
+//! | [`chaos`] | disturbing a running job on purpose |
 //! | [`curves`] | learning curves for TensorBoard, MLflow and spreadsheets |
 //! | [`failure`] | a failure as the user sees it |
 
 pub mod books;
+pub mod chaos;
 pub mod checkpoints;
 pub mod cli;
 pub mod commands;

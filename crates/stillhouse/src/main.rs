@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use stillhouse::cli::{BudgetCommand, Cli, Command, cluster_job};
-use stillhouse::commands::{budget, cluster, gateway, history, init, ledger, look, run, show, validate};
+use stillhouse::commands::{budget, chaos, cluster, gateway, history, init, ledger, look, run, show, validate};
 use stillhouse::failure::{Failure, Kind};
 use stillhouse::report::ProgressBars;
 use stillhouse_runtime::logging::{self, Format};
@@ -81,6 +81,8 @@ fn perform(command: &Command, bars: &ProgressBars) -> Result<String, Failure> {
             Some(name) => cluster::look::watch(&args.cluster, name),
             None => look::watch(args),
         },
+        Command::Chaos(args) => chaos::chaos(args),
+        Command::ChaosUndo => chaos::undo(),
         Command::Report(args) => show::report(&args.dir),
         Command::History(args) => history::history(args),
         Command::Curves(args) => history::curves(args),

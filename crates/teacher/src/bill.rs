@@ -1,6 +1,7 @@
 //! The server's own account of what it answered: one line an image, on disk before the answer
 //! leaves. What a test compares with the ledger's budget.
 
+use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::Path;
@@ -65,6 +66,14 @@ impl BillFile {
     }
 }
 
+/// Lines of a bill beyond the `allowed` ones of each image.
+#[must_use]
+pub fn repeats(bill: &[String], allowed: u64) -> u64 {
+    let mut times: HashMap<&str, u64> = HashMap::new();
+    bill.iter().for_each(|image| *times.entry(image).or_default() += 1);
+    times.values().map(|times| times.saturating_sub(allowed)).sum()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,5 +94,13 @@ mod tests {
         assert_eq!(BillFile::read(&path).unwrap(), [hex(&one), hex(&two)]);
         BillFile::open(&path).unwrap().append(&[one]).unwrap();
         assert_eq!(BillFile::read(&path).unwrap(), [hex(&one), hex(&two), hex(&one)]);
+    }
+
+    #[test]
+    fn an_image_that_is_billed_too_often_is_counted() {
+        let bill = ["a", "b", "a", "a", "c", "c"].map(str::to_owned);
+        assert_eq!(repeats(&bill, 1), 3);
+        assert_eq!(repeats(&bill, 2), 1);
+        assert_eq!(repeats(&bill, 3), 0);
     }
 }

@@ -14,6 +14,7 @@ use stillhouse_collective::{Card, RingListener, Seal};
 use stillhouse_protocol::message::{Command, PROTOCOL_VERSION, Welcome};
 use stillhouse_protocol::{Fence, FromWorker, ToWorker, codec};
 use stillhouse_runtime::link::{self, Connection, FrameReceiver, FrameSender, Purpose, Target};
+use stillhouse_runtime::process::Identity;
 use stillhouse_runtime::signals::Shutdown;
 use stillhouse_runtime::{Secret, signals};
 use stillhouse_student::device::{self, Wanted};
@@ -197,9 +198,13 @@ async fn greet(
     receiver: &mut FrameReceiver,
     site: &Site,
 ) -> anyhow::Result<Result<Welcome, String>> {
+    // Where the system tells nothing of processes, nobody can be mistaken for this one either.
+    let (started, host) = Identity::own().map_or_else(|_| (0, String::new()), |own| (own.started, own.host));
     let hello = FromWorker::Hello {
         version: PROTOCOL_VERSION,
         process: std::process::id(),
+        started,
+        host,
         ring: site.ring.local_addr()?,
         threads: u32::try_from(site.threads).unwrap_or(u32::MAX),
     };

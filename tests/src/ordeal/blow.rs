@@ -3,7 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::dice::Dice;
+use stillhouse_core::dice::Dice;
+
 use crate::proxy::{Cut, Direction, Which};
 
 /// Shortest and longest time for which a program is stopped or a line stalls.
@@ -237,10 +238,12 @@ fn busy(dice: &mut Dice) -> String {
 
 #[cfg(test)]
 mod tests {
+    use stillhouse_core::sampler::{Purpose, Stream};
+
     use super::*;
 
     fn blows(seed: u64, n: usize) -> Vec<Blow> {
-        let mut dice = Dice::new(seed, 0);
+        let mut dice = Dice::new(Stream::new(seed, Purpose::Shuffle, 0));
         (0..n).map(|_| Blow::draw(&mut dice, 3)).collect()
     }
 
@@ -252,7 +255,7 @@ mod tests {
 
     #[test]
     fn everything_happens_sooner_or_later() {
-        let mut dice = Dice::new(1, 0);
+        let mut dice = Dice::new(Stream::new(1, Purpose::Shuffle, 0));
         let drawn: Vec<Kind> = (0..10_000).map(|_| kind(&mut dice)).collect();
         for (kind, share) in SHARES {
             let count = drawn.iter().filter(|one| **one == kind).count() as u64;

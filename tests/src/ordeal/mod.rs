@@ -3,7 +3,6 @@
 //!
 //! | module | what it is |
 //! |---|---|
-//! | `dice` | seeded draws |
 //! | [`blow`] | what can happen, and how often |
 //! | `stage` | coordinator, gateways, Redis, teacher and the lines between them |
 //! | `strike` | blows on the stage, and their end |
@@ -14,7 +13,6 @@
 //! A seed fixes the jobs and the order of blows. It does not fix at which byte a blow falls.
 
 pub mod blow;
-mod dice;
 mod oracle;
 pub mod report;
 mod stage;

@@ -1,12 +1,12 @@
 //! The ledger against the teacher's bill.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::{Path, PathBuf};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use anyhow::Context;
-use stillhouse_core::Key;
 use stillhouse_core::job::{BudgetSpec, OnAmbiguous};
-use stillhouse_ledger::{Audit, Counts, LedgerError, Reader, file};
+use stillhouse_ledger::{Counts, Sight, Witness};
+use stillhouse_teacher::bill::repeats;
 
 use super::report::Violations;
 use crate::jobs::{CLASSES, SHAPE};
@@ -15,13 +15,8 @@ use crate::teacher::predict;
 
 /// What the ledger of one job has shown so far.
 pub(super) struct Books {
-    /// The job directory.
-    dir: PathBuf,
-    /// Where a copy of the ledger is looked at.
-    copy: PathBuf,
+    witness: Witness,
     budget: BudgetSpec,
-    /// Labels that were on disk when a coordinator was dead.
-    kept: HashMap<Key, Vec<f32>>,
     /// The charges of the last look.
     pub(super) counts: Option<Counts>,
 }
@@ -30,10 +25,8 @@ impl Books {
     /// Nothing yet, of a job in `dir` that may spend `budget`. Copies of the ledger go to `copy`.
     pub(super) fn new(dir: PathBuf, copy: PathBuf, budget: &BudgetSpec) -> Self {
         Self {
-            dir,
-            copy,
+            witness: Witness::new(&dir, &copy),
             budget: budget.clone(),
-            kept: HashMap::new(),
             counts: None,
         }
     }
@@ -46,15 +39,9 @@ impl Books {
     /// When the file cannot be copied.
     pub(super) fn look(&mut self, bill: &[String], violations: &mut Violations) -> anyhow::Result<()> {
         self.check_bill(bill, violations);
-        match read_copy(&self.dir, &self.copy)? {
-            Ok(reader) => {
-                self.compare(&reader, bill, violations)?;
-                // Only one of them has the file.
-                drop(reader);
-                let findings = Audit::of(&self.copy).context("audit the ledger's copy")?.findings;
-                violations
-                    .others
-                    .extend(findings.into_iter().map(|finding| finding.what));
+        match self.witness.look().context("copy the ledger")? {
+            Ok(sight) => {
+                self.compare(&sight, bill, violations);
                 Ok(())
             }
             // None yet, or a process died while it made the file.
@@ -66,31 +53,17 @@ impl Books {
         }
     }
 
-    fn compare(&mut self, reader: &Reader, bill: &[String], violations: &mut Violations) -> anyhow::Result<()> {
-        let counts = reader.counts();
+    fn compare(&mut self, sight: &Sight, bill: &[String], violations: &mut Violations) {
+        let counts = sight.counts;
         if (bill.len() as u64) > counts.billed() {
             let unknown = bill.len() as u64 - counts.billed();
             violations.add(format!("{unknown} billed queries are in no ledger: {counts:?}"));
         }
         let beyond = counts.billed().saturating_sub(counts.budget);
         violations.over_budget = violations.over_budget.max(beyond);
-        let entries = reader.entries().context("read the ledger's copy")?;
-        let labelled = entries.into_iter().filter_map(|entry| Some((entry.key, entry.label?)));
-        let kept: HashMap<Key, Vec<f32>> = labelled
-            .map(|(key, label)| (key, label.probabilities().to_vec()))
-            .collect();
-        let lost = self
-            .kept
-            .iter()
-            .filter(|(key, label)| kept.get(key) != Some(label))
-            .count();
-        violations.labels_lost += lost as u64;
-        if counts.committed != kept.len() as u64 {
-            violations.add(format!("{} labels are kept, but {counts:?}", kept.len()));
-        }
-        self.kept = kept;
+        violations.labels_lost += sight.lost;
+        violations.others.extend(sight.findings.iter().cloned());
         self.counts = Some(counts);
-        Ok(())
     }
 
     /// Checks the bill alone: it never exceeds the budget, and names no image too often.
@@ -101,10 +74,7 @@ impl Books {
             OnAmbiguous::Hold => 1,
             OnAmbiguous::Resend(attempts) | OnAmbiguous::IdempotencyKey(attempts) => 1 + u64::from(attempts),
         };
-        let mut times: BTreeMap<&str, u64> = BTreeMap::new();
-        bill.iter().for_each(|image| *times.entry(image).or_default() += 1);
-        let twice = times.values().map(|times| times.saturating_sub(allowed)).sum();
-        violations.sent_twice = violations.sent_twice.max(twice);
+        violations.sent_twice = violations.sent_twice.max(repeats(bill, allowed));
     }
 }
 
@@ -149,17 +119,6 @@ fn is_the_teachers(image: &[u8], label: &[f32]) -> bool {
     let pixels = stillhouse_teacher::Pixels::Uint8(image.to_vec());
     let answer = predict(SHAPE, CLASSES)(pixels, 1);
     answer.is_ok_and(|answer| answer.iter().zip(label).all(|(a, b)| (a - b).abs() < 1e-5))
-}
-
-/// Opens a copy of the ledger in `dir`.
-fn read_copy(dir: &Path, copy: &Path) -> anyhow::Result<Result<Reader, LedgerError>> {
-    let (from, to) = (file(dir), file(copy));
-    if !from.exists() {
-        return Ok(Err(LedgerError::Missing { path: from }));
-    }
-    std::fs::create_dir_all(to.parent().expect("the file is in a folder"))?;
-    std::fs::copy(&from, &to).context("copy the ledger")?;
-    Ok(Reader::open(copy))
 }
 
 #[cfg(test)]

@@ -6,12 +6,12 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use stillhouse_core::dice::Dice;
 use stillhouse_core::job::{Control, JobSpec, OnAmbiguous};
 use stillhouse_core::sampler::{Purpose, Stream};
 
 use super::Options;
 use super::blow::{Line, Victim};
-use super::dice::Dice;
 use super::strike::Relief;
 use crate::jobs::{self, CLASSES, SHAPE};
 use crate::mortal::Mortal;

@@ -5,10 +5,11 @@ use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use stillhouse_core::dice::Dice;
+use stillhouse_core::sampler::{Purpose, Stream};
 
 use super::Options;
 use super::blow::{Blow, Victim};
-use super::dice::Dice;
 use super::oracle::{self, Books};
 use super::report::Report;
 use super::stage::Stage;
@@ -52,7 +53,7 @@ struct Trial<'a> {
 /// Runs job `number` of an ordeal whose blows end at `until`.
 pub(super) fn run(options: &Options, number: u64, until: Instant, report: &mut Report) -> anyhow::Result<()> {
     let folder = options.folder.join(format!("job-{number}"));
-    let mut dice = Dice::new(options.seed, number);
+    let mut dice = Dice::new(Stream::new(options.seed, Purpose::Shuffle, number));
     let stage = Stage::set_up(options, &folder, &mut dice)?;
     report.jobs += 1;
     let books = Books::new(stage.dir(), stage.folder.join("books"), &stage.job.spec.budget);

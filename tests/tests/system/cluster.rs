@@ -128,6 +128,40 @@ fn workers_outlive_their_coordinator_and_go_on_with_the_next_one() {
 }
 
 #[test]
+fn a_job_goes_on_without_a_worker_that_is_stopped_and_takes_it_back_when_it_goes_on() {
+    let _alone = alone();
+    let mut cluster = Cluster::new(2);
+    cluster.workers.iter_mut().for_each(Mortal::start);
+    let (mut running, outcome) = cluster.start();
+    assert!(running.lives_until(|| outcome.has_event("asked", "active-001")));
+    cluster.workers[0].pause();
+    let is_lost = || outcome.events_called("worker-lost") == 1;
+    assert!(running.lives_until(is_lost), "nobody missed a worker that was stopped");
+    let is_further = || {
+        let events = outcome.events();
+        let mut later = events.iter().skip_while(|event| event["event"] != "worker-lost");
+        later.any(|event| event["event"] == "trained" || event["event"] == "selected")
+    };
+    assert!(running.lives_until(is_further), "the job ended without the worker");
+    cluster.workers[0].resume();
+    assert!(
+        running.lives_until(|| outcome.events_called("worker-joined") == 3),
+        "it was not taken back"
+    );
+    let process = |event: &serde_json::Value| event["process"].as_u64();
+    let joined = outcome.events();
+    let joined: Vec<_> = joined
+        .iter()
+        .filter(|event| event["event"] == "worker-joined")
+        .collect();
+    assert!(
+        joined[..2].iter().any(|event| process(event) == process(joined[2])),
+        "{joined:?}"
+    );
+    cluster.expect_undisturbed(running, &outcome);
+}
+
+#[test]
 fn a_worker_with_another_token_is_refused_with_a_sentence_and_learns_nothing() {
     let _alone = alone();
     let mut cluster = Cluster::new(1);

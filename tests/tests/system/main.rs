@@ -13,6 +13,7 @@
 //! | [`elastic`] | workers killed at random change nothing; a training goes on from its checkpoint |
 //! | [`cluster`] | coordinator and workers as processes of their own, in any order; watchers |
 //! | [`tls`] | under TLS it is the same job, and nothing of it is read on the way |
+//! | [`chaos`] | nor does what users do to their own jobs, and what they are told of it is so |
 //! | [`hosts`] | the same over a network whose cables are pulled |
 //! | [`ledger`] | the books are right, agree with the bill, and no label is bought twice over a sweep |
 //! | [`torchscript`] | students leave and enter as TorchScript |
@@ -25,6 +26,7 @@
 
 mod branches;
 mod browser;
+mod chaos;
 mod cluster;
 mod elastic;
 mod gateways;

@@ -12,6 +12,7 @@ use tokio_rustls::TlsStream;
 use tokio_util::codec::{Decoder, Encoder, LengthDelimitedCodec};
 
 use super::LinkError;
+use super::strain::Strain;
 
 /// Frames that may wait for the writer: enough to fill a write with small ones, few enough that a
 /// slow peer is felt at once by whoever sends.
@@ -44,10 +45,11 @@ impl FrameSender {
         writer: impl AsyncWrite + Unpin + Send + 'static,
         peer: SocketAddr,
         max_frame_bytes: usize,
+        strain: Strain,
     ) -> FrameSender {
         let (queue, items) = mpsc::channel(QUEUED_FRAMES);
         tokio::spawn(async move {
-            if let Err(error) = write_all(items, writer, codec(max_frame_bytes)).await {
+            if let Err(error) = write_all(items, writer, codec(max_frame_bytes), strain).await {
                 tracing::debug!(%peer, %error, "lost a link while sending");
             }
         });
@@ -100,18 +102,29 @@ async fn write_all(
     mut items: mpsc::Receiver<Item>,
     mut writer: impl AsyncWrite + Unpin,
     mut codec: LengthDelimitedCodec,
+    mut strain: Strain,
 ) -> io::Result<()> {
     let mut gathered = BytesMut::new();
     let mut flushes = Vec::new();
-    while let Some(first) = items.recv().await {
-        let mut next = Some(first);
+    loop {
+        let mut next = tokio::select! {
+            first = items.recv() => first,
+            cut = strain.is_cut() => return Err(cut),
+        };
+        if next.is_none() {
+            return writer.shutdown().await;
+        }
         while let Some(item) = next {
             match item {
                 Item::Frame(payload) if payload.len() >= GATHERED_BYTES => {
                     // Bounded when it was sent, so its length fits.
                     gathered.put_u32_le(payload.len() as u32);
-                    writer.write_all_buf(&mut gathered).await?;
-                    writer.write_all(&payload).await?;
+                    strain.pass().await?;
+                    let sent = async {
+                        writer.write_all_buf(&mut gathered).await?;
+                        writer.write_all(&payload).await
+                    };
+                    unless_cut(&mut strain, sent).await?;
                 }
                 Item::Frame(payload) => codec.encode(payload, &mut gathered)?,
                 Item::Flush(done) => flushes.push(done),
@@ -122,9 +135,13 @@ async fn write_all(
                 None
             };
         }
-        writer.write_all_buf(&mut gathered).await?;
-        // TLS may hold back what it has sealed.
-        writer.flush().await?;
+        strain.pass().await?;
+        let sent = async {
+            writer.write_all_buf(&mut gathered).await?;
+            // TLS may hold back what it has sealed.
+            writer.flush().await
+        };
+        unless_cut(&mut strain, sent).await?;
         for done in flushes.drain(..) {
             // Whoever asked may have stopped waiting.
             let _ = done.send(());
@@ -133,7 +150,14 @@ async fn write_all(
             gathered = BytesMut::new();
         }
     }
-    writer.shutdown().await
+}
+
+/// Does what moves bytes, unless the link is cut meanwhile.
+async fn unless_cut<T>(strain: &mut Strain, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    tokio::select! {
+        done = work => done,
+        cut = strain.is_cut() => Err(cut),
+    }
 }
 
 /// Where bytes come from.
@@ -161,16 +185,18 @@ pub struct FrameReceiver {
     codec: LengthDelimitedCodec,
     peer: SocketAddr,
     max_frame_bytes: usize,
+    strain: Strain,
 }
 
 impl FrameReceiver {
-    pub(super) fn new(reader: Reader, peer: SocketAddr, max_frame_bytes: usize) -> FrameReceiver {
+    pub(super) fn new(reader: Reader, peer: SocketAddr, max_frame_bytes: usize, strain: Strain) -> FrameReceiver {
         FrameReceiver {
             reader,
             buffer: BytesMut::new(),
             codec: codec(max_frame_bytes),
             peer,
             max_frame_bytes,
+            strain,
         }
     }
 
@@ -195,7 +221,9 @@ impl FrameReceiver {
                 return Ok(Some(frame.freeze()));
             }
             self.buffer.reserve(READ_BYTES);
-            if self.reader.read(&mut self.buffer).await.map_err(lost)? == 0 {
+            self.strain.pass().await.map_err(lost)?;
+            let read = unless_cut(&mut self.strain, self.reader.read(&mut self.buffer)).await;
+            if read.map_err(lost)? == 0 {
                 let ended = self.codec.decode_eof(&mut self.buffer).map_err(lost)?;
                 return Ok(ended.map(BytesMut::freeze));
             }

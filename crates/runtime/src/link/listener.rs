@@ -26,6 +26,7 @@ pub struct Listener {
     identity: Option<Identity>,
     max_frame_bytes: fn(Purpose) -> usize,
     unproved: JoinSet<Result<Connection, LinkError>>,
+    is_reined: bool,
 }
 
 impl Listener {
@@ -47,6 +48,7 @@ impl Listener {
             identity: None,
             max_frame_bytes,
             unproved: JoinSet::new(),
+            is_reined: false,
         })
     }
 
@@ -54,6 +56,13 @@ impl Listener {
     #[must_use]
     pub fn under(mut self, identity: Option<Identity>) -> Listener {
         self.identity = identity;
+        self
+    }
+
+    /// Holds [`Reins`](super::Reins) of every link from now on, so that a job can be tried.
+    #[must_use]
+    pub fn reined(mut self) -> Listener {
+        self.is_reined = true;
         self
     }
 
@@ -105,12 +114,14 @@ impl Listener {
     }
 
     fn examine(&mut self, mut stream: TcpStream, peer: SocketAddr) {
-        let (secret, identity, max_frame_bytes) = (self.secret.clone(), self.identity.clone(), self.max_frame_bytes);
+        let (secret, identity, is_reined) = (self.secret.clone(), self.identity.clone(), self.is_reined);
+        let max_frame_bytes = self.max_frame_bytes;
         self.unproved.spawn(async move {
             prepare(&mut stream).map_err(|source| LinkError::Lost { peer, source })?;
             let proved = open::admit(stream, &secret, identity.as_ref());
             let (stream, purpose) = handshake::within(HANDSHAKE_DEADLINE, peer, proved).await?;
-            Ok(Connection::new(stream, peer, purpose, max_frame_bytes(purpose)))
+            let max_frame_bytes = max_frame_bytes(purpose);
+            Ok(Connection::new(stream, peer, purpose, max_frame_bytes, is_reined))
         });
     }
 }

@@ -33,6 +33,7 @@ mod frame;
 mod handshake;
 mod listener;
 mod open;
+mod strain;
 mod tls;
 
 use std::{io, net::SocketAddr, time::Duration};
@@ -40,10 +41,11 @@ use std::{io, net::SocketAddr, time::Duration};
 use rustix::net::sockopt;
 use tokio::net::TcpStream;
 
-use self::{frame::Reader, open::Stream};
+use self::{frame::Reader, open::Stream, strain::Strain};
 pub use self::{
     frame::{FrameReceiver, FrameSender},
     listener::Listener,
+    strain::Reins,
     tls::{Identity, TlsError, Trust},
 };
 use crate::secret::Secret;
@@ -63,6 +65,8 @@ pub enum Purpose {
     Gateway,
     /// The connector looks on.
     Watcher,
+    /// The connector disturbs the job on purpose, where the listener's job is there to be disturbed.
+    Tormentor,
 }
 
 impl Purpose {
@@ -71,11 +75,12 @@ impl Purpose {
             Self::Worker => b'W',
             Self::Gateway => b'G',
             Self::Watcher => b'V',
+            Self::Tormentor => b'X',
         }
     }
 
     fn of_letter(letter: u8) -> Option<Self> {
-        [Self::Worker, Self::Gateway, Self::Watcher]
+        [Self::Worker, Self::Gateway, Self::Watcher, Self::Tormentor]
             .into_iter()
             .find(|purpose| purpose.letter() == letter)
     }
@@ -204,23 +209,31 @@ pub struct Connection {
     peer: SocketAddr,
     local: Option<SocketAddr>,
     purpose: Purpose,
+    reins: Option<Reins>,
     sender: FrameSender,
     receiver: FrameReceiver,
 }
 
 impl Connection {
-    fn new(stream: Stream, peer: SocketAddr, purpose: Purpose, max_frame_bytes: usize) -> Connection {
+    fn new(stream: Stream, peer: SocketAddr, purpose: Purpose, max_frame_bytes: usize, is_reined: bool) -> Connection {
+        let (reins, strain) = match is_reined {
+            true => {
+                let (reins, strain) = Strain::reined();
+                (Some(reins), strain)
+            }
+            false => (None, Strain::default()),
+        };
         let (local, reader, sender) = match stream {
             Stream::Plain(stream) => {
                 let local = stream.local_addr().ok();
                 let (reader, writer) = stream.into_split();
-                let sender = FrameSender::new(writer, peer, max_frame_bytes);
+                let sender = FrameSender::new(writer, peer, max_frame_bytes, strain.clone());
                 (local, Reader::Plain(reader), sender)
             }
             Stream::Tls(stream) => {
                 let local = stream.get_ref().0.local_addr().ok();
                 let (reader, writer) = tokio::io::split(*stream);
-                let sender = FrameSender::new(writer, peer, max_frame_bytes);
+                let sender = FrameSender::new(writer, peer, max_frame_bytes, strain.clone());
                 (local, Reader::Tls(reader), sender)
             }
         };
@@ -228,8 +241,9 @@ impl Connection {
             peer,
             local,
             purpose,
+            reins,
             sender,
-            receiver: FrameReceiver::new(reader, peer, max_frame_bytes),
+            receiver: FrameReceiver::new(reader, peer, max_frame_bytes, strain),
         }
     }
 
@@ -249,6 +263,12 @@ impl Connection {
     #[must_use]
     pub fn purpose(&self) -> Purpose {
         self.purpose
+    }
+
+    /// Returns what makes this link bear a cut or slowness, where its listener was told to hold reins.
+    #[must_use]
+    pub fn reins(&self) -> Option<Reins> {
+        self.reins.clone()
     }
 
     /// Parts the two directions, for two tasks.
@@ -278,7 +298,7 @@ pub async fn connect(target: &Target, purpose: Purpose, max_frame_bytes: usize) 
     .map_err(|source| LinkError::Open { source })?;
     let proved = open::greet(stream, &target.secret, target.trust.as_ref(), purpose);
     let stream = handshake::within(HANDSHAKE_DEADLINE, peer, proved).await?;
-    Ok(Connection::new(stream, peer, purpose, max_frame_bytes))
+    Ok(Connection::new(stream, peer, purpose, max_frame_bytes, false))
 }
 
 /// Sends small frames at once, and notices a peer that has vanished.

@@ -138,7 +138,7 @@ async fn an_acceptor_refuses_a_proof_made_with_another_secret() {
 async fn a_link_is_for_what_its_connector_says_and_nobody_on_the_way_can_change_that() {
     let (mut listener, address) = listener().await;
     let target = target(address, 1);
-    for purpose in [Purpose::Worker, Purpose::Gateway, Purpose::Watcher] {
+    for purpose in [Purpose::Worker, Purpose::Gateway, Purpose::Watcher, Purpose::Tormentor] {
         let (accepted, connected) = tokio::join!(listener.accept(), connect(&target, purpose, MAX));
         assert_eq!((accepted.purpose(), connected.unwrap().purpose()), (purpose, purpose));
     }
@@ -299,4 +299,49 @@ async fn sending_to_a_peer_that_left_becomes_an_error() {
     };
     assert!(matches!(error, LinkError::Closed { .. }), "{error:?}");
     sender.closed_by_peer().await;
+}
+
+/// A link whose accepting end holds reins.
+async fn reined_pair() -> (Connection, Connection) {
+    let (listener, address) = listener().await;
+    let (mut listener, target) = (listener.reined(), target(address, 1));
+    let (accepted, connected) = tokio::join!(listener.accept(), connect(&target, Purpose::Worker, MAX));
+    (connected.unwrap(), accepted)
+}
+
+#[tokio::test]
+async fn a_link_that_is_cut_is_lost_to_both_ends_and_only_who_was_told_to_holds_reins() {
+    let (near, far) = reined_pair().await;
+    let reins = far.reins().expect("its listener was told to");
+    assert!(near.reins().is_none() && pair().await.1.reins().is_none());
+    let (sender, mut receiver) = near.split();
+    let (_keep, mut heard) = far.split();
+    sender.send(vec![1]).await.unwrap();
+    assert_eq!(heard.recv().await.unwrap().unwrap(), [1][..]);
+    assert!(!reins.is_over());
+    reins.cut();
+    let lost = heard.recv().await;
+    assert!(matches!(lost, Err(LinkError::Lost { .. })), "{lost:?}");
+    drop((heard, _keep));
+    let ended = receiver.recv().await;
+    assert!(matches!(ended, Ok(None) | Err(LinkError::Lost { .. })), "{ended:?}");
+    reins.slow(Duration::from_secs(1), Duration::from_secs(1));
+    assert!(reins.is_over(), "a cut link stays cut");
+}
+
+#[tokio::test]
+async fn frames_of_a_slow_link_arrive_late_and_whole() {
+    const PAUSE: Duration = Duration::from_millis(200);
+    let (near, far) = reined_pair().await;
+    let reins = far.reins().expect("its listener was told to");
+    let (_keep, mut receiver) = near.split();
+    let (sender, _heard) = far.split();
+    reins.slow(PAUSE, Duration::from_secs(60));
+    let begun = std::time::Instant::now();
+    sender.send(vec![7; 1000]).await.unwrap();
+    assert_eq!(receiver.recv().await.unwrap().unwrap(), vec![7; 1000]);
+    assert!(begun.elapsed() >= PAUSE, "it came after {:?}", begun.elapsed());
+    reins.slow(PAUSE, Duration::ZERO);
+    sender.send(vec![8]).await.unwrap();
+    assert_eq!(receiver.recv().await.unwrap().unwrap(), [8][..]);
 }

@@ -1,6 +1,7 @@
 //! What each command does. Each returns the text that it prints.
 
 pub mod budget;
+pub mod chaos;
 pub mod cluster;
 pub mod gateway;
 pub mod history;

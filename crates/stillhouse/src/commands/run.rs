@@ -41,6 +41,7 @@ pub fn run(args: &RunArgs, bars: &ProgressBars) -> Result<String, Failure> {
         web: args.common.web,
         web_read_only: args.common.web_read_only,
         base: base(&args.common),
+        allows_chaos: args.common.chaos,
         bars: bars.clone(),
     };
     let dir = dir_of(&inputs, &args.common);
@@ -67,6 +68,7 @@ pub fn coordinator(args: &CoordinatorArgs, bars: &ProgressBars) -> Result<String
                 web: args.common.web,
                 web_read_only: args.common.web_read_only,
                 base: base(&args.common),
+                allows_chaos: args.common.chaos,
                 bars: bars.clone(),
             };
             let dir = dir_of(&inputs, &args.common);

@@ -9,10 +9,12 @@ use std::os::unix::fs::PermissionsExt;
 
 use stillhouse_protocol::codec;
 use stillhouse_runtime::link::{Connection, Identity, Listener, Purpose};
+use stillhouse_runtime::process;
 use stillhouse_runtime::secret::{SecretError, TOKEN_FILE};
 use stillhouse_runtime::{Secret, atomic_file};
 use tokio::sync::mpsc;
 
+use crate::chaos::order::MAX_ORDER_BYTES;
 use crate::desk::serve::MAX_QUESTION_BYTES;
 use crate::failure::{Failure, Kind};
 use crate::job_dir::JobDir;
@@ -36,14 +38,22 @@ pub(super) struct Door {
     pub(super) gateways: mpsc::Receiver<Connection>,
     /// Links of watchers.
     pub(super) watchers: mpsc::Receiver<Connection>,
+    /// Links of those who disturb the job on purpose.
+    pub(super) tormentors: mpsc::Receiver<Connection>,
 }
 
 impl Door {
-    /// Listens at `listen`, under TLS when there is a certificate, or else on loopback for this job's own processes.
+    /// Listens at `listen`, under TLS when there is a certificate, or else on loopback for this job's own processes. Of a job
+    /// that `allows_chaos`, all links can be cut and slowed.
     ///
     /// # Errors
     /// When the token is of no use, or nobody can listen there.
-    pub(super) async fn open(listen: Option<&str>, identity: Option<Identity>, dir: &JobDir) -> Result<Self, Failure> {
+    pub(super) async fn open(
+        listen: Option<&str>,
+        identity: Option<Identity>,
+        dir: &JobDir,
+        allows_chaos: bool,
+    ) -> Result<Self, Failure> {
         let secret = token(dir, listen.is_some())?;
         let is_under_tls = identity.is_some();
         let (listener, address) = listen_at(listen.unwrap_or(LOOPBACK), &secret).await?;
@@ -60,13 +70,15 @@ impl Door {
         let (worker_sender, workers) = mpsc::channel(WAITING);
         let (gateway_sender, gateways) = mpsc::channel(WAITING);
         let (watcher_sender, watchers) = mpsc::channel(WAITING);
-        let senders = [worker_sender, gateway_sender, watcher_sender];
+        let (tormentor_sender, tormentors) = mpsc::channel(WAITING);
+        let senders = [worker_sender, gateway_sender, watcher_sender, tormentor_sender];
         for listener in listeners {
+            let listener = if allows_chaos { listener.reined() } else { listener };
             tokio::spawn(admit(listener, senders.clone()));
         }
         let whereabouts = Whereabouts {
             address: nearby,
-            process: std::process::id(),
+            process: process::Identity::own().ok(),
         };
         let text = serde_json::to_vec(&whereabouts).expect("an address and a number");
         dir.write(WHEREABOUTS, &text)?;
@@ -76,6 +88,7 @@ impl Door {
             workers,
             gateways,
             watchers,
+            tormentors,
         })
     }
 }
@@ -106,11 +119,13 @@ fn bound(purpose: Purpose) -> usize {
         Purpose::Worker => codec::MAX_MESSAGE_BYTES,
         Purpose::Gateway => MAX_QUESTION_BYTES,
         Purpose::Watcher => MAX_SIGHT_BYTES,
+        Purpose::Tormentor => MAX_ORDER_BYTES,
     }
 }
 
 /// Shows everybody to those who serve them, until workers are served no more.
-async fn admit(mut listener: Listener, [workers, gateways, watchers]: [mpsc::Sender<Connection>; 3]) {
+async fn admit(mut listener: Listener, senders: [mpsc::Sender<Connection>; 4]) {
+    let [workers, gateways, watchers, tormentors] = senders;
     loop {
         let connection = tokio::select! {
             connection = listener.accept() => connection,
@@ -121,6 +136,7 @@ async fn admit(mut listener: Listener, [workers, gateways, watchers]: [mpsc::Sen
             Purpose::Worker => &workers,
             Purpose::Gateway => &gateways,
             Purpose::Watcher => &watchers,
+            Purpose::Tormentor => &tormentors,
         };
         if to.send(connection).await.is_err() {
             tracing::warn!(%peer, ?purpose, "sent away: this job has no use for it now");

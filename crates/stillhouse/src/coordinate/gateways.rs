@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Options;
 use super::asking::Asker;
+use crate::chaos::lines::Lines;
 use crate::desk::message::{GatewayId, Welcome};
 use crate::desk::{AskingStopped, Desk, DeskEvent, serve};
 use crate::failure::{Failure, Kind};
@@ -43,6 +44,8 @@ pub(super) struct Parts<'a> {
     pub(super) options: &'a Options,
     /// Links of gateways of other processes, when they may join.
     pub(super) gateways: Option<mpsc::Receiver<Connection>>,
+    /// Where their links are entered.
+    pub(super) lines: Lines,
     pub(super) ledger: Ledger,
     pub(super) teacher: Arc<dyn Teacher>,
     pub(super) library: Library,
@@ -97,7 +100,7 @@ impl Asking {
                 seeds: (*inputs.seeds).clone(),
                 evaluation: inputs.evaluation.as_deref().cloned(),
             };
-            admit_gateways(links, &desk, welcome, inputs.generated.clone())
+            admit_gateways(links, &desk, (welcome, inputs.generated.clone()), parts.lines.clone())
         });
         let stop = CancellationToken::new();
         let gateway = match options.has_gateway {
@@ -254,10 +257,10 @@ async fn open_redis(config: RedisConfig, epoch: u64) -> Result<Arc<dyn Queue>, F
 fn admit_gateways(
     links: mpsc::Receiver<Connection>,
     desk: &Desk,
-    welcome: Welcome,
-    generated: Arc<OnceLock<ImageSet>>,
+    (welcome, generated): (Welcome, Arc<OnceLock<ImageSet>>),
+    lines: Lines,
 ) -> JoinHandle<()> {
-    let serving = serve::serve(links, desk.clone(), welcome, generated);
+    let serving = serve::serve(links, desk.clone(), welcome, generated, lines);
     tokio::spawn(async move {
         if let Err(error) = serving.await {
             tracing::error!(%error, "gateways cannot be welcomed");

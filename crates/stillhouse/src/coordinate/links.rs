@@ -12,8 +12,10 @@ use stillhouse_protocol::codec::CodecError;
 use stillhouse_protocol::message::{EvaluationData, PROTOCOL_VERSION, Welcome};
 use stillhouse_protocol::{FromWorker, ToWorker, WorkerId, codec};
 use stillhouse_runtime::link::{Connection, FrameReceiver, FrameSender};
+use stillhouse_runtime::process::{Identity, MAX_HOST_BYTES};
 use tokio::sync::mpsc;
 
+use crate::chaos::lines::Lines;
 use crate::inputs::Inputs;
 
 /// A worker beats every few seconds; one silent for so long is stopped, cut off or overloaded
@@ -39,8 +41,8 @@ pub enum LinkEvent {
         worker: WorkerId,
         /// Where its ring listens.
         ring: SocketAddr,
-        /// Process id on its host.
-        process: u32,
+        /// Its process.
+        process: Identity,
         /// Threads it computes with.
         threads: u32,
         /// Kind of device it computes on.
@@ -142,16 +144,23 @@ pub struct Welcomer {
     /// The same for all workers, who may come by the thousand.
     greeting: Bytes,
     inputs: Arc<Inputs>,
+    lines: Lines,
     /// Kinds of device of the workers that are there.
     devices: Mutex<HashMap<WorkerId, String>>,
 }
 
 impl Welcomer {
-    /// For a job whose teacher knows `classes` classes. What goes between workers is under TLS where links are.
+    /// For a job whose teacher knows `classes` classes; links of workers are entered in `lines`. What goes between workers is under TLS where links are.
     ///
     /// # Errors
     /// When the images are more than one message can hold.
-    pub fn new(inputs: Arc<Inputs>, trace: JobTrace, classes: u32, is_under_tls: bool) -> Result<Self, CodecError> {
+    pub fn new(
+        inputs: Arc<Inputs>,
+        trace: JobTrace,
+        classes: u32,
+        is_under_tls: bool,
+        lines: Lines,
+    ) -> Result<Self, CodecError> {
         let evaluation = inputs.evaluation.as_deref().map(|images| EvaluationData {
             images: images.clone(),
             labels: inputs.evaluation_labels.clone(),
@@ -168,6 +177,7 @@ impl Welcomer {
         Ok(Self {
             greeting: codec::encode(&welcome)?.into(),
             inputs,
+            lines,
             devices: Mutex::default(),
         })
     }
@@ -209,7 +219,7 @@ async fn accept(mut workers: mpsc::Receiver<Connection>, welcome: Arc<Welcomer>,
 
 /// One link, from hello to loss.
 async fn serve(worker: WorkerId, connection: Connection, welcome: Arc<Welcomer>, events: Events) {
-    let peer = connection.peer();
+    let (peer, reins) = (connection.peer(), connection.reins());
     let (sender, mut receiver) = connection.split();
     let (ring, process, threads) = match hello(&mut receiver).await {
         Ok(hello) => hello,
@@ -249,6 +259,7 @@ async fn serve(worker: WorkerId, connection: Connection, welcome: Arc<Welcomer>,
         let _ = writer.await;
         return;
     }
+    welcome.lines.enter(format!("worker {}", worker.0), reins);
     let joined = LinkEvent::Joined {
         worker,
         ring,
@@ -278,7 +289,7 @@ async fn refuse(sender: &FrameSender, reason: String) {
     }
 }
 
-async fn hello(receiver: &mut FrameReceiver) -> Result<(SocketAddr, u32, u32), String> {
+async fn hello(receiver: &mut FrameReceiver) -> Result<(SocketAddr, Identity, u32), String> {
     let frame = tokio::time::timeout(HELLO, receiver.recv()).await;
     let frame = frame
         .map_err(|_| "no hello in time")?
@@ -287,10 +298,20 @@ async fn hello(receiver: &mut FrameReceiver) -> Result<(SocketAddr, u32, u32), S
     match codec::decode::<FromWorker>(&frame).map_err(|error| error.to_string())? {
         FromWorker::Hello {
             version: PROTOCOL_VERSION,
+            host,
+            ..
+        } if host.len() > MAX_HOST_BYTES => Err(format!("expected a host of at most {MAX_HOST_BYTES} bytes")),
+        FromWorker::Hello {
+            version: PROTOCOL_VERSION,
             process,
+            started,
+            host,
             ring,
             threads,
-        } => Ok((ring, process, threads)),
+        } => {
+            let identity = Identity { process, started, host };
+            Ok((ring, identity, threads))
+        }
         FromWorker::Hello { version, .. } => {
             Err(format!("expected protocol version {PROTOCOL_VERSION}, found {version}"))
         }

@@ -30,7 +30,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use stillhouse_core::trace::JobTrace;
 use stillhouse_protocol::Coordinator;
 use stillhouse_runtime::link::Identity;
@@ -39,6 +39,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::chaos::lines::{self, Lines};
 use crate::checkpoints::Checkpoints;
 use crate::desk::DeskEvent;
 use crate::failure::{Failure, Kind};
@@ -79,6 +80,8 @@ pub struct Options {
     pub web_read_only: bool,
     /// Folder of the job file.
     pub base: PathBuf,
+    /// Whether whoever knows the token may cut and slow links.
+    pub allows_chaos: bool,
     /// The progress display.
     pub bars: ProgressBars,
 }
@@ -119,12 +122,16 @@ pub async fn run(
     );
 
     let trace = JobTrace::new(&inputs.digest(), started_ms);
-    let door = Door::open(options.listen.as_deref(), options.identity.clone(), &dir).await?;
+    let identity = options.identity.clone();
+    let door = Door::open(options.listen.as_deref(), identity, &dir, options.allows_chaos).await?;
     let (near, secret) = (door.nearby, door.secret.clone());
+    let lines = Lines::default();
+    let torments = lines::serve(door.tormentors, lines.clone(), options.allows_chaos);
     let mut asking = Asking::open(gateways::Parts {
         inputs: inputs.clone(),
         options: &options,
         gateways: options.listen.is_some().then_some(door.gateways),
+        lines: lines.clone(),
         ledger: ledger.clone(),
         teacher,
         library,
@@ -162,7 +169,7 @@ pub async fn run(
         None => None,
     };
     let is_under_tls = options.identity.is_some();
-    let welcomer = Welcomer::new(inputs.clone(), trace, classes, is_under_tls).map_err(|error| {
+    let welcomer = Welcomer::new(inputs.clone(), trace, classes, is_under_tls, lines).map_err(|error| {
         Failure::new(Kind::Usage, error)
             .context("cannot send the images to workers")
             .hint("set spec.images.take")
@@ -193,7 +200,7 @@ pub async fn run(
         classes,
         burn: burn.unwrap_or_default(),
     });
-    let outcome = watch(&mut shell, &mut asking, children, &shutdown).await;
+    let outcome = watch(&mut shell, &mut asking, (children, torments), &shutdown).await;
     asking.end(outcome.is_ok()).await;
     shell.dismiss();
     supervisor.shutdown().await;
@@ -208,7 +215,7 @@ pub async fn run(
 async fn watch(
     shell: &mut Shell,
     asking: &mut Asking,
-    mut children: mpsc::Receiver<ChildEvent>,
+    (mut children, mut torments): (mpsc::Receiver<ChildEvent>, mpsc::Receiver<Value>),
     shutdown: &CancellationToken,
 ) -> Result<(), Failure> {
     shell.begin().await?;
@@ -218,6 +225,7 @@ async fn watch(
             happening = shell.next() => if shell.take(happening).await? { return Ok(()) },
             event = asking.next() => narrate(shell, event?).await?,
             Some(event) = children.recv() => workers::supervised(shell, event)?,
+            Some(struck) = torments.recv() => shell.note("disturbed", struck),
             () = shutdown.cancelled() => {
                 return Err(Failure::message(Kind::Interrupted, "interrupted; nothing is lost")
                     .hint("run the same command again to go on"));

@@ -228,12 +228,15 @@ impl Shell {
                 threads,
                 device,
             } => {
-                tracing::debug!(worker = worker.0, process, threads, device, "worker joined");
+                let id = process.process;
+                tracing::debug!(worker = worker.0, process = id, threads, device, "worker joined");
+                // Where its process is one of this host, it can be found there, and no other be taken for it.
+                let started = self.is_here(&process).then_some(process.started);
                 self.note(
                     "worker-joined",
-                    json!({ "worker": worker.0, "process": process, "threads": threads, "device": device }),
+                    json!({ "worker": worker.0, "process": id, "started": started, "threads": threads, "device": device }),
                 );
-                self.show_arrival(worker, ring, process, (threads, device));
+                self.show_arrival(worker, ring, id, (threads, device));
                 self.handle(Event::Joined { worker, ring }).await
             }
             LinkEvent::Unfit { obstacle } => {

@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 
 use super::message::{Answer, DESK_VERSION, FromGateway, GatewayId, Question, ToGateway, Welcome};
 use super::{AskingStopped, Desk, DeskEvent};
+use crate::chaos::lines::Lines;
 
 /// Longest message of a gateway: the labels of one request, 4,096 images of up to 100,000 classes
 /// would be more, but no teacher answers that.
@@ -35,11 +36,13 @@ struct Service {
     welcome: Vec<u8>,
     generated: Arc<OnceLock<ImageSet>>,
     sessions: Sessions,
+    lines: Lines,
     foreign: Mutex<u32>,
 }
 
 /// Serves gateways whose links come from `gateways` until the desk is closed and everything that they have
-/// under way is settled or abandoned. `generated` are the images of the pool that a gateway may come to need.
+/// under way is settled or abandoned. `generated` are the images of the pool that a gateway may come to need; links are
+/// entered in `lines`.
 ///
 /// # Errors
 /// When the welcome is too long to send.
@@ -48,12 +51,14 @@ pub async fn serve(
     desk: Desk,
     welcome: Welcome,
     generated: Arc<OnceLock<ImageSet>>,
+    lines: Lines,
 ) -> Result<(), codec::CodecError> {
     let service = Arc::new(Service {
         desk,
         welcome: codec::encode(&ToGateway::Welcome(Box::new(welcome)))?,
         generated,
         sessions: Sessions::default(),
+        lines,
         foreign: Mutex::new(0),
     });
     let mut links = JoinSet::new();
@@ -72,12 +77,14 @@ pub async fn serve(
 impl Service {
     /// One link, from hello to loss; and then whether its gateway comes back.
     async fn link(self: Arc<Self>, number: u64, connection: Connection) {
+        let reins = connection.reins();
         let (sender, mut receiver) = connection.split();
         let (gateway, host) = match hello(&mut receiver).await {
             Ok(hello) => hello,
             Err(cause) => return tracing::warn!(cause, "a connection of a gateway was refused"),
         };
         self.enter(gateway, number);
+        self.lines.enter(gateway.to_string(), reins);
         // Events may be dropped; these may not.
         let metrics = stillhouse_metrics::desk();
         metrics.gateways.inc();

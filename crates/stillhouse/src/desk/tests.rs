@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::message::{Begun, FromGateway, GatewayId, Outcome, Settled, Welcome};
 use super::serve::{MAX_QUESTION_BYTES, serve};
 use super::{Desk, DeskEvent};
+use crate::chaos::lines::Lines;
 use crate::gateway::Gateway;
 use crate::gateway::counter::Counter;
 use crate::gateway::remote::{DeskError, RemoteDesk};
@@ -52,7 +53,14 @@ impl Open {
             seeds: (*bench.sources.seeds).clone(),
             evaluation: None,
         };
-        let served = serve(listener.into_links(4), desk.clone(), welcome, std::sync::Arc::default());
+        let links = listener.into_links(4);
+        let served = serve(
+            links,
+            desk.clone(),
+            welcome,
+            std::sync::Arc::default(),
+            Lines::default(),
+        );
         let serving = tokio::spawn(async move { served.await.unwrap() });
         Self {
             desk,

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use stillhouse_runtime::Secret;
 use stillhouse_runtime::link::args::ConnectArgs;
 use stillhouse_runtime::link::{self, FrameReceiver, FrameSender, LinkError, Purpose, Target};
+use stillhouse_runtime::process::Identity;
 
 use super::{MAX_SIGHT_BYTES, Now, Sight};
 use crate::failure::{Failure, Kind};
@@ -22,8 +23,19 @@ const FIRST: Duration = Duration::from_secs(5);
 pub struct Whereabouts {
     /// Where the coordinator listens, as this host reaches it: always without TLS.
     pub address: SocketAddr,
-    /// Its process id.
-    pub process: u32,
+    /// Its process.
+    #[serde(flatten)]
+    pub process: Option<Identity>,
+}
+
+impl Whereabouts {
+    /// Those of the coordinator that runs the job in `dir` on this machine, or that was killed there; `None` when there are
+    /// none.
+    #[must_use]
+    pub fn of(dir: &Path) -> Option<Self> {
+        let text = std::fs::read(dir.join(WHEREABOUTS)).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
 }
 
 /// Name of that file in the job directory.
@@ -32,8 +44,7 @@ pub const WHEREABOUTS: &str = "coordinator.json";
 /// The coordinator that runs the job in `dir` on this machine; `None` when none does.
 #[must_use]
 pub fn coordinator_of(dir: &Path) -> Option<Target> {
-    let text = std::fs::read(dir.join(WHEREABOUTS)).ok()?;
-    let whereabouts: Whereabouts = serde_json::from_slice(&text).ok()?;
+    let whereabouts = Whereabouts::of(dir)?;
     let secret = Secret::from_file(dir.join("token"))
         .or_else(|_| Secret::from_env())
         .ok()?;

@@ -1,7 +1,7 @@
 use safetensors::tensor::{Dtype, TensorView, serialize};
 use serde_json::json;
 use stillhouse_core::plan::Arm;
-use stillhouse_core::{Fingerprint, Sample, SoftLabel};
+use stillhouse_core::{Fingerprint, Key, Sample, SoftLabel};
 use stillhouse_ledger::{Admission, Genesis, Ledger, Permit, Request, RequestId};
 use stillhouse_teacher::Pixels;
 use tempfile::TempDir;
@@ -26,8 +26,12 @@ impl Bench {
             reuse: Vec::new(),
         };
         let books = Books::new(folder.path().join("job"), folder.path().join("books"), &budget);
-        std::fs::create_dir(&books.dir).unwrap();
+        std::fs::create_dir(folder.path().join("job")).unwrap();
         Self { folder, books }
+    }
+
+    fn dir(&self) -> PathBuf {
+        self.folder.path().join("job")
     }
 
     /// Sends queries, and commits those of them that come first.
@@ -39,7 +43,7 @@ impl Bench {
             classes: 3,
             on_ambiguous: stillhouse_ledger::OnAmbiguous::Hold,
         };
-        let ledger = Ledger::create_or_open(&self.books.dir, &genesis).unwrap();
+        let ledger = Ledger::create_or_open(&self.dir(), &genesis).unwrap();
         let request = |number| Request {
             key: Key([number as u8; 32]),
             sample: Sample::Seed(number),
@@ -104,7 +108,7 @@ async fn a_label_that_is_gone_or_another_is_found() {
         let mut bench = Bench::new(OnAmbiguous::Hold);
         bench.ask(3, 3, [1.0, 0.0, 0.0]).await;
         assert!(bench.look(&["a", "b", "c"]).is_empty());
-        std::fs::remove_dir_all(bench.books.dir.join("ledger")).unwrap();
+        std::fs::remove_dir_all(bench.dir().join("ledger")).unwrap();
         bench.ask(3, committed, label).await;
         let lost = if committed == 1 { 2 } else { 3 };
         assert_eq!(bench.look(&["a", "b", "c"]).labels_lost, lost);

@@ -2,12 +2,18 @@
 
 use serde_json::json;
 use stillhouse_protocol::{Student, Transition};
+use stillhouse_runtime::process::Identity;
 
 use super::Shell;
 use crate::report::summary::Summary;
 use crate::report::terminal;
 
 impl Shell {
+    /// Whether a process is one of this host, or of this container.
+    pub(super) fn is_here(&self, process: &Identity) -> bool {
+        Identity::own().is_ok_and(|own| own.host == process.host)
+    }
+
     /// Notes a step of the history.
     pub(super) fn announce(&mut self, transition: &Transition) {
         self.meter.reset();
