@@ -118,8 +118,8 @@ impl Shards {
     pub(super) fn cut(&mut self, progress: Progress) -> Option<Range<u64>> {
         let range = self.ranges.pop_front()?;
         let size = self.size(progress);
-        // No crumbs.
-        let is_whole = range.end - range.start <= size + size / 2;
+        // No crumbs; but what a slow worker gets must not grow for their sake.
+        let is_whole = range.end - range.start <= size + size.min(self.least(progress.workers)) / 2;
         let end = if is_whole { range.end } else { range.start + size };
         if !is_whole {
             self.ranges.push_back(end..range.end);
@@ -134,10 +134,14 @@ impl Shards {
         if scanned == 0 {
             return first.max(1);
         }
-        let least = least.max(1);
-        let fair = (self.left / (PART_OF_REST * workers)).max(self.total / (PART_OF_WHOLE * workers));
+        let fair = (self.left / (PART_OF_REST * workers)).max(self.least(workers));
         let known = (GROWTH.saturating_mul(scanned / workers)).min(pace.most());
-        fair.min(known).max(least)
+        fair.min(known).max(least.max(1))
+    }
+
+    /// The size that shards shrink to.
+    fn least(&self, workers: u64) -> u64 {
+        (self.total / (PART_OF_WHOLE * workers)).max(self.cutting.least).max(1)
     }
 
     /// Takes back what was cut and not scanned; it goes first.
@@ -205,6 +209,26 @@ mod tests {
             tail <= 3 * pairs / (2 * PART_OF_WHOLE * workers),
             "{tail} pairs at the end"
         );
+    }
+
+    #[test]
+    fn a_slow_worker_is_given_no_more_than_it_gets_done_until_the_others_end() {
+        let (pairs, workers) = (1_000_000_000, 16);
+        let mut shards = Shards::new(pairs, Cutting::default());
+        let (mut scanned, least) = (0, shards.least(workers));
+        let mut left = pairs;
+        while let Some(range) = shards.cut(Progress {
+            workers,
+            scanned,
+            pace: Pace::default(),
+        }) {
+            let size = range.end - range.start;
+            assert!(
+                size <= left / (PART_OF_REST * workers) + 3 * least / 2,
+                "{size} of {left}"
+            );
+            (scanned, left) = (scanned + size, left - size);
+        }
     }
 
     #[test]
