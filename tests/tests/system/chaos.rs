@@ -32,9 +32,9 @@ fn chaos(job: &Path, options: &[&str]) -> Command {
     command
 }
 
-/// Starts `job` in the directory `job`, with two workers.
-fn started(world: &World, options: &[&str]) -> (Running, Outcome) {
-    let dir = world.path().join("job");
+/// Starts `job` in the directory `name`, with two workers.
+fn started(world: &World, name: &str, options: &[&str]) -> (Running, Outcome) {
+    let dir = world.path().join(name);
     let mut command = run_job(&jobs::write(world.path(), &job(world)), &dir, 2);
     command.args(options);
     let (mut running, outcome) = (Running::start(command), Outcome::of(&dir));
@@ -123,7 +123,7 @@ fn links_of_a_job_that_was_not_started_for_it_or_whose_token_is_another_are_left
     let _alone = alone();
     let world = World::new();
     let cut = ["--kinds", "cut", "--targets", "link", "--mtbf", "20ms", "--yes"];
-    let (mut running, outcome) = started(&world, &[]);
+    let (mut running, outcome) = started(&world, "closed", &[]);
     let complaint = Running::start(chaos(&outcome.file(""), &cut)).wait().refused(2);
     assert!(
         complaint.error.contains("it was started without --chaos"),
@@ -132,7 +132,7 @@ fn links_of_a_job_that_was_not_started_for_it_or_whose_token_is_another_are_left
     assert!(complaint.hint.unwrap().contains("start the job with --chaos"));
     running.kill_everything();
 
-    let (running, outcome) = started(&world, &["--chaos"]);
+    let (running, outcome) = started(&world, "open", &["--chaos"]);
     let other = world.path().join("other");
     std::fs::create_dir(&other).unwrap();
     std::fs::copy(outcome.file("coordinator.json"), other.join("coordinator.json")).unwrap();
@@ -177,7 +177,7 @@ fn a_stranger_that_is_named_as_the_coordinator_is_not_struck() {
 fn a_stopped_worker_goes_on_when_chaos_is_interrupted_and_when_it_is_killed() {
     let _alone = alone();
     let world = World::new();
-    let (mut running, outcome) = started(&world, &["--chaos"]);
+    let (mut running, outcome) = started(&world, "job", &["--chaos"]);
     let workers = workers(&outcome);
     // The first stop of this seed is a long one.
     let stop = [

@@ -67,17 +67,16 @@ impl Strain {
     ///
     /// # Errors
     /// When the link is cut.
-    pub(super) async fn pass(&self) -> io::Result<()> {
+    pub(super) async fn pass(&mut self) -> io::Result<()> {
         let Some(burden) = &self.0 else { return Ok(()) };
         let now = *burden.borrow();
         match now {
             Burden::None => Ok(()),
-            Burden::Slow { pause, until } => {
-                if Instant::now() < until {
-                    sleep(pause).await;
-                }
-                Ok(())
-            }
+            Burden::Slow { pause, until } if Instant::now() < until => tokio::select! {
+                () = sleep(pause) => Ok(()),
+                cut = self.is_cut() => Err(cut),
+            },
+            Burden::Slow { .. } => Ok(()),
             Burden::Cut => Err(cut()),
         }
     }
