@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use serde_json::json;
 use stillhouse::coordinate::links::{LinkEvent, Links, Welcomer};
 use stillhouse::coordinate::meter::Meter;
@@ -302,7 +302,8 @@ async fn send(workers: &[Worker], beats: &[Beat], how_long: Duration) -> anyhow:
 /// The coordinator's side: welcomes workers and hears them, until it is killed.
 pub(crate) fn run_own(job: &Path, workers: u64) -> anyhow::Result<()> {
     tokio::runtime::Runtime::new()?.block_on(async {
-        let inputs = Arc::new(Inputs::load(job)?);
+        let inputs = Inputs::load(job).map_err(|failure| anyhow!("{failure:?}"))?;
+        let inputs = Arc::new(inputs);
         let mut listener = Listener::bind("127.0.0.1:0", Secret::from_env()?, |_| codec::MAX_MESSAGE_BYTES).await?;
         println!("{}", listener.local_addr()?);
         let (sender, connections) = mpsc::channel(ARRIVING);
