@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use serde_json::json;
 use stillhouse::coordinate::links::{LinkEvent, Links, Welcomer};
 use stillhouse::coordinate::meter::Meter;
@@ -239,20 +239,25 @@ struct Worker {
     _receiver: FrameReceiver,
 }
 
-/// Connects all workers.
+/// Connects all workers. Those that are there beat meanwhile, or they would be missed.
 async fn gather(address: SocketAddr, count: u64) -> anyhow::Result<Vec<Worker>> {
     let secret = Secret::from_hex(TOKEN)?;
     let (mut arriving, mut workers) = (JoinSet::new(), Vec::new());
-    for _ in 0..count {
-        if arriving.len() >= ARRIVING {
-            workers.push(arriving.join_next().await.context("somebody arrives")???);
+    let (mut left, mut beaten) = (count, Instant::now());
+    loop {
+        while left > 0 && arriving.len() < ARRIVING {
+            arriving.spawn(join(address, secret.clone()));
+            left -= 1;
         }
-        arriving.spawn(join(address, secret.clone()));
-    }
-    while let Some(worker) = arriving.join_next().await {
+        let Some(worker) = arriving.join_next().await else {
+            return Ok(workers);
+        };
         workers.push(worker??);
+        if beaten.elapsed() >= HEARTBEAT {
+            beaten = Instant::now();
+            beat_once(&workers).await?;
+        }
     }
-    Ok(workers)
 }
 
 /// As a worker comes in.
@@ -276,6 +281,14 @@ async fn join(address: SocketAddr, secret: Secret) -> anyhow::Result<Worker> {
         sender,
         _receiver: receiver,
     })
+}
+
+async fn beat_once(workers: &[Worker]) -> anyhow::Result<()> {
+    let beat = codec::encode(&FromWorker::Heartbeat)?;
+    for worker in workers {
+        worker.sender.send(beat.clone()).await?;
+    }
+    Ok(())
 }
 
 /// Every worker sends each of `beats` every so often, not all at one moment, for `how_long`. How many messages that were.
@@ -302,7 +315,8 @@ async fn send(workers: &[Worker], beats: &[Beat], how_long: Duration) -> anyhow:
 /// The coordinator's side: welcomes workers and hears them, until it is killed.
 pub(crate) fn run_own(job: &Path, workers: u64) -> anyhow::Result<()> {
     tokio::runtime::Runtime::new()?.block_on(async {
-        let inputs = Arc::new(Inputs::load(job)?);
+        let inputs = Inputs::load(job).map_err(|failure| anyhow!("{failure:?}"))?;
+        let inputs = Arc::new(inputs);
         let mut listener = Listener::bind("127.0.0.1:0", Secret::from_env()?, |_| codec::MAX_MESSAGE_BYTES).await?;
         println!("{}", listener.local_addr()?);
         let (sender, connections) = mpsc::channel(ARRIVING);

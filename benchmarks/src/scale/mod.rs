@@ -275,8 +275,8 @@ fn explanation(rate: f64) -> String {
          measured time for it counts as well. *Scan efficiency*: the time if all workers, slow ones at their speed, scanned \
          all the time, over the time from the first calibration to the last shard, with the weights ({} kB a worker, not in \
          the megabytes) sent meanwhile. *Peak memory* and *processor*: the coordinator's process, by the kernel's account, \
-         from its start to the batch as the line that goes into the ledger. Approximate scores stray by up to 4.3e-6; of \
-         scores that lie like least confidence over ten classes.",
+         from its start to the batch as the line that goes into the ledger. Scores lie like least \
+         confidence over ten classes, and approximate ones stray by up to 4.3e-6.",
         grouped(rate),
         grouped(model.exact_pairs_a_second * LAMBDAS as f64),
         model.straggler_in,
