@@ -124,7 +124,7 @@ impl Handle {
         &self.identity
     }
 
-    /// The program and its arguments, as the process tells them.
+    /// The program and its arguments, as the process tells them; nothing while it is just being started.
     ///
     /// # Errors
     /// When it has ended.
@@ -241,7 +241,13 @@ mod tests {
         };
         assert!(!elsewhere.is_alive());
         assert!(matches!(Handle::open(&elsewhere), Err(ProcessError::OtherHost { .. })));
-        let command_line = Handle::open(&identity).unwrap().command_line().unwrap();
+        let handle = Handle::open(&identity).unwrap();
+        let command_line = loop {
+            let told = handle.command_line().unwrap();
+            if !told.is_empty() {
+                break told;
+            }
+        };
         assert_eq!(command_line, ["sleep", "1000"]);
         stranger.kill().unwrap();
         stranger.wait().unwrap();
