@@ -9,13 +9,15 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail, ensure};
 use serde_json::json;
+use stillhouse::chaos::lines::Lines;
 use stillhouse::coordinate::links::{LinkEvent, Links, Welcomer};
 use stillhouse::coordinate::meter::Meter;
 use stillhouse::inputs::Inputs;
+use stillhouse_core::trace::JobTrace;
 use stillhouse_protocol::message::PROTOCOL_VERSION;
 use stillhouse_protocol::{Fence, FromWorker, ToWorker, codec};
 use stillhouse_runtime::Secret;
-use stillhouse_runtime::link::{self, FrameReceiver, FrameSender, Listener, Purpose};
+use stillhouse_runtime::link::{self, FrameReceiver, FrameSender, Listener, Purpose, Target};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -262,11 +264,14 @@ async fn gather(address: SocketAddr, count: u64) -> anyhow::Result<Vec<Worker>> 
 
 /// As a worker comes in.
 async fn join(address: SocketAddr, secret: Secret) -> anyhow::Result<Worker> {
-    let connection = link::connect(address, &secret, Purpose::Worker, codec::MAX_MESSAGE_BYTES).await?;
+    let target = Target::plain(address, secret);
+    let connection = link::connect(&target, Purpose::Worker, codec::MAX_MESSAGE_BYTES).await?;
     let (sender, mut receiver) = connection.split();
     let hello = FromWorker::Hello {
         version: PROTOCOL_VERSION,
         process: std::process::id(),
+        started: 0,
+        host: String::new(),
         ring: address,
         threads: 1,
     };
@@ -321,7 +326,9 @@ pub(crate) fn run_own(job: &Path, workers: u64) -> anyhow::Result<()> {
         println!("{}", listener.local_addr()?);
         let (sender, connections) = mpsc::channel(ARRIVING);
         tokio::spawn(async move { while sender.send(listener.accept().await).await.is_ok() {} });
-        let mut links = Links::serve(connections, Welcomer::new(inputs, 10)?);
+        let trace = JobTrace::new(&inputs.digest(), 0);
+        let welcomer = Welcomer::new(inputs, trace, 10, false, Lines::default())?;
+        let mut links = Links::serve(connections, welcomer);
         hear(&mut links, workers).await
     })
 }
