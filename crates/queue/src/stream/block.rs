@@ -148,14 +148,15 @@ mod tests {
     #[test]
     fn bytes_stand_where_the_table_says() {
         let bytes = encode(&NONCE, &one_of_each()[1..2]);
-        assert_eq!(bytes[..4], *b"SHQ1");
+        assert_eq!(bytes[..4], *b"SHQ2");
         assert_eq!(bytes[4..16], NONCE);
         let record = &bytes[16..];
         assert_eq!(record[..32], [1; 32]);
         assert_eq!(record[32..40], (1_u64 << 40).to_le_bytes());
         assert_eq!(record[40..44], [3, 0, 0, 0]);
         assert_eq!(record[44..48], [1, 1, 45, 0]);
-        assert_eq!(record[48..], (u64::MAX - 3).to_le_bytes());
+        assert_eq!(record[48..56], (u64::MAX - 3).to_le_bytes());
+        assert_eq!(record[56..], [9, 0, 0, 0]);
     }
 
     #[test]
@@ -177,7 +178,7 @@ mod tests {
             with(16 + 46, 1),
             with(16 + 47, 1),
             with(16 + 55, 1),
-            with(16 + 56 + 46, 101),
+            with(16 + 60 + 46, 101),
         ];
         for bytes in cases {
             assert_eq!(decode(&bytes), None, "{bytes:?}");
