@@ -35,7 +35,6 @@ impl Place {
     }
 
     /// Begins a span here; one that does nothing where none are sent.
-    #[must_use]
     pub fn span(&self, name: &'static str, kind: Kind) -> Span {
         tracer()
             .map(|tracer| Span::begin(tracer, name, kind, &self.context()))
