@@ -88,7 +88,8 @@ struct RunArgs {
 }
 
 fn main() -> ExitCode {
-    let outcome = logging::init(Format::Human, std::io::stderr)
+    let outcome = logging::wanted(Format::Human)
+        .and_then(|format| logging::init(format, std::io::stderr))
         .map_err(anyhow::Error::from)
         .and_then(|()| perform(Cli::parse().command));
     match outcome {

@@ -1,12 +1,17 @@
 //! Where log lines go.
 
-use std::{env, io};
+use std::{
+    env, io,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use tracing::Subscriber;
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter, util::SubscriberInitExt};
 
 /// Environment variable that says what is logged, as `level` or `target=level,...`.
 pub const LOG: &str = "STILLHOUSE_LOG";
+/// Environment variable that says how a log line looks: `json` or `human`, which is the default.
+pub const FORMAT: &str = "STILLHOUSE_LOG_FORMAT";
 /// What is logged when [`LOG`] is unset.
 const DEFAULT_FILTER: &str = "info";
 
@@ -22,6 +27,9 @@ pub enum Format {
     Json,
 }
 
+/// Whether this process logs for collectors: then it says nothing else on standard error.
+static IS_JSON: AtomicBool = AtomicBool::new(false);
+
 /// Why logging was not set up.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
@@ -33,12 +41,42 @@ pub enum LogError {
         /// What is wrong with it.
         source: tracing_subscriber::filter::ParseError,
     },
+    /// There is no such format.
+    #[error("expected `human` or `json` in {FORMAT}, found `{found}`")]
+    Format {
+        /// What was given.
+        found: String,
+    },
     /// Logging was set up before.
     #[error("logging is set up already")]
     Twice {
         /// What the subscriber said.
         source: tracing_subscriber::util::TryInitError,
     },
+}
+
+/// The format that [`FORMAT`] asks for, and `human` where it asks for one for people or for none.
+///
+/// # Errors
+/// [`LogError::Format`].
+pub fn wanted(human: Format) -> Result<Format, LogError> {
+    named(env::var(FORMAT).ok().as_deref(), human)
+}
+
+fn named(name: Option<&str>, human: Format) -> Result<Format, LogError> {
+    match name {
+        None | Some("" | "human") => Ok(human),
+        Some("json") => Ok(Format::Json),
+        Some(found) => Err(LogError::Format {
+            found: found.to_owned(),
+        }),
+    }
+}
+
+/// Whether this process logs as [`Format::Json`].
+#[must_use]
+pub fn is_json() -> bool {
+    IS_JSON.load(Ordering::Relaxed)
 }
 
 /// Sends all log lines of this process to `writer`, filtered by [`LOG`].
@@ -53,21 +91,19 @@ where
 {
     let filter = env::var(LOG).ok().filter(|filter| !filter.is_empty());
     let subscriber = subscriber(format, filter.as_deref().unwrap_or(DEFAULT_FILTER), writer)?;
-    subscriber.try_init().map_err(|source| LogError::Twice { source })
+    subscriber.try_init().map_err(|source| LogError::Twice { source })?;
+    IS_JSON.store(format == Format::Json, Ordering::Relaxed);
+    Ok(())
 }
 
-/// Sends all log lines of this process to standard error, coloured where that is a terminal.
+/// Sends all log lines of this process to standard error as [`FORMAT`] asks for, coloured where that is a terminal.
 ///
 /// # Errors
 /// [`LogError`].
-pub fn init_stderr(json: bool) -> Result<(), LogError> {
+pub fn init_stderr() -> Result<(), LogError> {
     let terminal = io::IsTerminal::is_terminal(&io::stderr()) && env::var_os("NO_COLOR").is_none();
-    let format = match (json, terminal) {
-        (true, _) => Format::Json,
-        (false, true) => Format::Coloured,
-        (false, false) => Format::Human,
-    };
-    init(format, io::stderr)
+    let human = if terminal { Format::Coloured } else { Format::Human };
+    init(wanted(human)?, io::stderr)
 }
 
 /// Makes a subscriber without installing it.
@@ -141,6 +177,19 @@ mod tests {
             text.contains(r#""round":3"#) && text.contains(r#""message":"selected""#),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_format_is_asked_for_by_name() {
+        for (name, format) in [
+            (None, Format::Coloured),
+            (Some("human"), Format::Coloured),
+            (Some("json"), Format::Json),
+        ] {
+            assert_eq!(named(name, Format::Coloured).unwrap(), format);
+        }
+        let error = named(Some("xml"), Format::Human).unwrap_err();
+        assert!(error.to_string().contains("`xml`"), "{error}");
     }
 
     #[test]

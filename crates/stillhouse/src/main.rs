@@ -19,12 +19,13 @@ fn main() -> ExitCode {
         Command::Coordinator(args) => args.common.quiet,
         _ => false,
     };
-    let bars = if quiet {
+    let format = logging::wanted(Format::Human);
+    let bars = if quiet || matches!(format, Ok(Format::Json)) {
         ProgressBars::hidden()
     } else {
         ProgressBars::new()
     };
-    let logged = logging::init(Format::Human, bars.clone());
+    let logged = format.and_then(|format| logging::init(format, bars.clone()));
     let outcome = logged
         .map_err(|error| Failure::new(Kind::Usage, error))
         .and_then(|()| traced(&cli.command))
@@ -41,7 +42,11 @@ fn main() -> ExitCode {
             if let Some(findings) = failure.findings() {
                 say(io::stdout(), &findings);
             }
-            say(io::stderr(), &failure);
+            if logging::is_json() {
+                tracing::error!(%failure, "the program failed");
+            } else {
+                say(io::stderr(), &failure);
+            }
             ExitCode::from(u8::try_from(failure.kind().exit_code()).unwrap_or(1))
         }
     }

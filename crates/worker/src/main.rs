@@ -31,7 +31,7 @@ use stillhouse_runtime::{exit_code, logging};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Err(error) = logging::init_stderr(false) {
+    if let Err(error) = logging::init_stderr() {
         eprintln!("error: {error}");
         return code(exit_code::USAGE);
     }

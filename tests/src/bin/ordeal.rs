@@ -28,7 +28,7 @@ struct Args {
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    logging::init_stderr(false)?;
+    logging::init_stderr()?;
     let folder = match args.folder {
         Some(folder) => folder,
         None => tempfile::Builder::new().prefix("ordeal-").tempdir()?.keep(),

@@ -7,7 +7,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use stillhouse_core::job::{GuardSpec, Size};
+use serde_json::Value;
+use stillhouse_core::job::{GuardSpec, JobSpec, Size};
 use stillhouse_tests::jobs::{self, digits, root};
 use stillhouse_tests::mortal::Mortal;
 use stillhouse_tests::ports::free_address;
@@ -247,4 +248,35 @@ fn a_real_prometheus_finds_an_answer_for_every_panel_while_a_real_job_runs() {
     assert_ne!(prometheus.ask(billed), (0, 0));
     let over = "stillhouse_budget_billed_queries > stillhouse_budget_queries";
     assert_eq!(prometheus.ask(over), (0, 0), "overspent");
+}
+
+#[test]
+fn a_program_that_logs_for_collectors_says_everything_as_json() {
+    let world = World::new();
+    let run = |job: &JobSpec| {
+        let file = jobs::write(world.path(), job);
+        let mut command = run_job(&file, &world.path().join("job"), 1);
+        command.env("STILLHOUSE_LOG_FORMAT", "json");
+        Running::start(command).wait()
+    };
+    let lines = |text: &str| -> Vec<Value> {
+        let parsed = text
+            .lines()
+            .map(|line| serde_json::from_str(line).map_err(|error| format!("{error}: {line}")));
+        parsed.collect::<Result<_, _>>().unwrap()
+    };
+    let mut bad = jobs::one_round(&world.url());
+    bad.spec.budget.queries = 1;
+    let refused = run(&bad);
+    assert_eq!(refused.status.code(), Some(2));
+    let said = lines(&refused.stderr);
+    assert_eq!(said.last().unwrap()["level"], "ERROR", "{said:?}");
+    let done = run(&jobs::one_round(&world.url())).succeeded();
+    let said = lines(&done.stderr);
+    let rounds: Vec<&Value> = said.iter().filter(|line| line["message"] == "round done").collect();
+    assert_eq!(rounds.len(), 2, "{said:?}");
+    assert_eq!(
+        (&rounds[1]["round"], &rounds[1]["queries"]),
+        (&Value::from(1), &Value::from(40))
+    );
 }

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 use stillhouse_protocol::{Student, Transition};
+use stillhouse_runtime::logging;
 use stillhouse_runtime::process::Identity;
 
 use super::Shell;
@@ -50,13 +51,19 @@ impl Shell {
         }
     }
 
-    /// Prints the line of a round that ended.
+    /// Prints the line of a round that ended, or logs it where somebody collects logs.
     pub(super) fn tell(&self, summary: &Summary, student: Student) {
         let arm = summary.arms().find(|(arm, _)| *arm == student.arm);
         let round = arm.and_then(|(_, arm)| arm.rounds.iter().find(|round| round.round == student.round));
-        if let Some(round) = round {
-            self.bars
-                .line(&terminal::round_line(student.arm, round, terminal::Color::for_stdout()));
+        let Some(round) = round else { return };
+        if logging::is_json() {
+            let (arm, number, queries) = (student.arm.to_string(), round.round, round.queries_total);
+            let accuracy = round.accuracy.map(|accuracy| accuracy.last);
+            let (agreement, loss) = (round.agreement, round.loss);
+            tracing::info!(arm, round = number, queries, accuracy, agreement, loss, "round done");
+        } else {
+            let line = terminal::round_line(student.arm, round, terminal::Color::for_stdout());
+            self.bars.line(&line);
         }
     }
 }
