@@ -127,7 +127,7 @@ async fn what_a_stranger_writes_is_skipped_and_deleted_with_one_warning() {
         .with_writer(move || writer.clone());
     let _guard = tracing::subscriber::set_default(subscriber.finish());
     let queue = server.dispatcher().await;
-    for fields in [&["b", "garbage"][..], &["x", "1", "y", "2"], &["b", "SHQ1"]] {
+    for fields in [&["b", "garbage"][..], &["x", "1", "y", "2"], &["b", "SHQ2"]] {
         let _: String = server.ask(&[&["XADD", STREAM, "*"], fields].concat()).await;
     }
     queue.push(references(0..3)).await.unwrap();
@@ -144,7 +144,7 @@ async fn what_a_stranger_writes_is_not_reclaimed() {
     let Some(server) = Server::start() else { return };
     let (dispatcher, slow) = (server.dispatcher().await, server.consumer().await);
     // Looks like a block, but of no life that ever was here.
-    let forged = [&b"SHQ1"[..], &[b'n'; 12], &[0; 56]].concat();
+    let forged = [&b"SHQ2"[..], &[b'n'; 12], &[0; 60]].concat();
     let _: String = server.ask(&[b"XADD", STREAM.as_bytes(), b"*", b"b", &forged]).await;
     dispatcher.push(references(0..1)).await.unwrap();
     lease_all(&slow, 2).await;
