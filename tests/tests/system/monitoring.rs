@@ -268,7 +268,7 @@ fn a_program_that_logs_for_collectors_says_everything_as_json() {
     let mut bad = jobs::one_round(&world.url());
     bad.spec.budget.queries = 1;
     let refused = run(&bad);
-    assert_eq!(refused.status.code(), Some(2));
+    assert_eq!(refused.status.code(), Some(5));
     let said = lines(&refused.stderr);
     assert_eq!(said.last().unwrap()["level"], "ERROR", "{said:?}");
     let done = run(&jobs::one_round(&world.url())).succeeded();
