@@ -100,7 +100,7 @@ spec:
   acquisition: {{ score: least-confidence, sample: 200 }}
   control:     random
   budget:      {{ queries: {queries}, perRound: 20 }}
-  training:    {{ epochs: 3, batch: 32, learningRate: 0.01 }}
+  training:    {{ epochs: 12, batch: 16, learningRate: 0.02, warmupSteps: 20 }}
   evaluation:  {{ images: {test_images}, labels: {test_labels}, everyEpochs: 3 }}
   workers:     {{ min: 1, max: 1 }}
 "#

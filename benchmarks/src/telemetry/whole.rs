@@ -17,7 +17,7 @@ use crate::places::{Mnist, Places, quoted};
 use crate::process::run as run_program;
 use crate::statistics::{Spread, interleaved};
 
-const REPETITIONS: usize = 5;
+const REPETITIONS: usize = 3;
 /// How often the metrics are asked for: more often than anybody's Prometheus.
 const EVERY: Duration = Duration::from_millis(500);
 
