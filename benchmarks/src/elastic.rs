@@ -1,7 +1,7 @@
 //! What it costs that processes die: a worker or the coordinator, killed in the middle of a training.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail, ensure};
@@ -11,6 +11,7 @@ use crate::cli::DataArgs;
 use crate::machine::Machine;
 use crate::mnist::teacher::{Recipe, Server, Teacher};
 use crate::places::{Mnist, Places, quoted};
+use crate::process::Running;
 use crate::statistics::Spread;
 use crate::table::{Table, verdict};
 
@@ -131,8 +132,8 @@ impl Figures {
 
 /// A coordinator and two workers, as processes.
 struct Cluster {
-    coordinator: Process,
-    workers: [Process; 2],
+    coordinator: Running,
+    workers: [Running; 2],
     address: String,
     dir: PathBuf,
 }
@@ -218,40 +219,21 @@ impl Cluster {
     }
 }
 
-fn coordinator(places: &Places, job: &Path, dir: &Path, address: &str) -> anyhow::Result<Process> {
+fn coordinator(places: &Places, job: &Path, dir: &Path, address: &str) -> anyhow::Result<Running> {
     let mut command = places.stillhouse()?;
     command.arg("coordinator").arg(job).arg("--dir").arg(dir);
     command.args(["--quiet", "--listen", address]);
-    Process::start(command)
+    started(command)
 }
 
-fn worker(places: &Places, address: &str) -> anyhow::Result<Process> {
+fn worker(places: &Places, address: &str) -> anyhow::Result<Running> {
     let mut command = places.worker()?;
     command.args(["worker", "--threads", "1", "--coordinator", address]);
-    Process::start(command)
+    started(command)
 }
 
-/// A process that is killed when it is dropped.
-struct Process(Child);
-
-impl Process {
-    fn start(mut command: Command) -> anyhow::Result<Self> {
-        command.env("STILLHOUSE_TOKEN", TOKEN);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        command.spawn().map(Self).context("cannot start a process")
-    }
-
-    fn kill(&mut self) {
-        // It may have ended on its own; nothing is left to do then.
-        let _killed = self.0.kill();
-        let _status = self.0.wait();
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.kill();
-    }
+fn started(mut command: Command) -> anyhow::Result<Running> {
+    Running::silent(command.env("STILLHOUSE_TOKEN", TOKEN))
 }
 
 /// Seconds since 1970, as the event log counts them.

@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +25,7 @@ use tokio::time::Instant;
 use crate::cli::HeartbeatsArgs;
 use crate::machine::Machine;
 use crate::places::{Places, quoted};
+use crate::process::{Running, memory};
 use crate::table::{Table, grouped, verdict};
 
 /// Any secret will do: the processes are of one machine.
@@ -65,7 +66,7 @@ pub(crate) fn run(places: &Places, args: &HeartbeatsArgs) -> anyhow::Result<()> 
         joined,
         quiet,
         busy,
-        memory: coordinator.memory()?,
+        memory: memory(coordinator.process.id(), "VmRSS")?,
     };
     places.publish("heartbeats", &figures.table(), &figures.json())
 }
@@ -154,10 +155,10 @@ fn progress(beat: u64) -> FromWorker {
     }
 }
 
-/// The coordinator's process; killed when it is dropped.
+/// The coordinator's process.
 struct Coordinator {
-    child: Child,
-    lines: BufReader<std::process::ChildStdout>,
+    process: Running,
+    lines: BufReader<ChildStdout>,
 }
 
 impl Coordinator {
@@ -168,9 +169,9 @@ impl Coordinator {
             .env("STILLHOUSE_TOKEN", TOKEN)
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
-        let mut child = command.spawn().context("cannot start the coordinator")?;
-        let lines = BufReader::new(child.stdout.take().context("it is piped")?);
-        Ok(Self { child, lines })
+        let mut process = Running::start(&mut command)?;
+        let lines = process.stdout()?;
+        Ok(Self { process, lines })
     }
 
     fn line(&mut self) -> anyhow::Result<String> {
@@ -181,7 +182,7 @@ impl Coordinator {
 
     /// Processor time so far.
     fn processor(&self) -> anyhow::Result<f64> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.id()))?;
         // The name, which may hold anything, is in parentheses; user and system time are the 14th and 15th field.
         let (_, fields) = stat.rsplit_once(')').context("a process without a name")?;
         let ticks: Vec<f64> = fields
@@ -197,16 +198,6 @@ impl Coordinator {
         Ok(ticks.iter().sum::<f64>() / TICKS)
     }
 
-    /// Resident memory.
-    fn memory(&self) -> anyhow::Result<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib: u64 = line
-            .and_then(|line| line.split_whitespace().next()?.parse().ok())
-            .context("no VmRSS")?;
-        Ok(kib << 10)
-    }
-
     /// Cores used, and messages a second sent, while all workers send each of these every so often.
     fn watched(
         &self,
@@ -220,14 +211,6 @@ impl Coordinator {
         let sent = runtime.block_on(send(workers, beats, WATCHED))?;
         let wall = begun.elapsed().as_secs_f64();
         Ok(((self.processor()? - processor) / wall, sent as f64 / wall))
-    }
-}
-
-impl Drop for Coordinator {
-    fn drop(&mut self) {
-        // It may have ended on its own; nothing is left to do then.
-        let _killed = self.child.kill();
-        let _status = self.child.wait();
     }
 }
 

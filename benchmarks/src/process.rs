@@ -1,9 +1,9 @@
 //! Running a program: for what it prints, for its time, for its memory.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{BufReader, Read};
 use std::path::Path;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -32,6 +32,68 @@ impl Ended {
         let line = self.stdout.lines().last().unwrap_or_default();
         serde_json::from_str(line).with_context(|| format!("expected a JSON object on the last line, found {line:?}"))
     }
+}
+
+/// A program that runs beside this one; killed when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Running(Child);
+
+impl Running {
+    /// Starts a program that nobody listens to.
+    pub(crate) fn silent(command: &mut Command) -> anyhow::Result<Self> {
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        Self::start(command)
+    }
+
+    /// Starts a program.
+    pub(crate) fn start(command: &mut Command) -> anyhow::Result<Self> {
+        let name = name(command);
+        command
+            .spawn()
+            .map(Self)
+            .with_context(|| format!("cannot start {name}"))
+    }
+
+    /// Its standard output, once, where it is piped.
+    pub(crate) fn stdout(&mut self) -> anyhow::Result<BufReader<ChildStdout>> {
+        self.0
+            .stdout
+            .take()
+            .map(BufReader::new)
+            .context("the output is not piped")
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// How it ended, once it has.
+    pub(crate) fn ended(&mut self) -> anyhow::Result<Option<ExitStatus>> {
+        Ok(self.0.try_wait()?)
+    }
+
+    pub(crate) fn kill(&mut self) {
+        // It may have ended on its own; nothing is left to do then.
+        let _killed = self.0.kill();
+        let _status = self.0.wait();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Bytes of memory that the kernel gives for a process under `field` of its status, such as `VmHWM`.
+pub(crate) fn memory(process: u32, field: &str) -> anyhow::Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
+    let fields = status.lines().filter_map(|line| line.split_once(':'));
+    let found = fields
+        .filter(|(name, _)| *name == field)
+        .find_map(|(_, value)| value.split_whitespace().next()?.parse().ok());
+    let kib: u64 = found.with_context(|| format!("expected {field} of process {process}, found none"))?;
+    Ok(kib << 10)
 }
 
 /// Runs a program to its end.

@@ -1,10 +1,11 @@
 //! Small job files on the UCI digits that lie in `examples/data/digits`.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
 use stillhouse_core::ImageShape;
-use stillhouse_core::job::JobSpec;
+use stillhouse_core::job::{JobSpec, QueueSpec};
 
 use crate::teacher::MODEL;
 
@@ -79,6 +80,15 @@ pub fn one_round(url: &str) -> JobSpec {
     spec.training.batch = 8;
     spec.evaluation = None;
     job
+}
+
+/// The queue of a Redis at this address.
+///
+/// # Panics
+/// Never: it is an address.
+#[must_use]
+pub fn queue_at(redis: SocketAddr) -> QueueSpec {
+    serde_json::from_value(format!("redis://{redis}").into()).expect("an address")
 }
 
 /// Writes `job` into `folder` and returns the file. JSON is YAML.

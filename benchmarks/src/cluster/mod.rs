@@ -27,6 +27,7 @@ use stillhouse_tests::prometheus::get;
 use crate::cli::ClusterArgs;
 use crate::machine::Machine;
 use crate::places::Places;
+use crate::process::memory;
 use crate::table::{Table, grouped, verdict};
 
 /// Requests of the user at once.
@@ -160,15 +161,7 @@ async fn measure(client: &Client, count: u32, metrics: SocketAddr, operator: &Mo
     let text = tokio::task::spawn_blocking(move || get(metrics, "/metrics")).await?;
     let text = text.context("the operator serves no metrics")?;
     let id = operator.id().context("the operator ended")?;
-    let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
-    let peak = status.lines().find_map(|line| {
-        line.strip_prefix("VmHWM:")?
-            .trim()
-            .strip_suffix(" kB")?
-            .trim()
-            .parse()
-            .ok()
-    });
+    let peak = memory(id, "VmHWM")?;
     let buckets = buckets(&text);
     Ok(Figures {
         submitted,
@@ -176,7 +169,7 @@ async fn measure(client: &Client, count: u32, metrics: SocketAddr, operator: &Mo
         looks: buckets.last().map_or(0.0, |(_, count)| *count),
         median: quantile(&buckets, 0.5),
         p99: quantile(&buckets, 0.99),
-        peak_bytes: peak.map_or(0.0, |kilobytes: f64| kilobytes * 1024.0),
+        peak_bytes: peak as f64,
         cpu_seconds: sum(&text, "process_cpu_seconds_total"),
         writes: sum(&text, "stillhouse_operator_writes_total"),
     })

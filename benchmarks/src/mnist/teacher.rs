@@ -3,12 +3,12 @@
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{ChildStdout, Command, Stdio};
 
 use anyhow::{Context, bail};
 
 use crate::places::{Mnist, Places};
-use crate::process::{read, run_logged};
+use crate::process::{Running, read, run_logged};
 
 /// Seeds to train with, one after the other: at these rates a LeNet-5 now and then dies in its
 /// first steps and stays at 11 %.
@@ -132,7 +132,7 @@ fn last_accuracy(log: &str) -> Option<f64> {
 /// A teacher at an address of its own. Stops when dropped; its bill is on disk before each answer.
 #[derive(Debug)]
 pub(crate) struct Server {
-    child: Child,
+    _process: Running,
     url: String,
     /// Held open, so that the server may go on printing.
     _stdout: BufReader<ChildStdout>,
@@ -149,14 +149,14 @@ impl Server {
         command.args(["teacher", "serve", "--name", "mnist", "--listen", "127.0.0.1:0"]);
         command.arg("--model").arg(&teacher.weights).arg("--bill").arg(bill);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
-        let mut child = command.spawn().context("cannot start the teacher")?;
-        let mut stdout = BufReader::new(child.stdout.take().expect("it is piped"));
+        let mut process = Running::start(&mut command)?;
+        let mut stdout = process.stdout()?;
         let mut line = String::new();
         stdout
             .read_line(&mut line)
             .context("cannot read what the teacher prints")?;
         let mut server = Self {
-            child,
+            _process: process,
             url: String::new(),
             _stdout: stdout,
         };
@@ -180,14 +180,6 @@ impl Server {
 fn address(line: &str) -> Option<&str> {
     let url = line.strip_prefix("serving ")?.rsplit_once(" at ")?.1.trim_end();
     url.starts_with("http://").then_some(url)
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may have ended on its own; nothing is left to do then.
-        let _killed = self.child.kill();
-        let _status = self.child.wait();
-    }
 }
 
 #[cfg(test)]

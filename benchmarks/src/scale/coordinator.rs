@@ -21,6 +21,7 @@ use stillhouse_protocol::{
 use wait4::Wait4;
 
 use super::Setting;
+use crate::process::memory;
 
 /// Candidates of the batch that are handed over at once.
 const HANDED_OVER: usize = 1 << 14;
@@ -160,7 +161,8 @@ impl Process {
 
     /// Ends it.
     pub(super) fn end(mut self) -> anyhow::Result<Used> {
-        let peak_bytes = self.peak_bytes()?;
+        // What is known of an ended process counts its parent's memory too, before it was this program.
+        let peak_bytes = memory(self.child.id(), "VmHWM")?;
         drop(self.to);
         let ended = self.child.wait4().context("cannot wait for the coordinator")?;
         ensure!(ended.status.success(), "the coordinator failed: {}", ended.status);
@@ -168,17 +170,6 @@ impl Process {
             peak_bytes,
             processor: ended.rusage.utime + ended.rusage.stime,
         })
-    }
-}
-
-impl Process {
-    /// Its highest resident memory so far. What is known of an ended process counts its parent's too, before it was this
-    /// program.
-    fn peak_bytes(&self) -> anyhow::Result<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kib: Option<u64> = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
-        Ok(kib.context("a process without VmHWM")? << 10)
     }
 }
 

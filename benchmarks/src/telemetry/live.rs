@@ -1,7 +1,6 @@
 //! The live page of a job of many rounds.
 
 use std::net::SocketAddr;
-use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
@@ -11,6 +10,7 @@ use stillhouse_tests::prometheus::get;
 
 use crate::mnist::teacher::{Server, Teacher};
 use crate::places::{Mnist, Places, quoted};
+use crate::process::Running;
 use crate::statistics::Spread;
 
 /// Rounds of each arm that the page shows.
@@ -38,12 +38,7 @@ pub(super) fn measure(places: &Places, data: &Mnist, teacher: &Teacher) -> anyho
     let mut command = places.stillhouse()?;
     command.args(["run", "--quiet", "--workers", "1"]).arg(&job);
     command.arg("--dir").arg(file("job")).arg(format!("--web={web}"));
-    let child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn();
-    let mut running = Process(child.context("cannot start a job")?);
+    let mut running = Running::silent(&mut command)?;
     eprintln!("live: waits for {ROUNDS} rounds");
     wait_for_rounds(&mut running, &file("job").join("summary.json"))?;
     let (mut milliseconds, mut bytes) = (Vec::new(), 0);
@@ -56,10 +51,10 @@ pub(super) fn measure(places: &Places, data: &Mnist, teacher: &Teacher) -> anyho
     Ok(Live { milliseconds, bytes })
 }
 
-fn wait_for_rounds(running: &mut Process, summary: &std::path::Path) -> anyhow::Result<()> {
+fn wait_for_rounds(running: &mut Running, summary: &std::path::Path) -> anyhow::Result<()> {
     let begun = Instant::now();
     while begun.elapsed() < PATIENCE {
-        if let Some(status) = running.0.try_wait()? {
+        if let Some(status) = running.ended()? {
             bail!("the job ended before it had {ROUNDS} rounds: {status}");
         }
         // Written whole, but not there at first.
@@ -84,7 +79,7 @@ fn load(web: SocketAddr) -> anyhow::Result<usize> {
     Ok(page.len())
 }
 
-/// Many small rounds, and a last one that is never over.
+/// Twice as many small rounds as are waited for, so that it goes on while the page is loaded.
 fn text(data: &Mnist, url: &str) -> String {
     let [images, test_images, test_labels] =
         [data.train_images(), data.test_images(), data.test_labels()].map(|path| quoted(&path));
@@ -105,16 +100,6 @@ spec:
   workers:     {{ min: 1, max: 1 }}
 "#
     )
-}
-
-/// Killed when dropped.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _killed = self.0.kill().and_then(|()| self.0.wait());
-    }
 }
 
 impl Live {

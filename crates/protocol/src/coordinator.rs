@@ -19,6 +19,7 @@ use stillhouse_core::selection::Histogram;
 
 use crate::effects::MAX_RETRIES;
 pub use crate::effects::{Action, Durable, Effects, Event, JobFailure, Settings};
+use crate::fault::{Fault, Planted};
 use crate::history::{History, Step, Student, Transition};
 use crate::message::{Fence, Report, WorkerId};
 use crate::selecting::{Selecting, WorkId};
@@ -85,8 +86,7 @@ pub struct Coordinator {
     last_fence: u64,
     /// The student that workers are to load, and the fence of all those commands: they are one message for everybody.
     loading: Option<(Student, Fence)>,
-    #[cfg(test)]
-    pub(crate) fault: Option<Fault>,
+    pub(crate) planted: Planted,
 }
 
 impl Coordinator {
@@ -104,8 +104,7 @@ impl Coordinator {
             counted: Fence(0),
             last_fence: u64::from(epoch) << 32,
             loading: None,
-            #[cfg(test)]
-            fault: None,
+            planted: Planted::default(),
         }
     }
 
@@ -359,45 +358,7 @@ impl Coordinator {
         }
     }
 
-    /// Whether a fault is planted; never outside this crate's own tests.
     fn planted(&self, fault: Fault) -> bool {
-        #[cfg(test)]
-        return self.fault == Some(fault);
-        #[cfg(not(test))]
-        {
-            let _ = fault;
-            false
-        }
+        self.planted.is(fault)
     }
-}
-
-/// Rules that the random schedules break on purpose, one at a time, to see that they notice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fault {
-    /// Reports count whatever fence they quote (I5).
-    IgnoreFence,
-    /// A training ends when rank 0 did (I6).
-    EndEarly,
-    /// Pairs may be chosen again.
-    ForgetAsked,
-    /// The shard of a lost worker counts as scanned (I4).
-    DropLostShard,
-    /// A world that lost a rank waits for it.
-    KeepLostRank,
-    /// The job begins with the first worker.
-    BeginAlone,
-    /// A world may have more ranks than shards.
-    CrowdWorld,
-    /// Workers beyond the most that are wanted score too.
-    UseSpares,
-    /// Workers are not given the generated images.
-    KeepImages,
-    /// The report of every copy of a shard counts (I4).
-    CountCopies,
-    /// What a capped report left out counts as scanned (I4).
-    DropRest,
-    /// Ceilings, which are estimates, are taken for certain (I4).
-    TrustCeilings,
-    /// Workers that have a copy of what is done are not let go.
-    KeepCopies,
 }

@@ -10,11 +10,13 @@
 //! | [`message`] | what coordinator and workers say to each other |
 //! | [`codec`] | how messages become bytes |
 //! | `compact` | how a histogram does |
+//! | `fault` | rules that tests break on purpose |
 
 pub mod codec;
 mod compact;
 pub mod coordinator;
 pub mod effects;
+mod fault;
 pub mod history;
 pub mod message;
 pub mod selecting;

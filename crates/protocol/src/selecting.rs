@@ -43,7 +43,7 @@ use self::rescoring::{Batches, Rescoring};
 use self::scanning::Scanning;
 pub use self::shards::Cutting;
 use self::shards::Pace;
-use crate::coordinator::Fault;
+use crate::fault::{Fault, Planted};
 use crate::history::{ScanRecord, Selection, Student};
 use crate::message::{Command, Report};
 
@@ -78,21 +78,7 @@ pub struct Problem {
     /// The sample on which scores are compared; at most [`calibration_size`].
     pub calibration: Vec<PairId>,
     /// A rule that is broken on purpose.
-    #[cfg(test)]
-    pub(crate) fault: Option<Fault>,
-}
-
-impl Problem {
-    /// Whether a fault is planted; never outside this crate's own tests.
-    fn planted(&self, fault: Fault) -> bool {
-        #[cfg(test)]
-        return self.fault == Some(fault);
-        #[cfg(not(test))]
-        {
-            let _ = fault;
-            false
-        }
-    }
+    pub(crate) planted: Planted,
 }
 
 /// How many pairs to compare scores on, in a pool of `pairs`.
@@ -279,7 +265,7 @@ impl Selecting {
     /// # Errors
     /// A sentence, when the report does not answer the work, or no guard is wide enough.
     pub fn accept(&mut self, id: WorkId, report: Report, now: Duration) -> Result<Advance, String> {
-        let is_kept = self.problem.planted(Fault::CountCopies) && self.given.copies(id) > 1;
+        let is_kept = self.problem.planted.is(Fault::CountCopies) && self.given.copies(id) > 1;
         let Some((work, since)) = self.given.settle(id, is_kept) else {
             return Ok(Advance::More);
         };
@@ -341,7 +327,7 @@ impl Selecting {
         let new = entries
             .into_iter()
             .filter(|entry| asked.binary_search(&entry.pair).is_err());
-        let end = if self.problem.planted(Fault::DropRest) {
+        let end = if self.problem.planted.is(Fault::DropRest) {
             range.end
         } else {
             end
@@ -353,7 +339,7 @@ impl Selecting {
         let Phase::Scanning(scanning) = &mut self.phase else {
             return Err("a scan ended that had not begun".into());
         };
-        let trusts = self.problem.planted(Fault::TrustCeilings);
+        let trusts = self.problem.planted.is(Fault::TrustCeilings);
         if !self.given.is_empty() || !scanning.is_cut_up() || (!trusts && scanning.mend()) {
             return Ok(Advance::More);
         }

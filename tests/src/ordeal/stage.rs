@@ -177,7 +177,7 @@ impl Stage {
 fn draw_job(dice: &mut Dice, teacher: SocketAddr, redis: SocketAddr) -> JobSpec {
     let mut job = jobs::three_rounds(&format!("http://{teacher}"));
     let spec = &mut job.spec;
-    spec.queue = Some(serde_json::from_value(format!("redis://{redis}").into()).expect("an address"));
+    spec.queue = Some(jobs::queue_at(redis));
     spec.images.take = Some(120);
     spec.control = dice.one_of(&[Control::None, Control::Random]);
     let arms = if spec.control == Control::None { 1 } else { 2 };

@@ -9,9 +9,9 @@ use stillhouse_tests::jobs;
 use stillhouse_tests::mortal::Mortal;
 use stillhouse_tests::outcomes::Outcome;
 use stillhouse_tests::ports::free_address;
-use stillhouse_tests::processes::{Running, program, stillhouse, wait_for};
+use stillhouse_tests::processes::{Running, stillhouse, wait_for};
 
-use crate::world::{MOMENTS, World, alone, undisturbed};
+use crate::world::{MOMENTS, World, alone, coordinator, undisturbed, worker};
 
 pub(crate) const TOKEN: &str = "5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c";
 const OTHER_TOKEN: &str = "6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d6d";
@@ -45,16 +45,7 @@ impl Cluster {
     fn start(&self) -> (Running, Outcome) {
         let dir = self.world.path().join("job");
         let file = jobs::write(self.world.path(), &self.job);
-        let mut command = stillhouse();
-        command
-            .arg("coordinator")
-            .arg(file)
-            .arg("--dir")
-            .arg(&dir)
-            .arg("--quiet");
-        command
-            .args(["--listen", &self.address.to_string()])
-            .env("STILLHOUSE_TOKEN", TOKEN);
+        let command = coordinator(&file, &dir, self.address, TOKEN);
         (Running::start(command), Outcome::of(&dir))
     }
 
@@ -73,15 +64,6 @@ impl Cluster {
             assert!(status.success(), "{status}");
         }
     }
-}
-
-pub(crate) fn worker(coordinator: SocketAddr, token: &str) -> Command {
-    let mut command = Command::new(program("stillhouse-worker"));
-    command.args(["worker", "--threads", "1", "--coordinator", &coordinator.to_string()]);
-    command
-        .env("STILLHOUSE_TOKEN", token)
-        .env_remove("STILLHOUSE_TOKEN_FILE");
-    command
 }
 
 #[test]

@@ -9,10 +9,10 @@ use stillhouse_tests::jobs;
 use stillhouse_tests::mortal::Mortal;
 use stillhouse_tests::outcomes::Outcome;
 use stillhouse_tests::ports::free_address;
-use stillhouse_tests::processes::{Running, run_job, stillhouse, wait_for};
+use stillhouse_tests::processes::{Running, run_job, wait_for};
 use stillhouse_tests::redis::{Persistence, RedisServer, program};
 
-use crate::world::{World, alone, skipped, undisturbed};
+use crate::world::{World, alone, gateway, skipped, undisturbed};
 
 /// The secret of the jobs here.
 const TOKEN: &str = "5eed5eed5eed5eed5eed5eed5eed5eed5eed5eed5eed5eed5eed5eed5eed5eed";
@@ -42,9 +42,13 @@ impl Cluster {
         let redis = RedisServer::start(&redis, &world.path().join("redis"), Persistence::Nothing).unwrap();
         let desk = free_address();
         let mut job = job(&world.url());
-        let queue = format!("{{\"url\": \"redis://{}\"}}", redis.address());
-        job.spec.queue = Some(serde_json::from_str(&queue).unwrap());
-        let gateway = |number: u32| Mortal::new(gateway(desk), &world.path().join(format!("gateway-{number}.log")));
+        job.spec.queue = Some(jobs::queue_at(redis.address()));
+        let gateway = |number: u32| {
+            Mortal::new(
+                gateway(desk, TOKEN),
+                &world.path().join(format!("gateway-{number}.log")),
+            )
+        };
         let mut gateways: Vec<Mortal> = (0..2).map(gateway).collect();
         // Before there is a coordinator: the order does not matter.
         gateways.iter_mut().for_each(Mortal::start);
@@ -69,13 +73,6 @@ impl Cluster {
         command.env("STILLHOUSE_TOKEN", TOKEN);
         command
     }
-}
-
-fn gateway(desk: SocketAddr) -> Command {
-    let mut command = stillhouse();
-    command.args(["gateway", "--coordinator", &desk.to_string()]);
-    command.env("STILLHOUSE_TOKEN", TOKEN);
-    command
 }
 
 #[test]
@@ -124,8 +121,7 @@ fn a_gateway_without_the_token_is_refused_and_the_job_goes_on() {
     let _alone = alone();
     let Some(cluster) = Cluster::new() else { return };
     let (running, outcome) = cluster.start();
-    let mut stranger = gateway(cluster.desk);
-    stranger.env("STILLHOUSE_TOKEN", TOKEN.replace('5', "6"));
+    let stranger = gateway(cluster.desk, &TOKEN.replace('5', "6"));
     let refused = Running::start(stranger).wait();
     let complaint = refused.refused(2);
     assert!(

@@ -12,12 +12,12 @@ use stillhouse_core::job::{GuardSpec, JobSpec, Size};
 use stillhouse_tests::jobs::{self, digits, root};
 use stillhouse_tests::mortal::Mortal;
 use stillhouse_tests::ports::free_address;
-use stillhouse_tests::processes::{Running, on_path, program, run_job, stillhouse, wait_for};
+use stillhouse_tests::processes::{Running, on_path, program, run_job, wait_for};
 use stillhouse_tests::prometheus::{Prometheus, get, panels, unanswered};
 use stillhouse_tests::redis::{self, Persistence, RedisServer};
 use stillhouse_tests::teacher::MODEL;
 
-use crate::world::{World, alone, skipped};
+use crate::world::{World, alone, coordinator, gateway, skipped};
 
 const TOKEN: &str = "7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a";
 
@@ -185,8 +185,7 @@ fn a_real_prometheus_finds_an_answer_for_every_panel_while_a_real_job_runs() {
     let prometheus = Prometheus::start(&prometheus, folder, &[coordinates, works, asks, served]);
 
     let mut job = jobs::three_rounds(&format!("http://{model}"));
-    let queue = format!("{{\"url\": \"redis://{}\"}}", redis.address());
-    job.spec.queue = Some(serde_json::from_str(&queue).unwrap());
+    job.spec.queue = Some(jobs::queue_at(redis.address()));
     job.spec.images.size = Some(Size { height: 16, width: 16 });
     // Slow enough for several scrapes of every stage.
     job.spec.teacher.rate_per_second = Some(120.0);
@@ -199,26 +198,15 @@ fn a_real_prometheus_finds_an_answer_for_every_panel_while_a_real_job_runs() {
     worker
         .args(["--metrics-listen", &works.to_string()])
         .env("STILLHOUSE_TOKEN", TOKEN);
-    let mut gateway = stillhouse();
-    gateway.args(["gateway", "--coordinator", &desk.to_string()]);
-    gateway
-        .args(["--metrics-listen", &asks.to_string()])
-        .env("STILLHOUSE_TOKEN", TOKEN);
+    let mut gateway = gateway(desk, TOKEN);
+    gateway.args(["--metrics-listen", &asks.to_string()]);
     let mut helpers = [
         Mortal::new(worker, &folder.join("worker.log")),
         Mortal::new(gateway, &folder.join("gateway.log")),
     ];
     helpers.iter_mut().for_each(Mortal::start);
-    let mut coordinator = stillhouse();
-    coordinator
-        .arg("coordinator")
-        .arg(file)
-        .arg("--dir")
-        .arg(folder.join("job"));
-    coordinator.args(["--quiet", "--no-gateway", "--listen", &desk.to_string()]);
-    coordinator
-        .args(["--metrics-listen", &coordinates.to_string()])
-        .env("STILLHOUSE_TOKEN", TOKEN);
+    let mut coordinator = coordinator(&file, &folder.join("job"), desk, TOKEN);
+    coordinator.args(["--no-gateway", "--metrics-listen", &coordinates.to_string()]);
     let mut running = Running::start(coordinator);
     let mut scraped = Vec::new();
     let is_under_way = running.lives_until(|| {

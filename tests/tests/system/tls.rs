@@ -15,8 +15,8 @@ use stillhouse_tests::processes::{Running, stillhouse, wait_for};
 use stillhouse_tests::proxy::Proxy;
 use stillhouse_tests::redis::{Persistence, RedisServer, program};
 
-use crate::cluster::{TOKEN, say, worker};
-use crate::world::{World, alone, skipped, undisturbed};
+use crate::cluster::{TOKEN, say};
+use crate::world::{World, alone, coordinator, gateway, skipped, undisturbed, worker};
 
 /// The name in the certificate, which is not the address.
 const NAME: &str = "coordinator.test";
@@ -85,15 +85,14 @@ impl Cluster {
         let redis = RedisServer::start(&redis, &world.path().join("redis"), Persistence::Nothing).unwrap();
         let mut job = jobs::three_rounds(&world.url());
         job.spec.workers.min = 2;
-        let queue = format!("{{\"url\": \"redis://{}\"}}", redis.address());
-        job.spec.queue = Some(serde_json::from_str(&queue).unwrap());
+        job.spec.queue = Some(jobs::queue_at(redis.address()));
         let proxy = Proxy::start(free_address(), address).unwrap();
         proxy.record();
         let certificates = Certificates::make(world.path());
         let peers = [
             worker(proxy.address(), TOKEN),
             worker(proxy.address(), TOKEN),
-            gateway(proxy.address()),
+            gateway(proxy.address(), TOKEN),
         ];
         let peers = peers.into_iter().enumerate().map(|(number, command)| {
             let command = certificates.trusted_by(command, number > 0);
@@ -113,21 +112,12 @@ impl Cluster {
     fn start(&self) -> (Running, Outcome) {
         let dir = self.world.path().join("job");
         let file = jobs::write(self.world.path(), &self.job);
-        let mut command = stillhouse();
-        command.arg("coordinator").arg(file).arg("--dir").arg(&dir);
-        command.args(["--quiet", "--no-gateway", "--listen", &self.address.to_string()]);
+        let mut command = coordinator(&file, &dir, self.address, TOKEN);
+        command.arg("--no-gateway");
         command.arg("--tls-cert").arg(&self.certificates.certificate);
         command.arg("--tls-key").arg(&self.certificates.key);
-        command.env("STILLHOUSE_TOKEN", TOKEN);
         (Running::start(command), Outcome::of(&dir))
     }
-}
-
-fn gateway(coordinator: SocketAddr) -> Command {
-    let mut command = stillhouse();
-    command.args(["gateway", "--coordinator", &coordinator.to_string()]);
-    command.env("STILLHOUSE_TOKEN", TOKEN);
-    command
 }
 
 /// Words of the job that its messages have in clear.
@@ -229,7 +219,7 @@ fn certificates_of_no_use_are_refused_before_anything_is_asked() {
     assert!(said.contains("expected a private key"), "{said}");
     let said = coordinator(&certificates.authority, key);
     assert!(said.contains("expected the key of the certificate"), "{said}");
-    let mut trusting = gateway(free_address());
+    let mut trusting = gateway(free_address(), TOKEN);
     trusting.arg("--tls-ca").arg(key);
     let said = Running::start(trusting).wait().refused(2).error;
     assert!(said.contains("expected certificates in PEM"), "{said}");

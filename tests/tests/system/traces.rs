@@ -9,11 +9,11 @@ use stillhouse_tests::jobs;
 use stillhouse_tests::mortal::Mortal;
 use stillhouse_tests::outcomes::Outcome;
 use stillhouse_tests::ports::free_address;
-use stillhouse_tests::processes::{Running, program, run_job, stillhouse};
+use stillhouse_tests::processes::{Running, run_job};
 use stillhouse_tests::redis::{self, Persistence, RedisServer};
 
 use crate::monitoring::teacher;
-use crate::world::{World, alone, skipped};
+use crate::world::{World, alone, coordinator, gateway, skipped, worker};
 
 const TOKEN: &str = "c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0";
 /// The seed images, three rounds and three of the control's.
@@ -49,29 +49,21 @@ fn each_query_batch_is_one_trace_through_coordinator_queue_gateway_teacher_and_t
     let mut teacher = teacher(folder, model, metrics, &collector.environment());
     let redis = RedisServer::start(&redis, &folder.join("redis"), Persistence::Nothing).unwrap();
     let mut job = jobs::three_rounds(&format!("http://{model}"));
-    job.spec.queue = Some(serde_json::from_str(&format!("{{\"url\": \"redis://{}\"}}", redis.address())).unwrap());
+    job.spec.queue = Some(jobs::queue_at(redis.address()));
     job.spec.images.size = Some(Size { height: 16, width: 16 });
     let file = jobs::write(folder, &job);
     let told = |mut command: Command| {
-        command.envs(collector.environment()).env("STILLHOUSE_TOKEN", TOKEN);
+        command.envs(collector.environment());
         command
     };
-    let mut worker = told(Command::new(program("stillhouse-worker")));
-    worker.args(["worker", "--threads", "2", "--coordinator", &desk.to_string()]);
-    let mut gateway = told(stillhouse());
-    gateway.args(["gateway", "--coordinator", &desk.to_string()]);
+    let (worker, gateway) = (told(worker(desk, TOKEN)), told(gateway(desk, TOKEN)));
     let mut helpers = [
         Mortal::new(worker, &folder.join("worker.log")),
         Mortal::new(gateway, &folder.join("gateway.log")),
     ];
     helpers.iter_mut().for_each(Mortal::start);
-    let mut coordinator = told(stillhouse());
-    coordinator
-        .arg("coordinator")
-        .arg(file)
-        .arg("--dir")
-        .arg(folder.join("job"));
-    coordinator.args(["--quiet", "--no-gateway", "--listen", &desk.to_string()]);
+    let mut coordinator = told(coordinator(&file, &folder.join("job"), desk, TOKEN));
+    coordinator.arg("--no-gateway");
     let _ = Running::start(coordinator).wait().succeeded();
     let outcome = Outcome::of(&folder.join("job"));
     // Each process sends the rest when it ends.

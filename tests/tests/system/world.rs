@@ -1,13 +1,15 @@
 //! What several tests share.
 
+use std::net::SocketAddr;
 use std::path::Path;
+use std::process::Command;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use stillhouse_core::job::JobSpec;
 use stillhouse_tests::jobs::{self, CLASSES, SHAPE};
 use stillhouse_tests::outcomes::{Essence, Outcome};
-use stillhouse_tests::processes::{Running, run_job};
+use stillhouse_tests::processes::{Running, program, run_job, stillhouse};
 use stillhouse_tests::teacher::TestTeacher;
 use tempfile::TempDir;
 
@@ -106,6 +108,33 @@ pub(crate) fn undisturbed() -> &'static Undisturbed {
             _world: world,
         }
     })
+}
+
+/// A worker of the coordinator at an address.
+pub(crate) fn worker(coordinator: SocketAddr, token: &str) -> Command {
+    let mut command = Command::new(program("stillhouse-worker"));
+    command.args(["worker", "--threads", "1", "--coordinator", &coordinator.to_string()]);
+    command
+        .env("STILLHOUSE_TOKEN", token)
+        .env_remove("STILLHOUSE_TOKEN_FILE");
+    command
+}
+
+/// A gateway of the coordinator at an address.
+pub(crate) fn gateway(coordinator: SocketAddr, token: &str) -> Command {
+    let mut command = stillhouse();
+    command.args(["gateway", "--coordinator", &coordinator.to_string()]);
+    command.env("STILLHOUSE_TOKEN", token);
+    command
+}
+
+/// A coordinator of the job in `file` that listens at an address.
+pub(crate) fn coordinator(file: &Path, dir: &Path, listen: SocketAddr, token: &str) -> Command {
+    let mut command = stillhouse();
+    command.arg("coordinator").arg(file).arg("--dir").arg(dir);
+    command.args(["--quiet", "--listen", &listen.to_string()]);
+    command.env("STILLHOUSE_TOKEN", token);
+    command
 }
 
 /// Says that a test could not run; a failure where every test must.

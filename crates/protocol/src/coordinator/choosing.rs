@@ -7,7 +7,8 @@ use stillhouse_core::pool::{Candidate, Lambda, PairId, Pool};
 use stillhouse_core::sampler::{Purpose, Stream};
 use stillhouse_core::score::Acquisition;
 
-use super::{Coordinator, Fault};
+use super::Coordinator;
+use crate::fault::Fault;
 use crate::history::{Selection, Student};
 use crate::selecting::{Problem, calibration_size};
 
@@ -118,8 +119,7 @@ impl Coordinator {
             },
             cutting: self.settings.cutting,
             calibration: calibration.collect(),
-            #[cfg(test)]
-            fault: self.fault,
+            planted: self.planted,
         }
     }
 

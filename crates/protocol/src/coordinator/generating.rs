@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use stillhouse_core::key::hex;
 
-use super::{Action, Coordinator, Durable, Effects, Fault, JobFailure, Stage, Task};
+use super::{Action, Coordinator, Durable, Effects, JobFailure, Stage, Task};
+use crate::fault::Fault;
 use crate::history::{GenerateOutcome, Transition};
 use crate::message::{Report, WorkerId};
 

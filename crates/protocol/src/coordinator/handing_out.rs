@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::{Action, Coordinator, Effects, Fault, JobFailure, Stage, Task};
+use super::{Action, Coordinator, Effects, JobFailure, Stage, Task};
+use crate::fault::Fault;
 use crate::history::{Student, Transition};
 use crate::message::{Command, Report, WorkerId};
 use crate::selecting::{Advance, WorkId};

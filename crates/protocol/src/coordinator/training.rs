@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{Action, Coordinator, Durable, Effects, Fault, JobFailure, Stage, Task};
+use super::{Action, Coordinator, Durable, Effects, JobFailure, Stage, Task};
 use crate::effects::MAX_ATTEMPTS;
+use crate::fault::Fault;
 use crate::history::{CompareOutcome, Student, TrainOutcome, Transition};
 use crate::message::{Fence, Report, WorkerId};
 use crate::wave::{RankReport, Wave};

@@ -227,7 +227,7 @@ fn problem(pool: &Pool, k: u64, asked: Vec<PairId>, exact: bool, cutting: Cuttin
         cutting,
         // Every pair, so that the guard is unconditional.
         calibration: (0..pool.pairs).map(PairId).collect(),
-        fault: None,
+        planted: Planted::default(),
     }
 }
 
@@ -249,7 +249,7 @@ fn check(
         .filter(|pair| asked.binary_search(pair).is_err());
     let want = select(new.map(|pair| pool.exact(pair)).collect(), k as usize);
     let mut problem = problem(&pool, k, asked, exact, cutting);
-    problem.fault = fault;
+    problem.planted = Planted(fault);
     let found = Play::of(&pool, problem).run(schedule)?;
     let pairs = |entries: &[Entry]| entries.iter().map(|entry| entry.pair).collect::<Vec<_>>();
     if found.batch.iter().map(|c| c.pair).ne(pairs(&want)) {

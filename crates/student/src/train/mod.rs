@@ -302,6 +302,8 @@ impl Run<'_, '_> {
         let begun = Instant::now();
         let forward = self.crew.compute(step)?;
         let computed = Instant::now();
+        // Waiting at a measurement before this step is none of its own.
+        let _before = self.collective.take_waited();
         let _no_grad = tch::no_grad_guard();
         let sum = self.exchange.sum(self.collective, step.index)?;
         let loss = self.layout.loss_of(&sum)?.f_double_value(&[0])? as f32;
