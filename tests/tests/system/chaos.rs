@@ -55,7 +55,10 @@ fn a_job_under_chaos_keeps_its_budget_and_its_labels_and_its_student_is_the_same
     let world = World::new();
     let file = jobs::write(world.path(), &job(&world));
     let [dir, twin, bill] = ["job", "twin", "bill"].map(|name| world.path().join(name));
-    let mut command = chaos(&file, &["--mtbf", "2s", "--seed", SEED, "--yes", "--json"]);
+    let mut command = chaos(
+        &file,
+        &["--mtbf", "1s", "--for", "8s", "--seed", SEED, "--yes", "--json"],
+    );
     command
         .arg("--dir")
         .arg(&dir)
