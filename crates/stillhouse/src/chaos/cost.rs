@@ -55,7 +55,7 @@ fn cost(fallen: &Fallen, end: u64, events: &[Event]) -> Cost {
         // The next coordinator gives other numbers.
         Target::Worker | Target::Link => later()
             .take_while(|event| event.event != "started")
-            .take_while(|event| event.unix_ms < end && is_over_before(fallen, event))
+            .take_while(|event| event.unix_ms < end && may_come_of(fallen, event))
             .find(|event| misses(event, &fallen.name)),
     };
     let since = |event: &Event| event.unix_ms - fallen.unix_ms;
@@ -66,7 +66,7 @@ fn cost(fallen: &Fallen, end: u64, events: &[Event]) -> Cost {
 }
 
 /// Whether `event` may come of the blow: what lasts for a while is not to blame for what comes later.
-fn is_over_before(fallen: &Fallen, event: &Event) -> bool {
+fn may_come_of(fallen: &Fallen, event: &Event) -> bool {
     let lasts = fallen.blow.time().and_then(|time| u64::try_from(time.as_millis()).ok());
     lasts.is_none_or(|lasts| event.unix_ms - fallen.unix_ms <= lasts)
 }

@@ -150,7 +150,8 @@ pub struct Welcomer {
 }
 
 impl Welcomer {
-    /// For a job whose teacher knows `classes` classes; links of workers are entered in `lines`. What goes between workers is under TLS where links are.
+    /// For a job whose teacher knows `classes` classes; links of workers are entered in `lines`. What goes between workers is
+    /// under TLS where links are.
     ///
     /// # Errors
     /// When the images are more than one message can hold.
