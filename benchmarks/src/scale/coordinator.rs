@@ -213,6 +213,7 @@ fn coordinator(setting: &Setting) -> Coordinator {
         one_shot: None,
         acquisition: Acquisition::LeastConfidence,
         stochastic: None,
+        diversity: None,
         sample: None,
         exact_scan: false,
         cutting: Cutting::default(),
@@ -229,8 +230,8 @@ fn coordinator(setting: &Setting) -> Coordinator {
     let student = Student::new(Arm::Active, 0);
     let asked = AskOutcome {
         labelled: u64::from(setting.seeds),
-        held: 0,
         millis: 1,
+        ..AskOutcome::default()
     };
     let trained = TrainOutcome {
         weights: String::new(),

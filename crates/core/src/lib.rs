@@ -12,6 +12,7 @@
 //! | [`sample`] | one thing that can be asked and trained on: a seed image, a mix, an evaluation image |
 //! | [`score`] | acquisition functions over logits, order-preserving score bits |
 //! | [`stochastic`] | scores with noise |
+//! | [`diversity`] | a batch that is less alike than the best |
 //! | [`selection`] | the exact k best under a total order, from any number of shards |
 //! | [`guard`] | whether active selection pays |
 //! | [`key`] | the name of a query: BLAKE3 over exact bytes and teacher fingerprint |
@@ -25,6 +26,7 @@
 //! | [`trace`] | names of traces, the same whoever adds to one |
 
 pub mod dice;
+pub mod diversity;
 pub mod guard;
 pub mod image;
 pub mod job;
@@ -43,6 +45,7 @@ pub mod standing;
 pub mod stochastic;
 pub mod trace;
 
+pub use diversity::Diversity;
 pub use image::{ImageSet, ImageShape};
 pub use job::{Job, JobSpec};
 pub use key::{Fingerprint, Key};

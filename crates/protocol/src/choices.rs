@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use stillhouse_core::diversity::Diversity;
 use stillhouse_core::guard::{Evidence, Guard, Twin, Verdict};
 use stillhouse_core::one_shot::BetaMixup;
 use stillhouse_core::plan::Arm;
@@ -103,6 +104,64 @@ fn batches_shift_to_chance_where_the_choice_harms_and_back_where_it_does_not() {
     history.extend(guarded_round(2, 7, [330, 380]));
     assert_eq!(History::new(history.clone()).evidence(2).verdict(), Verdict::Undecided);
     assert_eq!(k(&history, 3), 30);
+}
+
+#[test]
+fn a_diverse_batch_is_chosen_from_a_longer_list_that_is_exact() {
+    let mut settings = settings();
+    settings.guard = Some(Guard {
+        share: 0.25,
+        shifts: false,
+    });
+    settings.diversity = Some(Diversity {
+        per_image: Some(1.0),
+        ..Diversity::default()
+    });
+    let student = Student::new(Arm::Active, 1);
+    let size = settings.plan.next_round(0).expect("a round");
+    let coordinator = Coordinator::new(settings.clone(), History::default(), 1);
+    let wanted = coordinator.problem(student, size).k / 4;
+    assert!(wanted < size, "a part of the batch is drawn");
+    assert_eq!(coordinator.problem(student, size).k, 4 * wanted, "four times as many");
+    let listed = 4 * wanted;
+    let lambda = Lambda::whole();
+    let selection = Selection {
+        batch: (0..listed)
+            .map(|at| Candidate {
+                pair: PairId(at),
+                lambda,
+            })
+            .collect(),
+        scores: (0..listed).map(|at| at as f32).collect(),
+        drawn: 0,
+        scan: None,
+    };
+    let diverse = coordinator.diverse(student, selection);
+    assert_eq!(
+        (diverse.batch.len() as u64, diverse.scores.len() as u64),
+        (wanted, wanted)
+    );
+    let pairs: Vec<PairId> = diverse.batch.iter().map(|candidate| candidate.pair).collect();
+    let list: Vec<PairId> = (0..listed).map(PairId).collect();
+    let want = settings
+        .diversity
+        .expect("set")
+        .choose(&list, wanted as usize, settings.pool, &[]);
+    assert_eq!(pairs, want.iter().map(|at| PairId(*at as u64)).collect::<Vec<_>>());
+    assert!(
+        diverse
+            .scores
+            .iter()
+            .zip(&pairs)
+            .all(|(score, pair)| *score == pair.0 as f32)
+    );
+    settings.sample = Some(500);
+    assert_eq!(
+        Coordinator::new(settings, History::default(), 1)
+            .problem(student, size)
+            .k,
+        500
+    );
 }
 
 #[test]

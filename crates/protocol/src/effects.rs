@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 
+use stillhouse_core::diversity::Diversity;
 use stillhouse_core::guard::{Guard, Twin};
 use stillhouse_core::image::ImageSet;
 use stillhouse_core::one_shot::BetaMixup;
@@ -39,6 +40,8 @@ pub struct Settings {
     pub acquisition: Acquisition,
     /// How chance takes part in that, if it does.
     pub stochastic: Option<Stochastic>,
+    /// What keeps a batch from being of one kind, if anything.
+    pub diversity: Option<Diversity>,
     /// Pairs scored a round; the whole pool when absent.
     pub sample: Option<u64>,
     /// Whether scans score exact bytes.

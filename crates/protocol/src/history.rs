@@ -121,7 +121,7 @@ pub struct ScanRecord {
 }
 
 /// How a query batch was answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AskOutcome {
     /// Samples that have a label now.
     pub labelled: u64,
@@ -129,6 +129,10 @@ pub struct AskOutcome {
     pub held: u64,
     /// Milliseconds it took.
     pub millis: u64,
+    /// The teacher's class of each seed image, where the choice depends on it and these were asked; `u32::MAX` of one
+    /// without an answer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub classes: Vec<u32>,
 }
 
 /// Images that a conditional VAE made.
@@ -323,6 +327,13 @@ impl History {
         })
     }
 
+    /// The teacher's class of each seed image, where the choice depends on it.
+    #[must_use]
+    pub fn seed_classes(&self) -> &[u32] {
+        self.asked(Student::new(Arm::Active, 0))
+            .map_or(&[], |outcome| &outcome.classes)
+    }
+
     /// What was generated for the pool.
     #[must_use]
     pub fn generated(&self) -> Option<&GenerateOutcome> {
@@ -511,8 +522,8 @@ mod tests {
         let first = Student::new(Arm::Control, 0);
         let outcome = AskOutcome {
             labelled: 10,
-            held: 0,
             millis: 1,
+            ..AskOutcome::default()
         };
         history.push(Transition::Asked {
             student: first,
@@ -532,8 +543,8 @@ mod tests {
         assert!(matches!(step(&history), Step::Ask { .. }));
         let outcome = AskOutcome {
             labelled: 10,
-            held: 0,
             millis: 1,
+            ..AskOutcome::default()
         };
         history.push(Transition::Asked {
             student: first,

@@ -168,8 +168,8 @@ impl World {
         let (student, labelled) = self.asks.swap_remove(at % self.asks.len());
         let outcome = AskOutcome {
             labelled,
-            held: 0,
             millis: 1,
+            ..AskOutcome::default()
         };
         self.event(Event::Asked { student, outcome })
     }

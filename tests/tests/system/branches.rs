@@ -1,8 +1,8 @@
 //! Multi-branch students (ONE) through whole jobs: chosen by their branches' disagreement, trained on
 //! mixed batches, by any number of workers, killed in between.
 
-use stillhouse_core::Acquisition;
 use stillhouse_core::job::{Control, GuardSpec, JobSpec, Mixing, OneSpec};
+use stillhouse_core::{Acquisition, Diversity};
 use stillhouse_tests::jobs;
 
 use crate::world::{World, alone, undisturbed};
@@ -16,6 +16,11 @@ fn branched(url: &str) -> JobSpec {
     spec.acquisition.guard = Some(GuardSpec {
         share: 0.25,
         shift: true,
+    });
+    spec.acquisition.diversity = Some(Diversity {
+        per_image: Some(2.0),
+        class_pairs: true,
+        shortlist: None,
     });
     spec.training.mixing = Mixing::Uniform;
     spec.control = Control::None;

@@ -15,6 +15,7 @@ use super::spec::{
 };
 use super::teacher;
 use super::training::MAX_EPOCHS;
+use crate::diversity::Diversity;
 use crate::guard::Guard;
 use crate::one_shot::BetaMixup;
 use crate::plan::Arm;
@@ -230,6 +231,41 @@ fn check_stochastic(spec: &Spec, stochastic: Stochastic) -> Result<(), JobError>
     )
 }
 
+fn check_diversity(spec: &Spec, diversity: &Diversity) -> Result<(), JobError> {
+    require(
+        spec.acquisition.score != Acquisition::Random,
+        "spec.acquisition.diversity",
+        "a score beside it",
+        "random",
+    )?;
+    require(
+        diversity.per_image.is_some() || diversity.class_pairs,
+        "spec.acquisition.diversity",
+        "perImage, classPairs or both",
+        "neither",
+    )?;
+    let times = diversity.per_image.unwrap_or(1.0);
+    require(
+        (1.0..=1e6).contains(&times),
+        "spec.acquisition.diversity.perImage",
+        "1 to 1000000",
+        times,
+    )?;
+    require(
+        diversity.shortlist.is_none() || spec.acquisition.sample.is_none(),
+        "spec.acquisition.diversity.shortlist",
+        "no spec.acquisition.sample beside it: a sample is the shortlist",
+        "both",
+    )?;
+    let shortlist = diversity.shortlist.unwrap_or(2);
+    require(
+        (2..=1_000).contains(&shortlist),
+        "spec.acquisition.diversity.shortlist",
+        "2 to 1000",
+        shortlist,
+    )
+}
+
 fn check_guard(spec: &Spec, guard: GuardSpec) -> Result<(), JobError> {
     require(
         (0.01..=0.5).contains(&guard.share),
@@ -311,6 +347,10 @@ fn check_acquisition(spec: &Spec) -> Result<(), JobError> {
     spec.acquisition
         .stochastic
         .map_or(Ok(()), |stochastic| check_stochastic(spec, stochastic))?;
+    spec.acquisition
+        .diversity
+        .as_ref()
+        .map_or(Ok(()), |diversity| check_diversity(spec, diversity))?;
     spec.acquisition
         .guard
         .map_or(Ok(()), |guard| check_guard(spec, guard))?;

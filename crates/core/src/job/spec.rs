@@ -9,6 +9,7 @@ use super::preset::Preset;
 use super::queue::QueueSpec;
 use super::teacher::TeacherSpec;
 use super::training::TrainingSpec;
+use crate::diversity::Diversity;
 use crate::score::Acquisition;
 use crate::stochastic::Stochastic;
 
@@ -256,6 +257,9 @@ pub struct AcquisitionSpec {
     /// Lets chance take part in the choice.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stochastic: Option<Stochastic>,
+    /// Keeps a batch from being of one kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub diversity: Option<Diversity>,
     /// Watches whether the choice pays.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guard: Option<GuardSpec>,
@@ -268,6 +272,7 @@ impl Default for AcquisitionSpec {
             scan: Scan::default(),
             sample: None,
             stochastic: None,
+            diversity: None,
             guard: None,
         }
     }

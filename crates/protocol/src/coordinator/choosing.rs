@@ -77,6 +77,29 @@ impl Coordinator {
         self.settings.guard.map_or(0, |guard| guard.random(size, verdict()))
     }
 
+    /// How many are chosen for a batch of `size`, beside those that are drawn.
+    fn chosen(&self, student: Student, size: u64) -> u64 {
+        size - self.drawn(student, size)
+    }
+
+    /// The batch, of what was selected for it.
+    pub(crate) fn diverse(&self, student: Student, mut selection: Selection) -> Selection {
+        let Some(diversity) = self.settings.diversity else {
+            return selection;
+        };
+        let wanted = self.chosen(student, self.size_of(student));
+        let shortlist: Vec<PairId> = selection.batch.iter().map(|candidate| candidate.pair).collect();
+        let classes = self.history.seed_classes();
+        let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
+        let chosen = diversity.choose(&shortlist, wanted, self.pool(), classes);
+        selection.batch = chosen.iter().map(|at| selection.batch[*at]).collect();
+        selection.scores = chosen.iter().map(|at| selection.scores[*at]).collect();
+        if let (Some(scan), Some(last)) = (&mut selection.scan, selection.scores.last()) {
+            scan.cut = *last;
+        }
+        selection
+    }
+
     /// The chosen candidates, and beside them those that the guard has drawn: never one of them, nor one that was asked.
     pub(super) fn with_drawn(&self, student: Student, mut selection: Selection) -> Selection {
         let mut asked = self.history.asked_pairs(student.arm, student.round);
@@ -102,13 +125,18 @@ impl Coordinator {
         } else {
             self.history.asked_pairs(student.arm, student.round)
         };
+        let chosen = self.chosen(student, size);
+        let k = match self.settings.diversity {
+            Some(diversity) => diversity.shortlist_of(chosen, self.settings.sample),
+            None => chosen,
+        };
         let sample = self.settings.sample.map(|count| self.sample(student, count, &asked));
         let mut asked: Vec<PairId> = asked.into_iter().collect();
         asked.sort_unstable();
         Problem {
             student,
             scorer: Student::new(student.arm, student.round - 1),
-            k: size - self.drawn(student, size),
+            k,
             pairs: candidates,
             asked,
             sample,

@@ -94,7 +94,8 @@ impl Coordinator {
             Ok(Advance::More) => {}
             Ok(Advance::Selected(selection)) => {
                 self.stage = Stage::Between;
-                let selection = self.with_drawn(student, *selection);
+                let selection = self.diverse(student, *selection);
+                let selection = self.with_drawn(student, selection);
                 self.record(Transition::Selected { student, selection }, effects);
             }
             Err(cause) => self.fail(JobFailure::Work(cause), effects),

@@ -28,6 +28,7 @@ pub(crate) fn settings() -> Settings {
         one_shot: None,
         acquisition: Acquisition::LeastConfidence,
         stochastic: None,
+        diversity: None,
         sample: None,
         exact_scan: false,
         // Small enough that a round takes many shards and capped reports.

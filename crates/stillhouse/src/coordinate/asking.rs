@@ -148,7 +148,12 @@ impl Asker {
             }
         }
         let millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Ok(AskOutcome { labelled, held, millis })
+        Ok(AskOutcome {
+            labelled,
+            held,
+            millis,
+            ..AskOutcome::default()
+        })
     }
 
     fn rounds(&self) -> MutexGuard<'_, HashMap<Arm, u32>> {

@@ -7,7 +7,7 @@ mod publishing;
 mod sight;
 mod training;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -93,6 +93,10 @@ pub struct Shell {
     weights: Option<(Fence, Bytes)>,
     /// The training under way.
     training: Option<TrainingId>,
+    /// Processes of workers on this host.
+    processes: BTreeMap<WorkerId, u32>,
+    /// Those of them that finished some work since they were last asked for.
+    useful: BTreeSet<u32>,
     /// Workers that have taken part in it, and are there.
     trainers: BTreeSet<WorkerId>,
     /// The world of ranks that was last heard to train.
@@ -174,6 +178,8 @@ impl Shell {
             checkpoints: parts.checkpoints,
             weights: None,
             training: None,
+            processes: BTreeMap::new(),
+            useful: BTreeSet::new(),
             trainers: BTreeSet::new(),
             trains: None,
             paused: None,
@@ -205,6 +211,11 @@ impl Shell {
         Ok(self.finished)
     }
 
+    /// Process ids of workers on this host that finished some work since the last call.
+    pub fn take_useful(&mut self) -> BTreeSet<u32> {
+        std::mem::take(&mut self.useful)
+    }
+
     /// Lets the workers go, when the job is over; else they wait for it to be taken up again.
     pub fn dismiss(&mut self) {
         if self.finished {
@@ -232,6 +243,9 @@ impl Shell {
                 tracing::debug!(worker = worker.0, process = id, threads, device, "worker joined");
                 // Where its process is one of this host, it can be found there, and no other be taken for it.
                 let started = self.is_here(&process).then_some(process.started);
+                if started.is_some() {
+                    self.processes.insert(worker, id);
+                }
                 self.note(
                     "worker-joined",
                     json!({ "worker": worker.0, "process": id, "started": started, "threads": threads, "device": device }),
@@ -249,6 +263,7 @@ impl Shell {
                 self.note("worker-lost", json!({ "worker": worker.0, "cause": cause }));
                 self.meter.lose(worker);
                 self.trainers.remove(&worker);
+                self.processes.remove(&worker);
                 self.show_loss(worker);
                 self.handle(Event::Lost { worker }).await
             }
@@ -288,6 +303,9 @@ impl Shell {
                 }
                 let counts = self.coordinator.awaits(worker, fence);
                 let pairs = if counts { scored(&report) } else { 0 };
+                if counts && !matches!(report, Report::Failed { .. }) {
+                    self.useful.extend(self.processes.get(&worker));
+                }
                 let reading = self.meter.done(worker, fence, pairs);
                 reading.show(&self.bars);
                 self.show_reading(reading);
@@ -307,7 +325,10 @@ impl Shell {
                 Ok(())
             }
             AskEvent::Done { student, outcome } => {
-                let outcome = outcome.map_err(|error| Failure::new(Kind::Storage, error))?;
+                let mut outcome = outcome.map_err(|error| Failure::new(Kind::Storage, error))?;
+                if student.round == 0 {
+                    outcome.classes = self.seed_classes().await?;
+                }
                 self.handle(Event::Asked { student, outcome }).await
             }
         }
@@ -442,6 +463,26 @@ impl Shell {
     async fn labels(&self, samples: &[Sample]) -> Result<Vec<Option<SoftLabel>>, Failure> {
         let labels = self.asker.labels(samples).await;
         labels.map_err(|error| Failure::new(Kind::Storage, error).context("cannot read labels"))
+    }
+
+    /// What a batch of pairs of classes in turn is made by: nothing, where they take no turns.
+    async fn seed_classes(&self) -> Result<Vec<u32>, Failure> {
+        let Inputs { job, plan, .. } = &*self.inputs;
+        if !job
+            .spec
+            .acquisition
+            .diversity
+            .is_some_and(|diversity| diversity.class_pairs)
+        {
+            return Ok(Vec::new());
+        }
+        let seeds: Vec<Sample> = (0..plan.seeds).map(Sample::Seed).collect();
+        let labels = self.labels(&seeds).await?;
+        let class = |label: Option<SoftLabel>| label.and_then(|label| u32::try_from(label.class()).ok());
+        Ok(labels
+            .into_iter()
+            .map(|label| class(label).unwrap_or(u32::MAX))
+            .collect())
     }
 
     /// Lets watchers go, with the last summary.

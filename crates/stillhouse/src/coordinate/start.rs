@@ -155,6 +155,7 @@ pub(super) fn settings(inputs: &Inputs, classes: u32, options: &Options) -> Sett
         grid: job.grid.clone(),
         acquisition: job.spec.acquisition.score,
         stochastic: job.spec.acquisition.stochastic,
+        diversity: job.spec.acquisition.diversity,
         sample: job.spec.acquisition.sample,
         exact_scan: job.spec.acquisition.scan == Scan::Exact,
         cutting: Cutting::default(),

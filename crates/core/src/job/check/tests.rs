@@ -208,6 +208,24 @@ fn a_guard_needs_something_to_watch() {
 }
 
 #[test]
+fn a_diverse_batch_needs_a_score_a_rule_and_one_shortlist() {
+    let budget = "budget:   { queries: 24000, perRound: 6000 }";
+    let with = |acquisition: &str| JOB.replace(budget, &format!("acquisition: {acquisition}\n  {budget}"));
+    let refused = |acquisition: &str| Job::parse(&with(acquisition)).expect_err("refused").to_string();
+    assert!(refused("{ score: random, diversity: { classPairs: true } }").contains("expected a score beside it"));
+    assert!(refused("{ diversity: {} }").contains("expected perImage, classPairs or both, found neither"));
+    assert!(refused("{ diversity: { perImage: 0.5 } }").contains("diversity.perImage: expected 1 to 1000000"));
+    let both = "{ sample: 40000, diversity: { classPairs: true, shortlist: 4 } }";
+    assert!(refused(both).contains("a sample is the shortlist"));
+    let job = Job::parse(&with(
+        "{ diversity: { perImage: 1.5, classPairs: true, shortlist: 10 } }",
+    ))
+    .expect("valid");
+    let diversity = job.spec.acquisition.diversity.expect("written");
+    assert_eq!((diversity.per_image, diversity.shortlist), (Some(1.5), Some(10)));
+}
+
+#[test]
 fn chance_needs_a_score_that_it_takes_part_in() {
     let budget = "budget:   { queries: 24000, perRound: 6000 }";
     let with = |acquisition: &str| JOB.replace(budget, &format!("acquisition: {acquisition}\n  {budget}"));
