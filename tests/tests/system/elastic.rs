@@ -9,8 +9,10 @@ use stillhouse_tests::processes::{is_alive, kill};
 
 use crate::world::{World, alone, undisturbed};
 
-/// Workers killed in one job: few enough that none is given up as broken.
+/// Workers killed at random in one job: few enough that none is given up as broken.
 const KILLS: u64 = 4;
+/// Deaths within a minute after which a worker that gets nothing done is given up.
+const TOO_MANY: u32 = 5;
 
 #[test]
 fn one_two_three_and_five_workers_killed_at_random_choose_the_same_queries_and_train_the_same_student() {
@@ -47,6 +49,30 @@ fn one_two_three_and_five_workers_killed_at_random_choose_the_same_queries_and_t
         assert_eq!(outcome.essence(), reference.essence, "{workers} workers, {kills} kills");
         outcome.settle(&world.bill());
     }
+}
+
+#[test]
+fn a_worker_that_gets_something_done_between_its_deaths_is_never_given_up() {
+    let _alone = alone();
+    let reference = undisturbed();
+    let world = World::new();
+    let (mut running, outcome) = world.start(&jobs::three_rounds(&world.url()), "job", 1);
+    let mut kills = 0;
+    let trainings = reference.outcome.events_called("trained");
+    for round in 1..trainings {
+        let last = || {
+            let joined = outcome.events();
+            let joined = joined.iter().filter(|event| event["event"] == "worker-joined");
+            joined.last().map(|event| event["process"].as_u64().unwrap() as u32)
+        };
+        let is_time = || outcome.events_called("trained") >= round && last().is_some_and(is_alive);
+        assert!(running.lives_until(is_time), "it ended after {kills} kills");
+        kill(last().expect("it is alive"));
+        kills += 1;
+    }
+    let _ = running.wait().succeeded();
+    assert!(kills > TOO_MANY, "{kills} kills prove nothing");
+    assert_eq!(outcome.essence(), reference.essence);
 }
 
 #[test]

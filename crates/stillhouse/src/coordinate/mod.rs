@@ -34,7 +34,6 @@ use serde_json::{Value, json};
 use stillhouse_core::trace::JobTrace;
 use stillhouse_protocol::Coordinator;
 use stillhouse_runtime::link::Identity;
-use stillhouse_runtime::supervise::Event as ChildEvent;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -56,6 +55,7 @@ use door::Door;
 use gateways::Asking;
 use links::{Links, Welcomer};
 use shell::{Parts, Shell};
+use workers::Family;
 
 /// How a job is coordinated on this machine.
 #[derive(Clone, Debug)]
@@ -175,7 +175,7 @@ pub async fn run(
             .hint("set spec.images.take")
     })?;
     let links = Links::serve(door.workers, welcomer);
-    let (supervisor, children) = workers::spawn_workers(&options, &dir, near, &secret);
+    let mut family = Family::start(&options, &dir, near, &secret);
 
     let epoch = u32::try_from(ledger.epoch()).unwrap_or(u32::MAX);
     let coordinator = Coordinator::new(start::settings(&inputs, classes, &options), history, epoch);
@@ -200,10 +200,10 @@ pub async fn run(
         classes,
         burn: burn.unwrap_or_default(),
     });
-    let outcome = watch(&mut shell, &mut asking, (children, torments), &shutdown).await;
+    let outcome = watch(&mut shell, &mut asking, (&mut family, torments), &shutdown).await;
     asking.end(outcome.is_ok()).await;
     shell.dismiss();
-    supervisor.shutdown().await;
+    family.shutdown().await;
     let concluded = conclude(shell, outcome).await;
     if let Some(page) = page {
         page.close().await;
@@ -215,16 +215,21 @@ pub async fn run(
 async fn watch(
     shell: &mut Shell,
     asking: &mut Asking,
-    (mut children, mut torments): (mpsc::Receiver<ChildEvent>, mpsc::Receiver<Value>),
+    (family, mut torments): (&mut Family, mpsc::Receiver<Value>),
     shutdown: &CancellationToken,
 ) -> Result<(), Failure> {
     shell.begin().await?;
     loop {
         tokio::select! {
             // Only waiting may be cancelled by another branch; handling is not part of the race.
-            happening = shell.next() => if shell.take(happening).await? { return Ok(()) },
+            happening = shell.next() => {
+                if shell.take(happening).await? {
+                    return Ok(());
+                }
+                family.forgive(shell.take_useful());
+            }
             event = asking.next() => narrate(shell, event?).await?,
-            Some(event) = children.recv() => workers::supervised(shell, event)?,
+            event = family.next() => family.take(shell, event)?,
             Some(struck) = torments.recv() => shell.note("disturbed", struck),
             () = shutdown.cancelled() => {
                 return Err(Failure::message(Kind::Interrupted, "interrupted; nothing is lost")
