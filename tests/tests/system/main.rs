@@ -16,6 +16,7 @@
 //! | [`chaos`] | nor does what users do to their own jobs, and what they are told of it is so |
 //! | [`hosts`] | the same over a network whose cables are pulled |
 //! | [`ledger`] | the books are right, agree with the bill, and no label is bought twice over a sweep |
+//! | [`methods`] | the published methods and our own learn real digits from a real teacher |
 //! | [`torchscript`] | students leave and enter as TorchScript |
 //! | [`monitoring`] | metrics, dashboards and alerts agree with each other and with a real Prometheus |
 //! | [`traces`] | each query batch is one trace through every process |
@@ -36,6 +37,7 @@ mod house;
 mod killed;
 mod ledger;
 mod live;
+mod methods;
 mod monitoring;
 mod ordeal;
 mod page;
