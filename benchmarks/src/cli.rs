@@ -163,6 +163,9 @@ pub(crate) struct MethodsArgs {
     /// Seeds: each draws other seed images and other initial weights.
     #[arg(long, value_delimiter = ',', default_value = "0,1,2")]
     pub(crate) seeds: Vec<u64>,
+    /// Only these pairings, by name; all when absent.
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) only: Vec<String>,
 }
 
 /// What of the papers' tables to run.
@@ -196,6 +199,7 @@ impl MethodsArgs {
         Self {
             data,
             seeds: vec![0, 1, 2],
+            only: vec![],
         }
     }
 }

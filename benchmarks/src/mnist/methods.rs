@@ -2,15 +2,15 @@
 //! of 6,000, LeNet-5 to LeNet-5, over seeds. Random under the strong recipe is what the others are
 //! held against.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context, ensure};
-use serde::Serialize;
-use serde_json::json;
 
 use crate::cli::MethodsArgs;
-use crate::machine::Machine;
-use crate::mnist::JobRun;
-use crate::mnist::summary::{Arm, Summary};
+use crate::mnist::runs::{Run, Runs, Student};
+use crate::mnist::summary::Summary;
 use crate::mnist::teacher::{Recipe, Teacher};
+use crate::mnist::{JobRun, check_names, is_wanted};
 use crate::places::{Mnist, Places, publish_in, quoted};
 use crate::statistics::Mean;
 use crate::table::Table;
@@ -32,7 +32,7 @@ struct Pairing {
     random: Option<&'static str>,
 }
 
-const PAIRINGS: [Pairing; 6] = [
+const PAIRINGS: [Pairing; 8] = [
     Pairing {
         name: "plain",
         student: "",
@@ -64,6 +64,26 @@ const PAIRINGS: [Pairing; 6] = [
         active: Some((
             "{ score: bald, sample: 40000 }",
             "BALD among 40,000 pairs, ONE, one branch",
+        )),
+        random: None,
+    },
+    Pairing {
+        name: "bald-cap",
+        student: ", one: {}",
+        recipe: "strong",
+        active: Some((
+            "{ score: bald, sample: 40000, diversity: { perImage: 2 } }",
+            "BALD, no image in more than twice its share of mixes, ONE, one branch",
+        )),
+        random: None,
+    },
+    Pairing {
+        name: "bald-turns",
+        student: ", one: {}",
+        recipe: "strong",
+        active: Some((
+            "{ score: bald, sample: 40000, diversity: { classPairs: true } }",
+            "BALD, pairs of classes in turn, ONE, one branch",
         )),
         random: None,
     },
@@ -122,71 +142,67 @@ spec:
         alike.find_map(|other| other.random).filter(|random| *random != method)
     }
 
-    /// The methods with the last accuracy of each, in percent.
-    fn accuracies(&self, summary: &Summary) -> anyhow::Result<Vec<(&'static str, f64)>> {
-        let active = last(&summary.active)?;
-        Ok(match (self.active, self.random) {
+    /// The students of a finished job.
+    fn students(&self, summary: &Summary) -> anyhow::Result<Vec<Student>> {
+        let active = &summary.active;
+        let students = match (self.active, self.random) {
             (Some((_, method)), Some(random)) => {
                 let control = summary.control.as_ref().context("a job with a control")?;
-                vec![(random, last(control)?), (method, active)]
+                vec![Student::new(random, control)?, Student::new(method, active)?]
             }
-            (Some((_, method)), None) | (None, Some(method)) => vec![(method, active)],
+            (Some((_, method)), None) | (None, Some(method)) => vec![Student::new(method, active)?],
             (None, None) => vec![],
-        })
+        };
+        let queries = u64::from(SEED_IMAGES + PER_ROUND);
+        for student in &students {
+            let last = student.rounds.last().context("a finished student has rounds")?;
+            ensure!(last.queries == queries, "a student asked {} queries", last.queries);
+        }
+        Ok(students)
+    }
+
+    /// Its methods in order of the table.
+    fn methods(&self) -> impl Iterator<Item = &'static str> {
+        self.random.into_iter().chain(self.active.map(|(_, method)| method))
     }
 }
 
-fn last(arm: &Arm) -> anyhow::Result<f64> {
-    let round = arm.rounds.last().context("a finished student has rounds")?;
-    ensure!(
-        round.queries_total == u64::from(SEED_IMAGES + PER_ROUND),
-        "a student asked {} queries",
-        round.queries_total
-    );
-    Ok(100.0 * round.accuracy.context("the test labels are known")?.last)
-}
-
-/// A method and its accuracy of each seed.
-#[derive(Debug, Serialize)]
-struct Method {
-    name: &'static str,
-    /// Random pairs for the same student, trained alike, if this is not it.
-    peer: Option<&'static str>,
-    accuracies: Vec<f64>,
-}
-
-/// Runs what was not run yet, and publishes the table.
+/// Runs what was not run yet, and publishes the table of everything that ever was.
 pub(crate) fn run(places: &Places, args: &MethodsArgs) -> anyhow::Result<()> {
     ensure!(!args.seeds.is_empty(), "expected at least one seed");
+    check_names(&args.only, PAIRINGS.map(|pairing| pairing.name))?;
     let data = Mnist::find(places, &args.data)?;
     let teacher = Teacher::trained(places, &data, &Recipe::PUBLISHED)?;
-    let mut methods: Vec<Method> = Vec::new();
     for &seed in &args.seeds {
-        for pairing in &PAIRINGS {
-            let run = JobRun {
+        for pairing in PAIRINGS.iter().filter(|pairing| is_wanted(&args.only, pairing.name)) {
+            let job = JobRun {
                 places,
                 teacher: &teacher,
                 name: format!("methods-{}-seed-{seed}", pairing.name),
             };
-            let (summary, ..) = run.finish(|url| pairing.job(&data, url, seed))?;
-            for (name, accuracy) in pairing.accuracies(&summary)? {
-                match methods.iter_mut().find(|method| method.name == name) {
-                    Some(method) => method.accuracies.push(accuracy),
-                    None => methods.push(Method {
-                        name,
-                        peer: pairing.peer(name),
-                        accuracies: vec![accuracy],
-                    }),
-                }
-            }
+            let (summary, ..) = job.finish(|url| pairing.job(&data, url, seed))?;
+            // After each job, and read anew: two calls may share the seeds between them.
+            let mut runs = Runs::load(&places.results(), "methods")?;
+            runs.put(Run::new(pairing.name, seed, pairing.students(&summary)?));
+            let table = table(&runs).to_string();
+            publish_in(&places.results(), "methods", &table, &serde_json::to_value(&runs)?)?;
         }
     }
-    let table = table(&methods, args.seeds.len());
-    let value = json!({ "machine": Machine::this(), "seeds": args.seeds, "methods": methods });
-    publish_in(&places.results(), "methods", &table.to_string(), &value)
+    Ok(())
 }
 
-fn table(methods: &[Method], seeds: usize) -> Table {
+/// Last accuracy of a method in percent, by seed.
+fn last(runs: &Runs, method: &str) -> BTreeMap<u64, f64> {
+    let studies = PAIRINGS
+        .iter()
+        .filter(|pairing| pairing.methods().any(|name| name == method));
+    let found = studies.flat_map(|pairing| runs.of(pairing.name, method));
+    found
+        .filter_map(|(seed, rounds)| Some((seed, rounds.last()?.last)))
+        .collect()
+}
+
+fn table(runs: &Runs) -> Table {
     let title = "Ways to choose and to train, LeNet-5 on MNIST after 8,000 queries, last epoch";
     let header = [
         "method",
@@ -196,42 +212,48 @@ fn table(methods: &[Method], seeds: usize) -> Table {
         "a seed",
     ];
     let mut table = Table::new(title, header);
-    let above = |method: &Method, other: Option<&str>| {
-        let other = methods
-            .iter()
-            .find(|found| Some(found.name) == other && found.name != method.name);
-        let differences = other.map(|other| {
-            let pairs = method.accuracies.iter().zip(&other.accuracies);
-            pairs.map(|(own, theirs)| own - theirs).collect::<Vec<f64>>()
-        });
-        let mean = differences.and_then(|differences| Mean::of(&differences));
-        mean.map_or_else(String::new, |mean| format!("{mean:+}"))
-    };
-    for method in methods {
-        let seeds: Vec<String> = method
-            .accuracies
-            .iter()
-            .map(|accuracy| format!("{accuracy:.2}"))
-            .collect();
-        table.row([
-            method.name.to_owned(),
-            Mean::of(&method.accuracies).map_or_else(String::new, |mean| mean.to_string()),
-            above(method, Some(CONTROL)),
-            above(method, method.peer),
-            seeds.join(" "),
-        ]);
+    for pairing in &PAIRINGS {
+        for method in pairing.methods() {
+            let own = last(runs, method);
+            if own.is_empty() {
+                continue;
+            }
+            // Paired by the seeds that both have.
+            let above = |other: Option<&str>| {
+                let theirs = other.filter(|other| *other != method).map(|other| last(runs, other));
+                let theirs = theirs.unwrap_or_default();
+                let pairs = own.iter().filter_map(|(seed, own)| Some(own - theirs.get(seed)?));
+                let mean = Mean::of(&pairs.collect::<Vec<f64>>());
+                mean.map_or_else(String::new, |mean| format!("{mean:+}"))
+            };
+            let seed = |at: &u64| {
+                own.get(at)
+                    .map_or_else(|| "-".to_owned(), |accuracy| format!("{accuracy:.2}"))
+            };
+            let accuracies: Vec<f64> = own.values().copied().collect();
+            table.row([
+                method.to_owned(),
+                Mean::of(&accuracies).map_or_else(String::new, |mean| mean.to_string()),
+                above(Some(CONTROL)),
+                above(pairing.peer(method)),
+                runs.seeds().iter().map(seed).collect::<Vec<_>>().join(" "),
+            ]);
+        }
     }
-    table.note(format!(
-        "{seeds} seeds, each with seed images, initial weights and random pairs of its own; means with 95 % intervals, the \
-         differences paired by seed. 2,000 seed images, one round of 6,000. All but the last under `recipe: strong`."
-    ));
-    table.note(Machine::this().line());
+    table.note(
+        "Each seed has seed images, initial weights and random pairs of its own; means with 95 % intervals over the seeds that were run, the \
+         differences paired by seed. 2,000 seed images, one round of 6,000. All but the last under `recipe: strong`.",
+    );
+    for machine in runs.machines() {
+        table.note(machine);
+    }
     table
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mnist::runs::Point;
     use stillhouse_core::job::Job;
     use stillhouse_core::plan::Plan;
 
@@ -259,18 +281,30 @@ mod tests {
 
     #[test]
     fn differences_are_paired_by_seed() {
-        let method = |name, peer, accuracies: &[f64]| Method {
-            name,
-            peer,
-            accuracies: accuracies.to_vec(),
+        let student = |method: &str, last| Student {
+            method: method.to_owned(),
+            rounds: vec![Point {
+                round: 1,
+                queries: 8_000,
+                last,
+                best: None,
+                agreement: None,
+            }],
         };
-        let methods = [
-            method(CONTROL, None, &[98.0, 99.0]),
-            method("branches", None, &[98.25, 99.25]),
-            method("other", Some("branches"), &[98.5, 99.5]),
-        ];
-        let text = table(&methods, 2).to_string();
+        let mut runs = Runs::default();
+        let one = "random, ONE, one branch";
+        let bald = "BALD among 40,000 pairs, ONE, one branch";
+        for (seed, plain, random, chosen) in [(0, 98.0, 98.25, 98.5), (1, 99.0, 99.25, 99.5)] {
+            runs.put(Run::new("plain", seed, vec![student(CONTROL, plain)]));
+            runs.put(Run::new("one", seed, vec![student(one, random)]));
+            runs.put(Run::new("bald-sample", seed, vec![student(bald, chosen)]));
+        }
+        runs.put(Run::new("bald-sample", 5, vec![student(bald, 90.0)]));
+        let text = table(&runs).to_string();
         assert!(text.contains("+0.50 ± 0.00") && text.contains("+0.25 ± 0.00"), "{text}");
-        assert!(text.contains("98.50 99.50"), "{text}");
+        assert!(
+            text.contains("98.50 99.50 90.00") && text.contains("98.00 99.00 -"),
+            "{text}"
+        );
     }
 }

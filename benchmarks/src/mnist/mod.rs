@@ -9,18 +9,20 @@
 //! | [`report`] | figures over seeds, beside the published ones |
 //! | [`methods`] | ways to choose and to train, side by side at equal queries |
 //! | [`papers`] | the papers' tables at their 26,000 queries |
+//! | [`runs`] | what either had, kept from call to call |
 
 mod job;
 pub(crate) mod methods;
 pub(crate) mod papers;
 mod report;
+mod runs;
 mod summary;
 pub(crate) mod teacher;
 
 use std::fs;
 use std::path::PathBuf;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 
 use crate::cli::{MnistArgs, Scale};
 use crate::machine::Machine;
@@ -63,6 +65,19 @@ pub(crate) fn run(places: &Places, args: &MnistArgs) -> anyhow::Result<()> {
     }
     let report = Report::new(&setting, &teacher, seeds, Machine::this());
     publish_in(&out, setting.name, &report.markdown(), &serde_json::to_value(&report)?)
+}
+
+/// Refuses names of `only` that none of `names` is.
+fn check_names<const N: usize>(only: &[String], names: [&str; N]) -> anyhow::Result<()> {
+    match only.iter().find(|name| !names.contains(&name.as_str())) {
+        None => Ok(()),
+        Some(name) => bail!("--only: expected some of {}, found {name}", names.join(", ")),
+    }
+}
+
+/// Whether `name` is among `only`, or all are wanted.
+fn is_wanted(only: &[String], name: &str) -> bool {
+    only.is_empty() || only.iter().any(|wanted| wanted == name)
 }
 
 /// One job on MNIST.
