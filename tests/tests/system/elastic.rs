@@ -63,7 +63,9 @@ fn a_worker_that_gets_something_done_between_its_deaths_is_never_given_up() {
         let last = || {
             let joined = outcome.events();
             let mut joined = joined.iter().filter(|event| event["event"] == "worker-joined");
-            joined.next_back().map(|event| event["process"].as_u64().unwrap() as u32)
+            joined
+                .next_back()
+                .map(|event| event["process"].as_u64().unwrap() as u32)
         };
         let is_time = || outcome.events_called("trained") >= round && last().is_some_and(is_alive);
         assert!(running.lives_until(is_time), "it ended after {kills} kills");
