@@ -62,6 +62,11 @@ pub fn half_width(fraction: f64, images: u32) -> Option<f64> {
 #[must_use]
 pub fn comparison_words(found: &ComparisonSummary) -> String {
     let ComparisonSummary { active, random, .. } = found;
+    if found.images == 0 {
+        return "The guard tells nothing: the short trainings that it compares did not learn; spec.training.epochs is too small \
+                for a quarter of them, or the learning rate too high."
+            .to_owned();
+    }
     let images = counted(found.images, "seed image", "seed images");
     let (active, random) = (count(*active), count(*random));
     let figures =
@@ -115,6 +120,13 @@ mod tests {
         assert!(comparison_words(&found(Verdict::Harms, true)).contains("mostly drawn at random"));
         assert!(comparison_words(&found(Verdict::Harms, false)).contains("acquisition.guard.shift"));
         assert!(comparison_words(&found(Verdict::Undecided, true)).contains("undecided"));
+        let nothing = ComparisonSummary {
+            images: 0,
+            active: 0,
+            random: 0,
+            ..found(Verdict::Undecided, true)
+        };
+        assert!(comparison_words(&nothing).contains("did not learn"));
     }
 
     #[test]
