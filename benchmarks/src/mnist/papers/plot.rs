@@ -9,6 +9,16 @@ use crate::statistics::Mean;
 
 const SIZE: (u32, u32) = (820, 460);
 const TEXT: (&str, u32) = ("sans-serif", 16);
+/// Told apart by colour-blind people, and dark enough on white. Source: Okabe and Ito, Color Universal Design (2008).
+const COLORS: [RGBColor; 7] = [
+    RGBColor(0, 114, 178),
+    RGBColor(213, 94, 0),
+    RGBColor(0, 158, 115),
+    RGBColor(204, 121, 167),
+    RGBColor(230, 159, 0),
+    RGBColor(86, 180, 233),
+    RGBColor(0, 0, 0),
+];
 /// Below it methods cannot be told from each other above it.
 const FLOOR: f64 = 95.0;
 
@@ -77,7 +87,7 @@ fn draw<'a>(out: &'a mut String, curves: &[Curve], most: f64, (low, high): (f64,
         .y_label_formatter(&|percent| format!("{percent:.1}"))
         .draw()?;
     for (at, curve) in curves.iter().enumerate() {
-        let color = Palette99::pick(at).to_rgba();
+        let color = COLORS[at % COLORS.len()];
         let line = curve.points.iter().map(|(queries, mean, _)| (*queries, *mean));
         chart
             .draw_series(LineSeries::new(line, color.stroke_width(2)).point_size(3))?
