@@ -183,7 +183,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_batch_is_full_without_repeats_and_nothing_is_passed_over_for_worse_without_reason(
+        fn a_batch_is_full_without_repeats_and_without_a_rule_it_is_the_best(
             ids in prop::collection::hash_set(0_u64..69, 1..60),
             wanted in 1_usize..40,
             times in prop::option::of(1.0_f64..4.0),

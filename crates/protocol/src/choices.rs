@@ -109,19 +109,20 @@ fn batches_shift_to_chance_where_the_choice_harms_and_back_where_it_does_not() {
 #[test]
 fn a_diverse_batch_is_chosen_from_a_longer_list_that_is_exact() {
     let mut settings = settings();
-    settings.guard = Some(Guard {
+    let guard = Guard {
         share: 0.25,
         shifts: false,
-    });
+    };
+    settings.guard = Some(guard);
     settings.diversity = Some(Diversity {
         per_image: Some(1.0),
         ..Diversity::default()
     });
     let student = Student::new(Arm::Active, 1);
     let size = settings.plan.next_round(0).expect("a round");
-    let coordinator = Coordinator::new(settings.clone(), History::default(), 1);
-    let wanted = coordinator.problem(student, size).k / 4;
+    let wanted = size - guard.random(size, Verdict::Undecided);
     assert!(wanted < size, "a part of the batch is drawn");
+    let coordinator = Coordinator::new(settings.clone(), History::default(), 1);
     assert_eq!(coordinator.problem(student, size).k, 4 * wanted, "four times as many");
     let listed = 4 * wanted;
     let lambda = Lambda::whole();

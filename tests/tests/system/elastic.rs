@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use stillhouse_core::sampler::{Purpose, Stream};
+use stillhouse_runtime::supervise::RestartPolicy;
 use stillhouse_tests::jobs;
 use stillhouse_tests::outcomes::Outcome;
 use stillhouse_tests::processes::{is_alive, kill};
@@ -11,8 +12,6 @@ use crate::world::{World, alone, undisturbed};
 
 /// Workers killed at random in one job: few enough that none is given up as broken.
 const KILLS: u64 = 4;
-/// Deaths within a minute after which a worker that gets nothing done is given up.
-const TOO_MANY: u32 = 5;
 
 #[test]
 fn one_two_three_and_five_workers_killed_at_random_choose_the_same_queries_and_train_the_same_student() {
@@ -73,7 +72,8 @@ fn a_worker_that_gets_something_done_between_its_deaths_is_never_given_up() {
         kills += 1;
     }
     let _ = running.wait().succeeded();
-    assert!(kills > TOO_MANY, "{kills} kills prove nothing");
+    let too_many = RestartPolicy::default().max_deaths;
+    assert!(kills > too_many, "{kills} kills prove nothing");
     assert_eq!(outcome.essence(), reference.essence);
 }
 

@@ -4,29 +4,24 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::acquisition_check::check_acquisition;
 use super::explain::nearest;
 use super::pool::CvaeSpec;
 use super::pool_check::{Sources, check_pool};
 use super::preset::filled_in;
 use super::queue::QueueSpec;
 use super::spec::{
-    Architecture, CheckpointsSpec, Control, GuardSpec, JobSpec, MAX_BRANCHES, OnAmbiguous, OneSpec, Spec, StudentSpec,
-    WorkersSpec,
+    Architecture, CheckpointsSpec, Control, JobSpec, MAX_BRANCHES, OnAmbiguous, OneSpec, Spec, StudentSpec, WorkersSpec,
 };
 use super::teacher;
 use super::training::MAX_EPOCHS;
-use crate::diversity::Diversity;
 use crate::guard::Guard;
 use crate::one_shot::BetaMixup;
 use crate::plan::Arm;
 use crate::pool::{LambdaGrid, Pairing, Pool};
-use crate::score::Acquisition;
-use crate::stochastic::Stochastic;
 
 const API_VERSION: &str = "stillhouse.dev/v1alpha1";
 const KIND: &str = "DistillJob";
-/// Most pairs of a sample: the coordinator holds them.
-const MAX_SAMPLE: u64 = 10_000_000;
 
 /// A job that says something that makes sense.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -216,77 +211,6 @@ impl Job {
     }
 }
 
-fn check_stochastic(spec: &Spec, stochastic: Stochastic) -> Result<(), JobError> {
-    require(
-        (0.0..=1_000.0).contains(&stochastic.sharpness()),
-        "spec.acquisition.stochastic",
-        "power or softmax of 0 to 1000",
-        stochastic.sharpness(),
-    )?;
-    require(
-        spec.acquisition.score != Acquisition::Random,
-        "spec.acquisition.stochastic",
-        "a score beside it",
-        "random",
-    )
-}
-
-fn check_diversity(spec: &Spec, diversity: &Diversity) -> Result<(), JobError> {
-    require(
-        spec.acquisition.score != Acquisition::Random,
-        "spec.acquisition.diversity",
-        "a score beside it",
-        "random",
-    )?;
-    require(
-        diversity.per_image.is_some() || diversity.class_pairs,
-        "spec.acquisition.diversity",
-        "perImage, classPairs or both",
-        "neither",
-    )?;
-    let times = diversity.per_image.unwrap_or(1.0);
-    require(
-        (1.0..=1e6).contains(&times),
-        "spec.acquisition.diversity.perImage",
-        "1 to 1000000",
-        times,
-    )?;
-    require(
-        diversity.shortlist.is_none() || spec.acquisition.sample.is_none(),
-        "spec.acquisition.diversity.shortlist",
-        "no spec.acquisition.sample beside it: a sample is the shortlist",
-        "both",
-    )?;
-    let shortlist = diversity.shortlist.unwrap_or(2);
-    require(
-        (2..=1_000).contains(&shortlist),
-        "spec.acquisition.diversity.shortlist",
-        "2 to 1000",
-        shortlist,
-    )
-}
-
-fn check_guard(spec: &Spec, guard: GuardSpec) -> Result<(), JobError> {
-    require(
-        (0.01..=0.5).contains(&guard.share),
-        "spec.acquisition.guard.share",
-        "0.01 to 0.5",
-        guard.share,
-    )?;
-    require(
-        spec.acquisition.score != Acquisition::Random,
-        "spec.acquisition.guard",
-        "a score beside it",
-        "random",
-    )?;
-    require(
-        spec.budget.per_round >= 2,
-        "spec.budget.perRound",
-        "at least 2 beside spec.acquisition.guard",
-        spec.budget.per_round,
-    )
-}
-
 fn syntax(whole: &str) -> JobError {
     let first = whole.lines().next().unwrap_or_default();
     JobError::Syntax {
@@ -334,40 +258,6 @@ fn check_one(one: &OneSpec) -> Result<(), JobError> {
         "spec.student.one.ramp",
         "0 to 1",
         one.ramp,
-    )
-}
-
-fn check_acquisition(spec: &Spec) -> Result<(), JobError> {
-    require(
-        spec.acquisition.score != Acquisition::Bald || spec.student.one.is_some(),
-        "spec.acquisition.score",
-        "spec.student.one beside bald, which asks how much its branches disagree",
-        "a student without branches",
-    )?;
-    spec.acquisition
-        .stochastic
-        .map_or(Ok(()), |stochastic| check_stochastic(spec, stochastic))?;
-    spec.acquisition
-        .diversity
-        .as_ref()
-        .map_or(Ok(()), |diversity| check_diversity(spec, diversity))?;
-    spec.acquisition
-        .guard
-        .map_or(Ok(()), |guard| check_guard(spec, guard))?;
-    let Some(sample) = spec.acquisition.sample else {
-        return Ok(());
-    };
-    require(
-        spec.acquisition.score != Acquisition::Random,
-        "spec.acquisition.sample",
-        "a score beside it",
-        "random",
-    )?;
-    require(
-        (spec.budget.per_round..=MAX_SAMPLE).contains(&sample),
-        "spec.acquisition.sample",
-        format!("spec.budget.perRound ({}) to {MAX_SAMPLE}", spec.budget.per_round),
-        sample,
     )
 }
 

@@ -2,6 +2,7 @@
 //!
 //! The same file runs on a laptop and is the custom resource of a cluster.
 
+mod acquisition_check;
 mod check;
 mod explain;
 mod pool;

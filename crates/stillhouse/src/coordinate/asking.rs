@@ -148,12 +148,32 @@ impl Asker {
             }
         }
         let millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let classes = match student.round {
+            0 => self.seed_classes().await?,
+            _ => Vec::new(),
+        };
         Ok(AskOutcome {
             labelled,
             held,
             millis,
-            ..AskOutcome::default()
+            classes,
         })
+    }
+
+    /// What a batch of pairs of classes in turn is made by: nothing, where they take no turns.
+    async fn seed_classes(&self) -> Result<Vec<u32>, AskError> {
+        let Inputs { job, plan, .. } = &*self.inputs;
+        let diversity = job.spec.acquisition.diversity;
+        if !diversity.is_some_and(|diversity| diversity.class_pairs) {
+            return Ok(Vec::new());
+        }
+        let seeds: Vec<Sample> = (0..plan.seeds).map(Sample::Seed).collect();
+        let class = |label: Option<SoftLabel>| label.and_then(|label| u32::try_from(label.class()).ok());
+        let labels = self.labels(&seeds).await?;
+        Ok(labels
+            .into_iter()
+            .map(|label| class(label).unwrap_or(u32::MAX))
+            .collect())
     }
 
     fn rounds(&self) -> MutexGuard<'_, HashMap<Arm, u32>> {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::stochastic::Stochastic;
 
 const JOB: &str = r#"
 apiVersion: stillhouse.dev/v1alpha1
