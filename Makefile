@@ -3,7 +3,7 @@
 export CARGO_BUILD_JOBS ?= $(shell nproc)
 CARGO ?= cargo
 
-.PHONY: demo build test test-gpu kubernetes ordeal permits lint charts libtorch python-torch foreign-teachers bench clean-demo
+.PHONY: demo build programs test test-gpu kubernetes object-store ordeal permits lint charts libtorch python-torch foreign-teachers bench clean-demo
 
 demo: build ## train a teacher, serve it over HTTP, distil a student from it, on real images
 	scripts/demo.sh
@@ -12,8 +12,10 @@ build: libtorch ## both binaries in target/release
 	$(CARGO) build --release --locked --workspace --bins
 
 # Programs and tests in one build: built apart, they would take other features of the same crates, and most twice.
-test: libtorch ## every test
+programs: libtorch ## all programs and tests, built
 	$(CARGO) build --release --locked --workspace --bins --tests
+
+test: programs ## every test
 	$(CARGO) test --release --locked --workspace
 
 test-gpu: build ## what needs a card, on a machine that has one; STILLHOUSE_NCCL names NCCL 2.30 or later (docs/gpu.md)
@@ -22,6 +24,9 @@ test-gpu: build ## what needs a card, on a machine that has one; STILLHOUSE_NCCL
 kubernetes: build ## jobs on a real control plane, built from Go modules (minutes the first time); needs root, Go, etcd, iproute2
 	scripts/control-plane.sh
 	STILLHOUSE_EXPECT_KUBERNETES=1 $(CARGO) test --release --locked -p stillhouse-tests --test kubernetes
+
+object-store: ## a server that speaks S3, for tests, built from Go modules (a minute or two the first time); needs Go
+	scripts/object-store.sh
 
 ordeal: build ## ten minutes of random kills, cuts and full disks around whole jobs (docs/ordeal.md)
 	$(CARGO) run --release --locked -p stillhouse-tests --bin ordeal

@@ -12,6 +12,7 @@
 //! | [`prometheus`] | a real Prometheus, and the panels that it must answer |
 //! | [`proxy`] | a TCP proxy that cuts and stalls |
 //! | [`redis`] | a Redis server whose data can be lost |
+//! | [`object_store`] | a server that speaks S3 |
 //! | [`kubernetes`] | a real control plane, and nodes that run pods as processes |
 //! | [`ordeal`] | whole jobs under random blows, and what must hold all the same |
 
@@ -19,6 +20,7 @@ pub mod collector;
 pub mod jobs;
 pub mod kubernetes;
 pub mod mortal;
+pub mod object_store;
 pub mod ordeal;
 pub mod outcomes;
 pub mod ports;

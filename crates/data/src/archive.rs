@@ -14,7 +14,7 @@ use tar::{Archive, Entry, EntryType};
 use crate::assemble::{Assembler, Picks};
 use crate::error::DataError;
 use crate::limits::{Limit, MAX_ENCODED_BYTES};
-use crate::names::{Tally, has_image_extension, is_hidden};
+use crate::names::{Tally, is_hidden, is_picture};
 use crate::picture::Picture;
 use crate::stream::Stream;
 
@@ -48,7 +48,7 @@ impl TarSource {
         let mut images = Vec::new();
         let mut skipped = 0;
         walk(path, |position, name, _| {
-            if has_image_extension(name) && !is_hidden(name) {
+            if is_picture(name) && !is_hidden(name) {
                 tally.add(name, path)?;
                 images.push(Image {
                     name: name.to_vec(),

@@ -11,7 +11,7 @@ use stillhouse_core::job::Size;
 use crate::assemble::{Assembler, Picks};
 use crate::error::DataError;
 use crate::limits::{Limit, MAX_ENCODED_BYTES};
-use crate::names::{Tally, has_image_extension, is_hidden};
+use crate::names::{Tally, is_hidden, is_picture};
 use crate::picture::Picture;
 
 /// The images of a folder tree in byte order of their paths; nothing is opened yet.
@@ -97,7 +97,7 @@ impl FolderSource {
                         name.push(b'/');
                         pending.push((entry.path(), name));
                     }
-                    Kind::File if has_image_extension(&name) => {
+                    Kind::File if is_picture(&name) => {
                         tally.add(&name, &self.root)?;
                         let path = entry.path();
                         self.images.push(Image { name, path });
@@ -126,7 +126,7 @@ fn kind(entry: &DirEntry) -> Result<Kind, DataError> {
     if file_type.is_symlink() {
         file_type = match fs::metadata(&path) {
             Ok(metadata) => metadata.file_type(),
-            Err(source) if has_image_extension(path.as_os_str().as_encoded_bytes()) => {
+            Err(source) if is_picture(path.as_os_str().as_encoded_bytes()) => {
                 return Err(io_error(&path, source));
             }
             Err(_) => return Ok(Kind::Other),

@@ -56,4 +56,5 @@ mod stream;
 pub use error::DataError;
 pub use limits::Limit;
 pub use load::{EvaluationImages, LabelledImages, SeedImages, load, load_evaluation, load_seed_images};
+pub use names::{is_hidden, is_picture};
 pub use sniff::Found;

@@ -10,13 +10,15 @@ use crate::limits::Limit;
 pub(crate) const EXPECTED: &str = "files that end in .png, .jpg or .jpeg";
 
 /// Whether a path (components separated by `/`) has a component that starts with a dot.
-pub(crate) fn is_hidden(name: &[u8]) -> bool {
+#[must_use]
+pub fn is_hidden(name: &[u8]) -> bool {
     name.split(|&byte| byte == b'/')
         .any(|component| component.starts_with(b"."))
 }
 
 /// Whether a path ends like a PNG or JPEG, in any case.
-pub(crate) fn has_image_extension(name: &[u8]) -> bool {
+#[must_use]
+pub fn is_picture(name: &[u8]) -> bool {
     [".png", ".jpg", ".jpeg"].iter().any(|extension| {
         let start = name.len().checked_sub(extension.len());
         start.is_some_and(|start| name[start..].eq_ignore_ascii_case(extension.as_bytes()))
@@ -101,10 +103,10 @@ mod tests {
     fn hidden_paths_and_other_extensions_are_told_apart() {
         assert!(is_hidden(b".a.png") && is_hidden(b"b/.c/a.png") && !is_hidden(b"b.c/a.png"));
         for name in ["a.png", "b/A.JPG", "c.Jpeg"] {
-            assert!(has_image_extension(name.as_bytes()), "{name}");
+            assert!(is_picture(name.as_bytes()), "{name}");
         }
         for name in ["png", "a.webp", "a.png.txt", ""] {
-            assert!(!has_image_extension(name.as_bytes()), "{name}");
+            assert!(!is_picture(name.as_bytes()), "{name}");
         }
     }
 

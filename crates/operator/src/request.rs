@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use serde_json::json;
-use stillhouse_core::job::SecretSource;
+use stillhouse_core::job::{SecretSource, is_remote};
 use stillhouse_core::{Job, job::JobError};
 
 use crate::cluster::ClusterSpec;
@@ -145,7 +145,8 @@ fn resolve(job: &mut Job) {
         spec.teacher.auth.as_mut().and_then(|auth| auth.file.as_mut()),
     ];
     let reused = spec.budget.reuse.iter_mut();
-    for path in paths.into_iter().chain(of_teacher).flatten().chain(reused) {
+    let named = paths.into_iter().chain(of_teacher).flatten().chain(reused);
+    for path in named.filter(|path| !is_remote(path)) {
         *path = PathBuf::from(DATA).join(&*path);
     }
 }

@@ -11,22 +11,19 @@
 //! same bits as if it had never stopped, or is not used. Random numbers are addressed by seed,
 //! round and step, which the digest and the state hold: there is no other random state.
 
-use std::collections::HashMap;
 use std::path::Path as FilePath;
 use std::sync::Arc;
 use std::time::Duration;
 
-use object_store::local::LocalFileSystem;
-use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
+use object_store::{ObjectStoreExt, PutPayload};
 use serde::{Deserialize, Serialize};
 use stillhouse_core::job::CheckpointsSpec;
 use stillhouse_core::key::hex;
 use stillhouse_protocol::message::TrainCommand;
 use tokio::sync::Mutex;
-use url::Url;
 
 use crate::failure::{Failure, Kind};
+use crate::store::Place;
 
 /// Checkpoints kept: the newest, and one before it in case the newest is damaged.
 const KEPT: usize = 2;
@@ -113,8 +110,7 @@ struct Manifest {
 /// Where a job's checkpoints are.
 #[derive(Clone, Debug)]
 pub struct Checkpoints {
-    store: Arc<dyn ObjectStore>,
-    folder: Path,
+    place: Place,
     /// Held while the store is written to, so that a slow one is written to by one at a time.
     writing: Arc<Mutex<()>>,
 }
@@ -135,23 +131,13 @@ impl Checkpoints {
             return Ok(None);
         }
         let own = format!("{name}-{}", &hex(digest)[..12]);
-        let (store, folder): (Arc<dyn ObjectStore>, Path) = match &spec.url {
-            None => (local(&dir.join("checkpoints"))?, Path::default()),
-            Some(url) => {
-                let address = Url::parse(url).map_err(|error| unusable(url, error))?;
-                match address.to_file_path() {
-                    Ok(folder) if address.scheme() == "file" => (local(&folder.join(own))?, Path::default()),
-                    _ => {
-                        let opened = object_store::parse_url_opts(&address, aws_settings());
-                        let (store, folder) = opened.map_err(|error| unusable(url, error))?;
-                        (store.into(), folder.join(own))
-                    }
-                }
-            }
+        let opened = match &spec.url {
+            None => Place::local(&dir.join("checkpoints")),
+            Some(url) => Place::open(url).map(|place| place.inner(&own)),
         };
+        let shown = spec.url.as_deref().unwrap_or("the job directory");
         Ok(Some(Self {
-            store,
-            folder,
+            place: opened.map_err(|error| unusable(shown, error))?,
             writing: Arc::default(),
         }))
     }
@@ -212,8 +198,8 @@ impl Checkpoints {
             .into_iter()
             .filter(|known| known.training == *training);
         for checkpoint in fitting {
-            let path = self.folder.clone().join(checkpoint.object.as_str());
-            let state = match self.store.get(&path).await {
+            let path = self.place.file(&checkpoint.object);
+            let state = match self.place.store.get(&path).await {
                 Ok(found) => found.bytes().await?,
                 Err(object_store::Error::NotFound { .. }) => continue,
                 Err(error) => return Err(error),
@@ -245,7 +231,7 @@ impl Checkpoints {
 
     /// The manifest; an empty one where there is none, or none of this version.
     async fn manifest(&self) -> Result<Manifest, object_store::Error> {
-        let bytes = match self.store.get(&self.folder.clone().join(MANIFEST)).await {
+        let bytes = match self.place.store.get(&self.place.file(MANIFEST)).await {
             Ok(found) => found.bytes().await?,
             Err(object_store::Error::NotFound { .. }) => return Ok(Manifest::default()),
             Err(error) => return Err(error),
@@ -258,8 +244,8 @@ impl Checkpoints {
     }
 
     async fn put(&self, name: &str, bytes: Vec<u8>) -> Result<(), object_store::Error> {
-        let path = self.folder.clone().join(name);
-        self.store.put(&path, PutPayload::from(bytes)).await.map(drop)
+        let path = self.place.file(name);
+        self.place.store.put(&path, PutPayload::from(bytes)).await.map(drop)
     }
 
     async fn put_manifest(&self, manifest: &Manifest) -> Result<(), object_store::Error> {
@@ -273,38 +259,22 @@ impl Checkpoints {
 
     /// Deletes states that `manifest` does not name.
     async fn sweep(&self, manifest: &Manifest) -> Result<(), object_store::Error> {
-        let listed = self.store.list_with_delimiter(Some(&self.folder)).await?;
+        let listed = self.place.store.list_with_delimiter(Some(&self.place.folder)).await?;
         for object in listed.objects {
             let name = object.location.filename().unwrap_or_default();
             let is_named = manifest.checkpoints.iter().any(|known| known.object == name);
             if name.ends_with(".safetensors") && !is_named {
-                self.store.delete(&object.location).await?;
+                self.place.store.delete(&object.location).await?;
             }
         }
         Ok(())
     }
 }
 
-fn local(folder: &FilePath) -> Result<Arc<dyn ObjectStore>, Failure> {
-    let shown = folder.display().to_string();
-    std::fs::create_dir_all(folder).map_err(|error| unusable(&shown, error))?;
-    let store = LocalFileSystem::new_with_prefix(folder).map_err(|error| unusable(&shown, error))?;
-    Ok(Arc::new(store))
-}
-
-fn unusable(place: &str, error: impl std::error::Error + Send + Sync + 'static) -> Failure {
+fn unusable(place: &str, error: anyhow::Error) -> Failure {
     Failure::new(Kind::Storage, error)
         .context(format!("cannot keep checkpoints at {place} (nothing was spent)"))
         .hint("change spec.checkpoints.url, or set spec.checkpoints.everySeconds to 0 to keep none")
-}
-
-/// `AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT` and so on, as the AWS tools name them.
-fn aws_settings() -> HashMap<String, String> {
-    std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .filter(|(name, _)| name.starts_with("AWS_"))
-        .map(|(name, value)| (name.to_lowercase(), value))
-        .collect()
 }
 
 #[cfg(test)]

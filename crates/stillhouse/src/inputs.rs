@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use stillhouse_core::image::{ImageSet, ImageShape};
-use stillhouse_core::job::{EvaluationSpec, Student};
+use stillhouse_core::job::EvaluationSpec;
 use stillhouse_core::plan::Plan;
 use stillhouse_core::pool::Pool;
 use stillhouse_core::sample::Sources;
@@ -13,6 +13,7 @@ use stillhouse_core::{Job, Sample};
 
 use crate::failure::{Failure, Kind};
 use crate::reuse;
+use crate::store::fetch::fetch;
 
 /// Largest TorchScript file that is taken as a student.
 const MAX_MODULE_BYTES: u64 = 1 << 30;
@@ -69,16 +70,19 @@ impl Inputs {
     }
 
     fn read(job: Job, text: String, base: &Path) -> Result<Self, Failure> {
-        let seeds = stillhouse_data::load_seed_images(&job.spec.images, base).map_err(data_failure)?;
+        // The job keeps the addresses; what is read are files.
+        let fetched = fetch(&job.spec)?;
+        let files = &fetched.spec;
+        let seeds = stillhouse_data::load_seed_images(&files.images, base).map_err(data_failure)?;
         let shape = seeds.images.shape();
         let plan = Plan::new(&job, seeds.images.len() as u32).map_err(|error| {
             Failure::new(Kind::Budget, error)
                 .hint("raise spec.budget.queries, or set spec.images.take to a smaller number")
         })?;
         check_generated(&plan, shape)?;
-        let (evaluation, evaluation_labels) = match &job.spec.evaluation {
+        let (evaluation, evaluation_labels) = match &files.evaluation {
             Some(spec) => {
-                let loaded = stillhouse_data::load_evaluation(spec, &job.spec.images, base).map_err(data_failure)?;
+                let loaded = stillhouse_data::load_evaluation(spec, &files.images, base).map_err(data_failure)?;
                 check_evaluation(spec, &loaded.images, shape)?;
                 (Some(Arc::new(loaded.images)), loaded.labels)
             }
@@ -89,7 +93,7 @@ impl Inputs {
         Ok(Self {
             reuse: reuse::resolve(&job.spec.budget.reuse, base)?,
             evaluation_asked: stream.choose(available, plan.evaluation),
-            module: read_module(&job.student, base)?,
+            module: read_module(files.student.torchscript.as_deref(), base)?,
             seeds_digest: seeds.digest,
             seeds: Arc::new(seeds.images),
             generated: Arc::default(),
@@ -177,8 +181,8 @@ fn check_evaluation(spec: &EvaluationSpec, images: &ImageSet, shape: ImageShape)
     Ok(())
 }
 
-fn read_module(student: &Student, base: &Path) -> Result<Arc<[u8]>, Failure> {
-    let Student::TorchScript(path) = student else {
+fn read_module(path: Option<&Path>, base: &Path) -> Result<Arc<[u8]>, Failure> {
+    let Some(path) = path else {
         return Ok(Arc::from([]));
     };
     let path: PathBuf = base.join(path);

@@ -15,6 +15,7 @@
 //! | [`labels_file`] | every label in one file |
 //! | [`books`] | what a ledger says, checked and compared with a bill |
 //! | [`export`] | queries and labels as Parquet or safetensors |
+//! | [`store`] | folders and S3: images to fetch, results to deliver |
 //! | [`report`] | what a job bought, for people and programs |
 //! | [`watch`] | looking on while a job runs |
 //! | [`web`] | the live page of a running job |
@@ -40,5 +41,6 @@ pub mod labels_file;
 pub mod queue_access;
 pub mod report;
 pub mod reuse;
+pub mod store;
 pub mod watch;
 pub mod web;

@@ -1,7 +1,9 @@
 //! Workers that die and come back while they score, wait and train; trainings that go on in the middle.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use stillhouse_core::job::JobSpec;
 use stillhouse_core::sampler::{Purpose, Stream};
 use stillhouse_runtime::supervise::RestartPolicy;
 use stillhouse_tests::jobs;
@@ -77,32 +79,35 @@ fn a_worker_that_gets_something_done_between_its_deaths_is_never_given_up() {
     assert_eq!(outcome.essence(), reference.essence);
 }
 
+/// Trainings of seconds, and a checkpoint every second.
+pub(crate) fn long_trainings(url: &str) -> JobSpec {
+    let mut job = jobs::one_round(url);
+    job.spec.training.epochs = 900;
+    job.spec.checkpoints.every_seconds = 1;
+    job
+}
+
+/// How many states the manifest in a folder names: one counts from then on.
+pub(crate) fn checkpoints_named(folder: &Path) -> usize {
+    let bytes = std::fs::read(folder.join("manifest.json")).unwrap_or_default();
+    let manifest = serde_json::from_slice::<serde_json::Value>(&bytes).unwrap_or_default();
+    manifest["checkpoints"].as_array().map_or(0, Vec::len)
+}
+
 #[test]
 fn a_job_killed_in_the_middle_of_a_training_goes_on_from_its_checkpoint_to_the_same_student() {
     let _alone = alone();
     let [calm, world] = [World::new(), World::new()];
-    let [calm_job, job] = [&calm, &world].map(|world| {
-        let mut job = jobs::one_round(&world.url());
-        // Trainings of seconds, and a checkpoint every second.
-        job.spec.training.epochs = 900;
-        job.spec.checkpoints.every_seconds = 1;
-        job
-    });
+    let [calm_job, job] = [&calm, &world].map(|world| long_trainings(&world.url()));
     let undisturbed = calm.finish(&calm_job, "job", 2);
     let kept = |outcome: &Outcome| {
         let files = std::fs::read_dir(outcome.file("checkpoints")).unwrap();
         let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
         names.filter(|name| name.ends_with(".safetensors")).count()
     };
-    // A state counts once the manifest names it.
-    let is_named = |outcome: &Outcome| {
-        let bytes = std::fs::read(outcome.file("checkpoints/manifest.json")).unwrap_or_default();
-        let manifest = serde_json::from_slice::<serde_json::Value>(&bytes).unwrap_or_default();
-        manifest["checkpoints"].as_array().is_some_and(|kept| !kept.is_empty())
-    };
     let (mut running, outcome) = world.start(&job, "job", 2);
     assert!(
-        running.lives_until(|| is_named(&outcome)),
+        running.lives_until(|| checkpoints_named(&outcome.file("checkpoints")) > 0),
         "it ended before its first checkpoint"
     );
     running.kill_everything();

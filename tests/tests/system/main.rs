@@ -16,6 +16,7 @@
 //! | [`chaos`] | nor does what users do to their own jobs, and what they are told of it is so |
 //! | [`hosts`] | the same over a network whose cables are pulled |
 //! | [`ledger`] | the books are right, agree with the bill, and no label is bought twice over a sweep |
+//! | [`stores`] | nor do a store that speaks S3, for images, checkpoints and results |
 //! | [`methods`] | the published methods and our own learn real digits from a real teacher |
 //! | [`torchscript`] | students leave and enter as TorchScript |
 //! | [`monitoring`] | metrics, dashboards and alerts agree with each other and with a real Prometheus |
@@ -43,6 +44,7 @@ mod ordeal;
 mod page;
 mod refused;
 mod same;
+mod stores;
 mod teachers;
 mod tls;
 mod torchscript;

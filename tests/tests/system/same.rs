@@ -57,7 +57,7 @@ fn another_seed_asks_other_queries() {
 const IMAGES: usize = 40;
 
 /// The first digits of the training set, `IMAGES` times 64 bytes.
-fn pixels() -> Vec<u8> {
+pub(crate) fn pixels() -> Vec<u8> {
     let file = File::open(jobs::digits("train-images-idx3-ubyte.gz")).unwrap();
     let mut bytes = Vec::new();
     std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(file), &mut bytes).unwrap();
@@ -73,7 +73,7 @@ fn write_idx(path: &Path, pixels: &[u8]) {
 }
 
 /// PNG files whose names sort as the images do, in two folders; their paths below `folder`.
-fn write_folder(folder: &Path, pixels: &[u8]) -> Vec<PathBuf> {
+pub(crate) fn write_folder(folder: &Path, pixels: &[u8]) -> Vec<PathBuf> {
     let images = pixels.chunks_exact(jobs::SHAPE.len()).enumerate();
     let write = |(at, pixels): (usize, &[u8])| {
         let name = PathBuf::from(format!(

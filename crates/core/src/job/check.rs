@@ -6,13 +6,12 @@ use serde::{Deserialize, Serialize};
 
 use super::acquisition_check::check_acquisition;
 use super::explain::nearest;
+use super::places::{self, CheckpointsSpec};
 use super::pool::CvaeSpec;
 use super::pool_check::{Sources, check_pool};
 use super::preset::filled_in;
 use super::queue::QueueSpec;
-use super::spec::{
-    Architecture, CheckpointsSpec, Control, JobSpec, MAX_BRANCHES, OnAmbiguous, OneSpec, Spec, StudentSpec, WorkersSpec,
-};
+use super::spec::{Architecture, Control, JobSpec, MAX_BRANCHES, OnAmbiguous, OneSpec, Spec, StudentSpec, WorkersSpec};
 use super::teacher;
 use super::training::MAX_EPOCHS;
 use crate::guard::Guard;
@@ -152,7 +151,7 @@ impl Job {
         check_budget(&spec)?;
         spec.queue.as_ref().map_or(Ok(()), QueueSpec::check)?;
         check_workers(&spec.workers)?;
-        check_checkpoints(&spec.checkpoints)?;
+        places::check(&spec)?;
         check_evaluation(&spec)?;
         Ok(Self {
             name,
@@ -191,7 +190,7 @@ impl Job {
 
     /// BLAKE3 over what makes a job this job. Left out is what may change between two runs of one
     /// job directory: the budget (it may grow), labels that are reused, the workers, the cluster, where
-    /// checkpoints are kept, and where and how fast the teacher is.
+    /// checkpoints are kept and results are copied, and where and how fast the teacher is.
     #[must_use]
     pub fn digest(&self) -> [u8; 32] {
         let mut same = self.clone();
@@ -201,6 +200,7 @@ impl Job {
         same.spec.budget.reuse.clear();
         same.spec.workers = WorkersSpec::default();
         same.spec.checkpoints = CheckpointsSpec::default();
+        same.spec.results = None;
         same.spec.cluster = None;
         same.spec.images.path = PathBuf::new();
         same.spec.teacher = same.spec.teacher.identity();
@@ -364,24 +364,6 @@ fn check_workers(workers: &WorkersSpec) -> Result<(), JobError> {
         "spec.workers.max",
         expected,
         workers.max,
-    )
-}
-
-fn check_checkpoints(checkpoints: &CheckpointsSpec) -> Result<(), JobError> {
-    let seconds = checkpoints.every_seconds;
-    require(
-        seconds <= 86_400,
-        "spec.checkpoints.everySeconds",
-        "0 to 86400",
-        seconds,
-    )?;
-    let url = checkpoints.url.as_deref().unwrap_or("file:///");
-    let is_known = url.starts_with("file:///") || url.strip_prefix("s3://").is_some_and(|rest| !rest.is_empty());
-    require(
-        is_known,
-        "spec.checkpoints.url",
-        "s3://BUCKET/PREFIX or file:///FOLDER",
-        url,
     )
 }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::places::{CheckpointsSpec, ResultsSpec};
 use super::pool::{PoolSource, default_pool};
 use super::preset::Preset;
 use super::queue::QueueSpec;
@@ -74,6 +75,9 @@ pub struct Spec {
     /// Where a training under way is kept.
     #[serde(default, skip_serializing_if = "CheckpointsSpec::is_default")]
     pub checkpoints: CheckpointsSpec,
+    /// Where a finished job's results are copied to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub results: Option<ResultsSpec>,
     /// What accuracy and agreement are measured on.
     #[serde(default)]
     pub evaluation: Option<EvaluationSpec>,
@@ -99,7 +103,7 @@ impl Spec {
 pub struct ImagesSpec {
     /// Format of `path`.
     pub source: ImageFormat,
-    /// A file or folder, relative to the job file.
+    /// A file or folder, relative to the job file, or `s3://BUCKET/KEY`.
     pub path: PathBuf,
     /// How many images to draw uniformly; all when absent.
     #[serde(default)]
@@ -143,7 +147,7 @@ pub struct StudentSpec {
     /// A network of the zoo.
     #[serde(default)]
     pub architecture: Option<Architecture>,
-    /// A TorchScript file, relative to the job file, with its initial weights.
+    /// A TorchScript file, relative to the job file, or `s3://BUCKET/KEY`, with its initial weights.
     #[serde(default)]
     pub torchscript: Option<PathBuf>,
     /// Number of classes; the teacher's when absent.
@@ -385,32 +389,6 @@ impl Default for WorkersSpec {
             max: 2,
             device: Device::Auto,
             collective: CollectiveKind::Auto,
-        }
-    }
-}
-
-/// Where a training under way is kept, so that a restart goes on with it and not with the round's
-/// first step.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct CheckpointsSpec {
-    /// Seconds between two checkpoints; none when 0.
-    pub every_seconds: u32,
-    /// `s3://BUCKET/PREFIX` or `file:///FOLDER`; the job directory when absent.
-    pub url: Option<String>,
-}
-
-impl CheckpointsSpec {
-    fn is_default(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
-impl Default for CheckpointsSpec {
-    fn default() -> Self {
-        Self {
-            every_seconds: 30,
-            url: None,
         }
     }
 }

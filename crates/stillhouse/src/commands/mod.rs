@@ -15,7 +15,7 @@ pub mod validate;
 use crate::failure::{Failure, Kind};
 
 /// What asynchronous commands run on.
-fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.map_err(|error| Failure::new(Kind::Internal, error).context("cannot start"))
 }

@@ -18,6 +18,7 @@ use crate::job_dir::JobDir;
 use crate::report::summary::{State, Summary};
 use crate::report::{ProgressBars, terminal};
 use crate::reuse;
+use crate::store::deliver::deliver;
 use crate::watch::standing;
 
 /// Runs a job with workers of this machine, or goes on with it; returns the closing table.
@@ -129,18 +130,27 @@ fn go(mut inputs: Inputs, dir: &Path, options: Options) -> Result<String, Failur
         );
         inputs.plan.budget = added;
     }
-    if let Some(summary) = finished(&inputs, dir) {
-        return Ok(closing(&summary, dir));
-    }
-    let summary = runtime()?.block_on(async {
+    let results = inputs.job.spec.results.clone();
+    let (name, digest) = (inputs.job.name.clone(), inputs.digest());
+    let summary = match finished(&inputs, dir) {
+        Some(summary) => summary,
+        None => work(inputs, dir, options)?,
+    };
+    let copy = results
+        .map(|results| deliver(&results, &name, &digest, dir))
+        .transpose()?;
+    Ok(closing(&summary, dir, copy.as_deref()))
+}
+
+fn work(inputs: Inputs, dir: &Path, options: Options) -> Result<Summary, Failure> {
+    runtime()?.block_on(async {
         let shutdown = signals::install().map_err(|error| Failure::new(Kind::Internal, error).context("cannot listen for signals"))?;
         tokio::select! {
             outcome = run_job(inputs, dir, options, shutdown.drain) => outcome,
             () = shutdown.abort.cancelled() => Err(Failure::message(Kind::Interrupted, "aborted; queries under way are in doubt and stay held")
                 .hint("run the same command again to go on")),
         }
-    })?;
-    Ok(closing(&summary, dir))
+    })
 }
 
 /// The ledger's budget, where `budget add` made it larger than the job file's. Where the file was
@@ -162,7 +172,7 @@ fn finished(inputs: &Inputs, dir: &Path) -> Option<Summary> {
     (summary.state == State::Finished && same && whole).then_some(summary)
 }
 
-fn closing(summary: &Summary, dir: &Path) -> String {
+fn closing(summary: &Summary, dir: &Path, copy: Option<&str>) -> String {
     let mut files = vec![
         "report.html",
         "summary.json",
@@ -174,7 +184,7 @@ fn closing(summary: &Summary, dir: &Path) -> String {
     if summary.control.is_some() {
         files.push(&control);
     }
-    terminal::closing(summary, dir, &files, terminal::Color::for_stdout())
+    terminal::closing(summary, dir, &files, copy, terminal::Color::for_stdout())
 }
 
 fn worker_program(args: &RunArgs) -> Result<PathBuf, Failure> {

@@ -15,6 +15,17 @@ use crate::job_dir::{JobDir, write_file};
 use crate::labels_file::{self, view};
 use crate::report::{ContactSheet, Report, Summary, render};
 
+/// What a finished job leaves for others to use, where it has it.
+pub const RESULTS: [&str; 7] = [
+    "summary.json",
+    "report.html",
+    "student.safetensors",
+    "student.pt",
+    "control.safetensors",
+    "control.pt",
+    "labels.safetensors",
+];
+
 /// Writes `labels.safetensors`, in order of samples.
 ///
 /// # Errors

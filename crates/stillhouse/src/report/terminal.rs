@@ -140,12 +140,13 @@ fn took(round: &RoundSummary) -> String {
 /// The table that ends a job: what it reached, what it spent, and where the results (`files` in
 /// `dir`) lie.
 #[must_use]
-pub fn closing(summary: &Summary, dir: &Path, files: &[&str], color: Color) -> String {
+pub fn closing(summary: &Summary, dir: &Path, files: &[&str], copy: Option<&str>, color: Color) -> String {
     let mut text = format!("{}\n\n{}\n", title(summary, color), indent(&outcome(summary, color)));
     let mut facts = spent(summary);
     facts.extend(guarded(summary));
     facts.push(("results", plain(&dir.display().to_string())));
     facts.push(("", files.join("  ")));
+    facts.extend(copy.map(|place| ("copied to", plain(place).to_string())));
     text += &indent(&pairs(&facts, color));
     text
 }
@@ -361,6 +362,7 @@ mod tests {
             &example::summary(),
             Path::new("jobs/mnist-lenet"),
             &["summary.json", "report.html"],
+            Some("s3://lab/mnist-0123456789ab"),
             Color::Never,
         );
         golden(&text, include_str!("testdata/closing.txt"));
@@ -371,7 +373,7 @@ mod tests {
         let mut summary = example::summary();
         summary.control = None;
         summary.budget.price_per_query = None;
-        let text = closing(&summary, Path::new("out"), &["summary.json"], Color::Never);
+        let text = closing(&summary, Path::new("out"), &["summary.json"], None, Color::Never);
         golden(&text, include_str!("testdata/closing-alone.txt"));
     }
 

@@ -22,17 +22,10 @@ use stillhouse_runtime::signals;
 use super::{Cluster, look, refused, with};
 use crate::cli::cluster::{ExportStudentArgs, ServeResultsArgs};
 use crate::commands::runtime;
+use crate::coordinate::results::RESULTS;
 use crate::failure::{Failure, Kind};
 use crate::report::number::counted;
 
-/// What is exported.
-const FILES: [&str; 5] = [
-    "summary.json",
-    "report.html",
-    "student.safetensors",
-    "student.pt",
-    "labels.safetensors",
-];
 const PORT: u16 = 7701;
 /// How long the pod may take to run, and how long it lives when nobody deletes it.
 const START: Duration = Duration::from_secs(180);
@@ -149,7 +142,7 @@ async fn fetch(cluster: &Cluster, pods: &Api<Pod>, pod: &str, to: &Path) -> Resu
     let digests: Vec<(String, String)> = serde_json::from_slice(&digests)
         .map_err(|error| Failure::new(Kind::Internal, error).context("the pod serves no list of files"))?;
     let mut count = 0;
-    for (name, digest) in digests.iter().filter(|(name, _)| FILES.contains(&name.as_str())) {
+    for (name, digest) in digests.iter().filter(|(name, _)| RESULTS.contains(&name.as_str())) {
         let content = read(&cluster.client, &format!("{base}/files/{name}")).await;
         let content = content.map_err(|error| refused(error, &format!("cannot fetch {name}")))?;
         if blake3::hash(&content).to_hex().as_str() != digest {
@@ -197,7 +190,7 @@ pub fn serve_results(args: &ServeResultsArgs) -> Result<String, Failure> {
             get(
                 async |State(dir): State<std::path::PathBuf>,
                        axum::extract::Path(name): axum::extract::Path<String>| {
-                    let known = FILES.into_iter().find(|known| *known == name);
+                    let known = RESULTS.into_iter().find(|known| *known == name);
                     let content = known.and_then(|name| std::fs::read(dir.join(name)).ok());
                     content.ok_or(StatusCode::NOT_FOUND)
                 },
@@ -221,5 +214,5 @@ fn digests(dir: &Path) -> Vec<(&'static str, String)> {
         let content = std::fs::read(dir.join(name)).ok()?;
         Some((name, blake3::hash(&content).to_hex().to_string()))
     };
-    FILES.into_iter().filter_map(digest).collect()
+    RESULTS.into_iter().filter_map(digest).collect()
 }
