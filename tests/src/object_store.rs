@@ -12,9 +12,10 @@ use crate::processes::wait_for;
 
 /// The one bucket.
 pub const BUCKET: &str = "lab";
-/// Whose it is.
-const KEY: &str = "tester";
-const SECRET: &str = "a-secret-of-the-test";
+/// Who may use it.
+pub const KEY: &str = "tester";
+/// That user's secret.
+pub const SECRET: &str = "a-secret-of-the-test";
 
 /// What `scripts/object-store.sh` builds, if it is there.
 #[must_use]
@@ -54,6 +55,12 @@ impl ObjectStore {
         };
         store.revive();
         Ok(store)
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Where an object, or a folder of them, is on this machine.

@@ -123,8 +123,13 @@ pub async fn run(
         "cannot list DistillJobs (is the definition installed, and may this account read them?)",
     ))?;
     let ours = watcher::Config::default().labels(JOB);
-    let (jobs, job_stream) = mirror(scope.api::<BatchJob>(&client), ours.clone());
-    let (deployments, deployment_stream) = mirror(scope.api::<Deployment>(&client), ours.clone());
+    // Nothing here looks at what their pods are made of, and thousands of them are kept.
+    let (jobs, job_stream) = mirror(scope.api::<BatchJob>(&client), ours.clone(), |job| {
+        job.spec.iter_mut().for_each(|spec| spec.template = Default::default());
+    });
+    let (deployments, deployment_stream) = mirror(scope.api::<Deployment>(&client), ours.clone(), |deployment| {
+        deployment.spec = None;
+    });
     let pods = Arc::new(PodIndex::default());
     let index = pods.clone();
     let pod_stream = watcher(scope.api::<Pod>(&client), ours)
@@ -150,7 +155,8 @@ pub async fn run(
         written: Written::default(),
         failures: std::sync::Mutex::default(),
     });
-    let controller = Controller::new(objects, watcher::Config::default())
+    let (asked, asked_stream) = mirror(objects, watcher::Config::default(), |_| {});
+    let controller = Controller::for_stream(asked_stream, asked.clone())
         .with_config(
             Config::default()
                 .concurrency(CONCURRENCY)
@@ -163,8 +169,7 @@ pub async fn run(
             job.map(|job| ObjectRef::new(&job).within(&pod.namespace().unwrap_or_default()))
         })
         .graceful_shutdown_on(shutdown);
-    let store = controller.store();
-    let keeper = tokio::spawn(keep_books(store, context.clone()));
+    let keeper = tokio::spawn(keep_books(asked, context.clone()));
     controller
         .run(reconcile, error_policy, context)
         .for_each(|outcome| async move {
@@ -177,18 +182,20 @@ pub async fn run(
     Ok(())
 }
 
-/// A mirror of objects, and the stream that feeds it.
+/// A mirror of objects without what `prune` takes from them, and the stream that feeds it.
 fn mirror<K>(
     api: Api<K>,
     config: watcher::Config,
+    prune: impl Fn(&mut K) + Send + 'static,
 ) -> (Store<K>, impl Stream<Item = Result<K, watcher::Error>> + Send + 'static)
 where
     K: Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
 {
     let (store, writer) = reflector::store();
-    let stream = watcher(api, config)
-        .default_backoff()
-        .modify(|object| object.managed_fields_mut().clear());
+    let stream = watcher(api, config).default_backoff().modify(move |object| {
+        object.managed_fields_mut().clear();
+        prune(object);
+    });
     (store, stream.reflect(writer).touched_objects())
 }
 

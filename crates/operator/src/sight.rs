@@ -30,6 +30,8 @@ pub struct PodSight {
     pub obstacle: Option<(String, String)>,
     /// How its container ended: exit code, and what it left behind.
     pub ended: Option<(i32, String)>,
+    /// When, in seconds since 1970.
+    pub ended_at: i64,
 }
 
 impl PodSight {
@@ -52,6 +54,9 @@ impl PodSight {
             ip: status.and_then(|status| status.pod_ip.clone()),
             obstacle: obstacle(pod, container),
             ended: ended.map(|ended| (ended.exit_code, ended.message.clone().unwrap_or_default())),
+            ended_at: ended
+                .and_then(|ended| ended.finished_at.as_ref())
+                .map_or(0, |time| time.0.as_second()),
         })
     }
 }

@@ -11,6 +11,8 @@ use crate::sight::{PodSight, Sight};
 
 /// How long a Job may take to make its first pod, in seconds.
 const FIRST_POD_SECONDS: i64 = 20;
+/// How long a worker's end is worth a word, in seconds.
+const NEWS_SECONDS: i64 = 300;
 
 /// Where a job stands, why, and in a sentence.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,8 +124,34 @@ fn under_way(request: &Request, sight: &Sight, left: Option<&Standing>, now: i64
             Verdict::new("Paused", "Teacher", format!("waiting for the teacher: {reason}"))
         }
         Some(standing) if standing.workers == 0 => without_workers(request, sight, now),
-        Some(standing) => Verdict::new("Running", "Running", doing(standing)),
+        Some(standing) => {
+            let mut text = doing(standing);
+            if standing.workers < wanted_workers(request)
+                && let Some((_, words)) = worker_ending(sight, now)
+            {
+                text = format!("{text}; {words}");
+            }
+            Verdict::new("Running", "Running", text)
+        }
     }
+}
+
+/// How the newest worker that ended lately did, where that was not in good order: a reason in one word, and a sentence.
+fn worker_ending(sight: &Sight, now: i64) -> Option<(&'static str, String)> {
+    let mut recent = sight.of_role("worker").filter(|pod| pod.ended_at + NEWS_SECONDS > now);
+    let (code, text) = recent.find_map(|pod| pod.ended.as_ref())?;
+    let reason = match *code {
+        // Done, drained, and stopped by the cluster.
+        0 | 130 | 143 => return None,
+        2 => "Settings",
+        8 => "Workers",
+        code => cause(code),
+    };
+    let said = last_lines(text).replace('\n', " ");
+    Some((
+        reason,
+        format!("a worker ended with exit code {code} and is made again: {said}"),
+    ))
 }
 
 fn not_there(sight: &Sight, left: Option<&Standing>) -> Verdict {
@@ -159,7 +187,10 @@ fn without_workers(request: &Request, sight: &Sight, now: i64) -> Verdict {
         );
         return Verdict::new("Pending", "Quota", text);
     }
-    Verdict::new("Pending", "Workers", "the first worker has not joined yet")
+    match worker_ending(sight, now) {
+        Some((reason, words)) => Verdict::new("Pending", reason, words),
+        None => Verdict::new("Pending", "Workers", "the first worker has not joined yet"),
+    }
 }
 
 fn doing(standing: &Standing) -> String {
@@ -172,7 +203,7 @@ fn doing(standing: &Standing) -> String {
 }
 
 /// Exit codes of the coordinator, as the README lists them, and reasons.
-const CAUSES: [(i32, &str); 10] = [
+const CAUSES: [(i32, &str); 11] = [
     (2, "JobFile"),
     (3, "Images"),
     (4, "Teacher"),
@@ -180,6 +211,7 @@ const CAUSES: [(i32, &str); 10] = [
     (6, "JobDirectory"),
     (7, "Storage"),
     (8, "Workers"),
+    (9, "Device"),
     (130, "Interrupted"),
     (143, "Interrupted"),
     (137, "Killed"),

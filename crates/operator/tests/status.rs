@@ -257,3 +257,51 @@ fn the_time_of_a_condition_moves_only_with_its_status() {
     };
     assert!(changed("Complete") && !changed("Accepted") && !changed("Failed"));
 }
+
+#[test]
+fn workers_that_end_and_are_made_again_are_told_by_their_exit_code_for_a_while() {
+    let ended = |code: i32, message: &str, at: &str| {
+        let container = json!({ "name": "worker", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+            "state": { "terminated": { "exitCode": code, "message": message, "finishedAt": at } } });
+        pod("worker", json!({ "containerStatuses": [container] }))
+    };
+    let seen = |worker: PodSight, workers: u32| {
+        let mut sight = Sight::new(
+            Some(&active()),
+            Some(&active()),
+            vec![running("coordinator"), worker],
+            NOW,
+        );
+        sight.standing = Some(Standing {
+            state: StandingState::Running,
+            workers,
+            ..Standing::default()
+        });
+        let (status, reason) = said(&sight, json!({}));
+        (status.phase, reason, status.message)
+    };
+    let now = "2027-01-15T07:59:00Z";
+    let (phase, reason, message) = seen(
+        ended(9, "error: cannot compute on cuda: the driver sees no card", now),
+        0,
+    );
+    assert_eq!((phase.as_str(), reason.as_str()), ("Pending", "Device"));
+    assert!(
+        message.contains("exit code 9") && message.contains("sees no card"),
+        "{message}"
+    );
+    // One of several: the job runs, and says it.
+    let (phase, _, message) = seen(ended(137, "", now), 3);
+    assert_eq!(phase, "Running");
+    assert!(message.contains("exit code 137"), "{message}");
+    // What ended in good order, or long ago, is no news.
+    for quiet in [
+        ended(0, "", now),
+        ended(143, "", now),
+        ended(9, "", "2027-01-15T06:00:00Z"),
+    ] {
+        let (_, _, message) = seen(quiet.clone(), 3);
+        assert!(!message.contains("exit code"), "{message}");
+        assert_eq!(seen(quiet, 0).1, "Workers");
+    }
+}

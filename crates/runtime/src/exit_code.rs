@@ -16,8 +16,10 @@ pub const BUDGET: i32 = 5;
 pub const JOB_DIRECTORY: i32 = 6;
 /// The disk is full, or what is stored is corrupt.
 pub const STORAGE: i32 = 7;
-/// Workers died faster than restarting them helps.
+/// Workers died faster than restarting them helps; of a worker itself, that its coordinator refuses it or something failed.
 pub const WORKER: i32 = 8;
+/// A worker's card is not there, or does not work.
+pub const DEVICE: i32 = 9;
 /// A signal ended the run in good order; the same command resumes it.
 pub const INTERRUPTED: i32 = 130;
 

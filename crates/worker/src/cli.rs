@@ -50,6 +50,15 @@ pub(crate) struct WorkerArgs {
     /// coordinator is reached from].
     #[arg(long, value_name = "IP")]
     pub(crate) ring_address: Option<IpAddr>,
+    /// The port at which other workers reach it, for hosts behind a firewall [default: any that is free].
+    #[arg(
+        long,
+        env = "STILLHOUSE_RING_PORT",
+        value_name = "PORT",
+        default_value_t = 0,
+        hide_default_value = true
+    )]
+    pub(crate) ring_port: u16,
     /// End when the coordinator is not there or goes away.
     #[arg(long)]
     pub(crate) once: bool,

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use stillhouse_collective::{Card, RingListener, Seal};
 use stillhouse_core::image::ImageSet;
 use stillhouse_core::job::{Device as DeviceSpec, Job, OneDeploy, Scan};
@@ -15,6 +15,7 @@ use stillhouse_core::trace::{JobTrace, Stage};
 use stillhouse_protocol::message::{Command, Welcome};
 use stillhouse_protocol::{Fence, FromWorker, Report, Student};
 use stillhouse_runtime::Secret;
+use stillhouse_student::StudentError;
 use stillhouse_student::scoring::{Keep, ScanMode, Scorer, ScorerConfig};
 use stillhouse_student::{Head, Network, NetworkSpec, device, export};
 use stillhouse_trace::{Kind, Place, Span};
@@ -78,10 +79,14 @@ impl Site {
         match job.spec.workers.device {
             DeviceSpec::Cpu if !self.is_told => Ok(Device::Cpu),
             DeviceSpec::Cuda if !self.is_told => {
-                ensure!(
-                    self.device != Device::Cpu,
-                    "spec.workers.device is cuda, and this worker finds no card (stillhouse-worker worker --device cuda says why)"
-                );
+                if self.device == Device::Cpu {
+                    return Err(StudentError::Device {
+                        wanted: "cuda, as spec.workers.device says".to_owned(),
+                        reason: "this worker finds no card (stillhouse-worker worker --device cuda says why)"
+                            .to_owned(),
+                    }
+                    .into());
+                }
                 Ok(self.device)
             }
             _ => Ok(self.device),
@@ -420,7 +425,6 @@ fn name(command: &Command) -> &'static str {
 
 /// Losing a peer is noise; anything else would happen again.
 fn is_worth_another_try(error: &anyhow::Error) -> bool {
-    use stillhouse_student::StudentError;
     let lost = |error: &StudentError| matches!(error, StudentError::Collective { .. } | StudentError::Stopped { .. });
     error.downcast_ref::<StudentError>().is_some_and(lost) || error.is::<stillhouse_collective::CollectiveError>()
 }

@@ -27,7 +27,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use cli::{BenchCommand, Cli, Command, TeacherCommand};
+use stillhouse_runtime::secret::SecretError;
 use stillhouse_runtime::{exit_code, logging};
+use stillhouse_student::StudentError;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -64,11 +66,48 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
-            code(exit_code::WORKER)
+            code(ending(&error))
         }
     }
 }
 
+/// What an error says of trying again: another card may do better, another command line would.
+fn ending(error: &anyhow::Error) -> i32 {
+    for cause in error.chain() {
+        match cause.downcast_ref() {
+            Some(StudentError::Device { .. }) => return exit_code::DEVICE,
+            Some(StudentError::Torch(text)) if text.contains("CUDA error") => return exit_code::DEVICE,
+            _ => {}
+        }
+        if cause.is::<SecretError>() {
+            return exit_code::USAGE;
+        }
+    }
+    exit_code::WORKER
+}
+
 fn code(code: i32) -> ExitCode {
     ExitCode::from(u8::try_from(code).unwrap_or(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context;
+
+    use super::*;
+
+    #[test]
+    fn the_exit_code_tells_a_bad_card_from_a_bad_setting_and_from_anything_else() {
+        let torch = |text: &str| anyhow::Error::new(StudentError::Torch(text.to_owned())).context("training");
+        assert_eq!(
+            ending(&torch("CUDA error: uncorrectable ECC error encountered")),
+            exit_code::DEVICE
+        );
+        assert_eq!(ending(&torch("CUDA out of memory")), exit_code::WORKER);
+        let missing = Err::<(), _>(SecretError::Missing)
+            .context("the job's secret")
+            .expect_err("an error");
+        assert_eq!(ending(&missing), exit_code::USAGE);
+        assert_eq!(ending(&anyhow::anyhow!("refused")), exit_code::WORKER);
+    }
 }

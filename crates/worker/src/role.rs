@@ -76,7 +76,7 @@ pub(crate) fn run(args: &WorkerArgs) -> anyhow::Result<()> {
     };
     let host = args.ring_address.map_or_else(|| local_address(&connection), Ok)?;
     let site = Site {
-        ring: Arc::new(RingListener::bind((host, 0)).context("cannot listen for the other ranks")?),
+        ring: Arc::new(RingListener::bind((host, args.ring_port)).context("cannot listen for the other ranks")?),
         threads: args.threads.map_or_else(cores, |threads| threads as usize),
         secret,
         device,

@@ -26,6 +26,8 @@ use super::status::{self, Container};
 
 /// How often a node shows that it lives, and names are looked up again.
 const BEAT: Duration = Duration::from_secs(1);
+/// A registry without images: there is none behind any other name either, but pods run all the same.
+pub const ABSENT: &str = "absent.invalid/";
 /// Pause before a container that stays is started again, or one that could not be started is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -262,6 +264,13 @@ async fn bury(shared: Arc<Shared>, pod: Pod) {
     let _gone = shared.api(&pod).delete(&pod.name_any(), &at_once).await;
 }
 
+/// Whether a pod's image is said to be absent.
+fn is_absent(pod: &Pod) -> bool {
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    let mut images = containers.filter_map(|container| container.image.as_deref());
+    images.any(|image| image.starts_with(ABSENT))
+}
+
 /// Runs a pod to its end.
 async fn care(shared: Arc<Shared>, pod: Pod, uid: String, sandbox: Arc<Sandbox>, mut fate: watch::Receiver<Fate>) {
     let stays = pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()) == Some("Always");
@@ -270,6 +279,12 @@ async fn care(shared: Arc<Shared>, pod: Pod, uid: String, sandbox: Arc<Sandbox>,
         let now = *fate.borrow();
         if now != Fate::Lives {
             break;
+        }
+        if is_absent(&pod) {
+            let waiting = Container::Waiting("ErrImagePull".into(), format!("no such image below {ABSENT}"));
+            say(&shared, &pod, &sandbox, restarts, &waiting, stays).await;
+            wait(&mut fate).await;
+            continue;
         }
         let child = match sandbox.start(&shared.client, &pod, shared.server).await {
             Ok(child) => child,

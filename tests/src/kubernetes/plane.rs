@@ -1,13 +1,14 @@
 //! etcd, API server, controller manager and scheduler, as processes of this machine.
 
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Context;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::network::Network;
 use crate::jobs::root;
@@ -54,6 +55,8 @@ pub struct ControlPlane {
     parts: Vec<Mortal>,
     apiserver: Mortal,
     etcd: Mortal,
+    /// Where etcd is asked.
+    etcd_at: SocketAddr,
 }
 
 impl ControlPlane {
@@ -88,14 +91,15 @@ impl ControlPlane {
             home.join("tokens.csv"),
             format!("{TOKEN},administrator,0,system:masters\n"),
         )?;
+        let (client, peer) = (free_address(), free_address());
         let mut plane = Self {
+            etcd_at: client,
             home: home.to_owned(),
             server,
             parts: Vec::new(),
             apiserver: Mortal::new(Command::new("false"), &home.join("none")),
             etcd: Mortal::new(Command::new("false"), &home.join("none")),
         };
-        let (client, peer) = (free_address(), free_address());
         plane.etcd = Mortal::new(etcd(&programs.etcd, home, client, peer), &home.join("etcd.log"));
         plane.etcd.start();
         plane.apiserver = Mortal::new(plane.server_command(programs, client), &home.join("apiserver.log"));
@@ -229,10 +233,23 @@ impl ControlPlane {
         std::fs::read_to_string(self.home.join("apiserver.log")).unwrap_or_default()
     }
 
-    /// Kills the API server and starts it again.
-    pub fn restart_server(&mut self) {
+    /// Kills the API server, compacts everything up to now, and starts it again: no watch goes on from where it was.
+    ///
+    /// # Errors
+    /// When etcd does not answer as it should.
+    pub fn restart_server_without_the_past(&mut self) -> anyhow::Result<()> {
         self.apiserver.kill();
+        let found = self.ask_etcd("range", &json!({ "key": "AA==" }))?;
+        let revision = &found["header"]["revision"];
+        anyhow::ensure!(revision.is_string(), "etcd says {found}");
+        self.ask_etcd("compaction", &json!({ "revision": revision, "physical": true }))?;
         self.apiserver.start();
+        Ok(())
+    }
+
+    fn ask_etcd(&self, what: &str, request: &Value) -> anyhow::Result<Value> {
+        let answer = post(self.etcd_at, &format!("/v3/kv/{what}"), &request.to_string())?;
+        serde_json::from_str(&answer).with_context(|| answer.clone())
     }
 }
 
@@ -244,6 +261,21 @@ impl Drop for ControlPlane {
         self.apiserver.kill();
         self.etcd.kill();
     }
+}
+
+/// The body of the answer to a `POST`.
+fn post(address: SocketAddr, path: &str, body: &str) -> anyhow::Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    let length = body.len();
+    write!(
+        stream,
+        "POST {path} HTTP/1.0\r\nHost: {address}\r\nContent-Length: {length}\r\n\r\n{body}"
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("no answer")?;
+    anyhow::ensure!(head.contains(" 200 "), "{answer}");
+    Ok(body.to_owned())
 }
 
 fn http_request(path: &str) -> http::Request<Vec<u8>> {

@@ -72,7 +72,7 @@ fn a_job_is_submitted_watched_changed_exported_and_cancelled() {
     );
 
     let to = world.path("exported");
-    assert!(said(&world, &["export", "mine", "--to", to.to_str().unwrap()]).contains("5 files"));
+    assert!(said(&world, &["export", "mine", "--to", to.to_str().unwrap()]).contains("7 files"));
     let outcome = Outcome::of(&world.storage("mine").join("job"));
     outcome.settle(&world.teacher.billed().unwrap());
     for name in [

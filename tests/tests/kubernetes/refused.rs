@@ -4,6 +4,7 @@ use k8s_openapi::api::core::v1::ResourceQuota;
 use kube::api::{Api, PostParams};
 use serde_json::{Value, json};
 use stillhouse_tests::jobs;
+use stillhouse_tests::kubernetes::kubelet::ABSENT;
 use stillhouse_tests::teacher::Fault;
 
 use crate::world::{LAB, World, alone};
@@ -72,9 +73,15 @@ fn a_job_says_what_it_waits_for() {
         });
     };
 
-    // More cards than any node has.
-    world.submit(&world.object("cards", &job, json!({ "workers": { "gpus": 2 } })));
+    // More cards than any node has, and no time to wait for them.
+    let cards = json!({ "workers": { "gpus": 2 }, "activeDeadlineSeconds": 15 });
+    world.submit(&world.object("cards", &job, cards));
     waits("cards", "Gpu", "nvidia.com/gpu");
+
+    // An image that is not there.
+    let image = json!({ "workerImage": format!("{ABSENT}worker:1") });
+    world.submit(&world.object("image", &job, image));
+    waits("image", "Image", "no such image");
 
     // A Secret that is not there.
     let mut secret = world.object(
@@ -96,7 +103,14 @@ fn a_job_says_what_it_waits_for() {
     waits("teacher", "Teacher", "cannot be reached");
     world.teacher.set_fault(Fault::None).unwrap();
     world.phase("teacher", "Succeeded");
-    for name in ["cards", "secret", "volume"] {
+    world.phase("cards", "Failed");
+    let failed = world.status("cards").conditions;
+    let failed = failed.iter().find(|condition| condition.type_ == "Failed").unwrap();
+    assert_eq!(
+        (failed.status.as_str(), failed.reason.as_str()),
+        ("True", "DeadlineExceeded")
+    );
+    for name in ["cards", "image", "secret", "volume"] {
         world.delete(name);
         world.until("its pods to be gone", || world.all_pods(name).is_empty().then_some(()));
     }

@@ -6,9 +6,10 @@ use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures::StreamExt;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
-use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams};
 use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
 use stillhouse_core::job::JobSpec;
@@ -239,6 +240,29 @@ impl World {
     /// Where the files of a job are.
     pub(crate) fn storage(&self, name: &str) -> PathBuf {
         self.path("volumes").join(name)
+    }
+
+    /// Where a watch of jobs begun now would be.
+    pub(crate) fn revision(&self) -> String {
+        let listed = self.wait(self.jobs().list(&ListParams::default())).unwrap();
+        listed.metadata.resource_version.unwrap()
+    }
+
+    /// Whether the server knows nothing any more of what came after `revision` (410, Gone).
+    pub(crate) fn is_gone(&self, revision: &str) -> bool {
+        let is_410 = |status: &kube::core::Status| status.code == 410;
+        let params = WatchParams::default().timeout(5);
+        self.wait(async {
+            match self.jobs().watch(&params, revision).await {
+                Ok(events) => match events.boxed().next().await {
+                    Some(Ok(WatchEvent::Error(status))) => is_410(&status),
+                    Some(Err(kube::Error::Api(status))) => is_410(&status),
+                    _ => false,
+                },
+                Err(kube::Error::Api(status)) => is_410(&status),
+                Err(_) => false,
+            }
+        })
     }
 
     /// Applies an object, with a volume for its job.

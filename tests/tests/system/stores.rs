@@ -206,6 +206,11 @@ fn a_store_that_says_no_or_nothing_costs_one_clear_error_and_no_query() {
     absent.spec.images.path = address("nothing").into();
     let said = complaint(&lab, &absent, 3, &|_| {});
     assert!(said.contains("s3://lab/nothing"), "{said}");
+    // What is away may come back: another exit code, which a cluster tries again.
+    lab.store.kill();
+    let said = complaint(&lab, &lab.job(), 7, &|_| {});
+    assert!(said.contains("cannot read s3://lab/digits/"), "{said}");
+    lab.store.revive();
     assert!(lab.world.bill().is_empty());
 
     // It is away when the results are to be copied: the job is done, and the same command does the rest.

@@ -155,14 +155,16 @@ async fn copy(place: &Place, from: Path, url: &str, folder: &FilePath) -> Result
     file.flush().await.map_err(|error| no_room(error, &to))
 }
 
+/// A store that says no says it again; one that is away may come back.
 fn unreadable(error: object_store::Error, url: &str) -> Failure {
-    let is_absent = matches!(error, object_store::Error::NotFound { .. });
-    let failure = Failure::new(Kind::Data, error).context(format!("cannot read {url} (nothing was spent)"));
-    failure.hint(if is_absent {
-        "check the address: bucket and key"
-    } else {
-        S3_HINT
-    })
+    use object_store::Error::{InvalidPath, NotFound, PermissionDenied, Unauthenticated};
+    let (kind, hint) = match error {
+        NotFound { .. } | InvalidPath { .. } => (Kind::Data, "check the address: bucket and key"),
+        PermissionDenied { .. } | Unauthenticated { .. } => (Kind::Data, S3_HINT),
+        _ => (Kind::Storage, S3_HINT),
+    };
+    let failure = Failure::new(kind, error).context(format!("cannot read {url} (nothing was spent)"));
+    failure.hint(hint)
 }
 
 fn no_room(error: std::io::Error, path: &FilePath) -> Failure {
