@@ -9,6 +9,7 @@
 
 use std::cell::Cell;
 use std::ffi::{CStr, OsStr, c_char, c_int, c_uint, c_void};
+use std::io;
 use std::marker::PhantomData;
 use std::ptr::{null, null_mut};
 use std::sync::atomic::{AtomicPtr, Ordering};
@@ -125,6 +126,25 @@ pub(crate) struct NcclApi {
     all_reduce: unsafe extern "C" fn(*const c_void, *mut c_void, usize, c_int, c_int, Comm, RawStream) -> c_int,
     broadcast: unsafe extern "C" fn(*const c_void, *mut c_void, usize, c_int, c_int, Comm, RawStream) -> c_int,
     all_gather: unsafe extern "C" fn(*const c_void, *mut c_void, usize, c_int, Comm, RawStream) -> c_int,
+}
+
+/// Sets variables of the environment, which the libraries read.
+///
+/// # Errors
+/// There are other threads, which may read it meanwhile.
+pub(crate) fn set_variables(variables: &[(&str, &OsStr)]) -> io::Result<()> {
+    let threads = std::fs::read_dir("/proc/self/task")?.count();
+    if threads != 1 {
+        return Err(io::Error::other(format!(
+            "expected no other thread, found {}",
+            threads - 1
+        )));
+    }
+    for (name, value) in variables {
+        // SAFETY: this is the only thread, so nobody else reads or writes the environment, and none is started here.
+        unsafe { std::env::set_var(name, value) };
+    }
+    Ok(())
 }
 
 /// Copies a C string that the library owns; null is empty.

@@ -26,8 +26,8 @@
 //! # What has been run
 //! On one H100 with NCCL 2.32.3 and CUDA runtime 13.0, two and three ranks sharing the card
 //! (`NCCL_MULTI_RANK_GPU_ENABLE=1`): everything in `tests/gpu.rs`, which says `skipped:` without a card.
-//! Without a card: opening, version, unique ids, error texts, the layout of the configuration, and the
-//! refusal to join; deadlines, asynchronous errors, abort, shrink and finishing against a library that
+//! Without a card: opening, version, unique ids, error texts, the layout of the configuration, the
+//! refusal to join, and what the library logs of it ([`log`]); deadlines, asynchronous errors, abort, shrink and finishing against a library that
 //! plays NCCL's part (`tests/fake_nccl.c`).
 //!
 //! **Not run so far**: several cards, several hosts.
@@ -41,6 +41,7 @@ pub mod cuda;
 mod error;
 mod ffi;
 mod library;
+pub mod log;
 
 pub use communicator::{AbortHandle, Communicator, Unfinished};
 pub use error::{Cause, NcclError, OpenError, Place};

@@ -8,12 +8,40 @@ use kube::CustomResource;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-/// Spec of a job: the job file's, and `cluster`.
+/// Spec of a job: the job file's, and `cluster`. Kept as JSON text, which takes far less memory than a tree of
+/// values: an operator holds thousands.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, CustomResource)]
-#[serde(transparent)]
+#[serde(from = "Value", into = "Value")]
 #[kube(group = "stillhouse.dev", version = "v1alpha1", kind = "DistillJob", namespaced)]
 #[kube(status = "Status", schema = "disabled", derive = "PartialEq")]
-pub struct DistillJobSpec(pub Value);
+pub struct DistillJobSpec {
+    text: Box<str>,
+}
+
+impl DistillJobSpec {
+    /// What it says.
+    ///
+    /// # Panics
+    /// Never: the text was made of values.
+    #[must_use]
+    pub fn value(&self) -> Value {
+        serde_json::from_str(&self.text).expect("made of values")
+    }
+}
+
+impl From<Value> for DistillJobSpec {
+    fn from(value: Value) -> Self {
+        Self {
+            text: value.to_string().into(),
+        }
+    }
+}
+
+impl From<DistillJobSpec> for Value {
+    fn from(spec: DistillJobSpec) -> Self {
+        spec.value()
+    }
+}
 
 /// How far a job is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

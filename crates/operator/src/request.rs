@@ -59,7 +59,7 @@ pub fn parse(object: &DistillJob) -> Result<Request, Refusal> {
     if name.len() > 50 {
         return Err(Refusal::Name(name.len()));
     }
-    let mut spec = object.spec.0.clone();
+    let mut spec = object.spec.value();
     let cluster = spec.as_object_mut().and_then(|spec| spec.remove("cluster"));
     let cluster: ClusterSpec = serde_json::from_value(cluster.unwrap_or_else(|| json!({})))
         .map_err(|error| Refusal::Cluster(error.to_string()))?;

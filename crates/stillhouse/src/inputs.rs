@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use stillhouse_core::image::{ImageSet, ImageShape};
-use stillhouse_core::job::EvaluationSpec;
+use stillhouse_core::job::{EvaluationSpec, is_remote};
 use stillhouse_core::plan::Plan;
 use stillhouse_core::pool::Pool;
 use stillhouse_core::sample::Sources;
@@ -73,17 +73,19 @@ impl Inputs {
         // The job keeps the addresses; what is read are files.
         let fetched = fetch(&job.spec)?;
         let files = &fetched.spec;
-        let seeds = stillhouse_data::load_seed_images(&files.images, base).map_err(data_failure)?;
+        let seeds = stillhouse_data::load_seed_images(&files.images, base);
+        let seeds = seeds.map_err(|error| data_failure(error, &job.spec.images.path))?;
         let shape = seeds.images.shape();
         let plan = Plan::new(&job, seeds.images.len() as u32).map_err(|error| {
             Failure::new(Kind::Budget, error)
                 .hint("raise spec.budget.queries, or set spec.images.take to a smaller number")
         })?;
         check_generated(&plan, shape)?;
-        let (evaluation, evaluation_labels) = match &files.evaluation {
-            Some(spec) => {
-                let loaded = stillhouse_data::load_evaluation(spec, &files.images, base).map_err(data_failure)?;
-                check_evaluation(spec, &loaded.images, shape)?;
+        let (evaluation, evaluation_labels) = match files.evaluation.as_ref().zip(job.spec.evaluation.as_ref()) {
+            Some((read, named)) => {
+                let loaded = stillhouse_data::load_evaluation(read, &files.images, base);
+                let loaded = loaded.map_err(|error| data_failure(error, &named.images))?;
+                check_evaluation(named, &loaded.images, shape)?;
                 (Some(Arc::new(loaded.images)), loaded.labels)
             }
             None => (None, None),
@@ -149,9 +151,14 @@ impl Inputs {
     }
 }
 
-fn data_failure(error: stillhouse_data::DataError) -> Failure {
+/// `named` is what the job says, where what was read may be a copy.
+fn data_failure(error: stillhouse_data::DataError, named: &Path) -> Failure {
     let hint = error.hint();
-    Failure::new(Kind::Data, error).maybe_hint(hint)
+    let failure = Failure::new(Kind::Data, error).maybe_hint(hint);
+    if is_remote(named) {
+        return failure.context(format!("{}, as it was fetched", named.display()));
+    }
+    failure
 }
 
 /// Generated images travel to every worker in one message.

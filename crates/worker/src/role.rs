@@ -10,6 +10,7 @@ use std::sync::mpsc as blocking;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use nccl_rs::log::Level;
 use stillhouse_collective::{Card, RingListener, Seal};
 use stillhouse_protocol::message::{Command, PROTOCOL_VERSION, Welcome};
 use stillhouse_protocol::{Fence, FromWorker, ToWorker, codec};
@@ -47,7 +48,10 @@ enum Ended {
 /// # Errors
 /// When the coordinator refuses this worker; with `--once` also when the link cannot be made or is lost.
 pub(crate) fn run(args: &WorkerArgs) -> anyhow::Result<()> {
+    // Before any thread, as the next line.
+    let log = nccl_rs::log::Log::divert().context("cannot take NCCL's log")?;
     let device = device::open(args.device, args.local_rank.into())?;
+    log.read(hear).context("cannot read NCCL's log")?;
     let secret = Secret::from_env().context("the job's secret (STILLHOUSE_TOKEN or STILLHOUSE_TOKEN_FILE)")?;
     let coordinator = args.tls.target(&args.coordinator, secret.clone())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -100,6 +104,14 @@ pub(crate) fn run(args: &WorkerArgs) -> anyhow::Result<()> {
             Some(connection) => connection,
             None => return Ok(()),
         };
+    }
+}
+
+/// Takes a line of NCCL's own log.
+fn hear(level: Level, line: &str) {
+    match level {
+        Level::Warn => tracing::warn!(line, "NCCL says"),
+        Level::Info => tracing::info!(line, "NCCL says"),
     }
 }
 

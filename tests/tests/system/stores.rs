@@ -206,6 +206,15 @@ fn a_store_that_says_no_or_nothing_costs_one_clear_error_and_no_query() {
     absent.spec.images.path = address("nothing").into();
     let said = complaint(&lab, &absent, 3, &|_| {});
     assert!(said.contains("s3://lab/nothing"), "{said}");
+    // What is there and makes no sense is named by its address.
+    absent.spec.images.source = ImageFormat::Idx;
+    absent.spec.images.path = address(&format!("digits/{LABELS}")).into();
+    let said = complaint(&lab, &absent, 3, &|_| {});
+    assert!(
+        said.contains(&format!("s3://lab/digits/{LABELS}, as it was fetched")),
+        "{said}"
+    );
+
     // What is away may come back: another exit code, which a cluster tries again.
     lab.store.kill();
     let said = complaint(&lab, &lab.job(), 7, &|_| {});

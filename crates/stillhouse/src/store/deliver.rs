@@ -25,6 +25,8 @@ use crate::failure::{Failure, Kind};
 
 const MANIFEST: &str = "manifest.json";
 const VERSION: u32 = 1;
+/// Larger than any of ours.
+const MAX_MANIFEST_BYTES: u64 = 1 << 20;
 
 /// What lies there.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,7 +106,8 @@ async fn copy(place: &Place, job: String, dir: &FilePath) -> anyhow::Result<usiz
 /// What was copied before; nothing where no manifest of this version says so.
 async fn manifest(place: &Place) -> anyhow::Result<Manifest> {
     let bytes = match place.store.get(&place.file(MANIFEST)).await {
-        Ok(found) => found.bytes().await?,
+        Ok(found) if found.meta.size <= MAX_MANIFEST_BYTES => found.bytes().await?,
+        Ok(_) => return Ok(Manifest::default()),
         Err(object_store::Error::NotFound { .. }) => return Ok(Manifest::default()),
         Err(error) => return Err(error.into()),
     };

@@ -92,9 +92,7 @@ async fn bring(url: &str, extent: Extent, folder: &FilePath) -> Result<PathBuf, 
     }
     let is_itself = objects.iter().any(|object| object.location == place.folder);
     tracing::info!(url, objects = count, bytes = total, "fetching");
-    let copies = objects
-        .into_iter()
-        .map(|object| copy(&place, object.location, url, folder));
+    let copies = objects.into_iter().map(|object| copy(&place, object, url, folder));
     stream::iter(copies).buffer_unordered(HANDS).try_collect::<()>().await?;
     Ok(if is_itself {
         folder.join(name(&place.folder))
@@ -133,12 +131,12 @@ fn name(location: &Path) -> &str {
 }
 
 /// Copies one object to its place below `folder`: its own name where it is all that was named.
-async fn copy(place: &Place, from: Path, url: &str, folder: &FilePath) -> Result<(), Failure> {
-    let below = from.prefix_match(&place.folder).into_iter().flatten();
+async fn copy(place: &Place, object: ObjectMeta, url: &str, folder: &FilePath) -> Result<(), Failure> {
+    let below = object.location.prefix_match(&place.folder).into_iter().flatten();
     let mut to = folder.to_owned();
     to.extend(below.map(|part| part.as_ref().to_owned()));
     if to == folder {
-        to.push(name(&from));
+        to.push(name(&object.location));
     }
     let parent = to.parent().unwrap_or(folder);
     let made = tokio::fs::create_dir_all(parent).await;
@@ -146,13 +144,26 @@ async fn copy(place: &Place, from: Path, url: &str, folder: &FilePath) -> Result
     let mut file = tokio::fs::File::create(&to)
         .await
         .map_err(|error| no_room(error, &to))?;
-    let got = place.store.get(&from).await;
+    let got = place.store.get(&object.location).await;
     let mut pieces = got.map_err(|error| unreadable(error, url))?.into_stream();
+    let mut left = object.size;
     while let Some(piece) = pieces.next().await {
         let piece = piece.map_err(|error| unreadable(error, url))?;
+        // Never more than was said.
+        left = left
+            .checked_sub(piece.len() as u64)
+            .ok_or_else(|| changed(&object, url))?;
         file.write_all(&piece).await.map_err(|error| no_room(error, &to))?;
     }
+    if left > 0 {
+        return Err(changed(&object, url));
+    }
     file.flush().await.map_err(|error| no_room(error, &to))
+}
+
+fn changed(object: &ObjectMeta, url: &str) -> Failure {
+    let text = format!("{url}: {} changed while it was read", object.location);
+    Failure::message(Kind::Data, text).hint("run the same command again: nothing was spent")
 }
 
 /// A store that says no says it again; one that is away may come back.

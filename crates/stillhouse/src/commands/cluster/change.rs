@@ -46,7 +46,7 @@ pub fn resize(args: &ResizeArgs) -> Result<String, Failure> {
 pub fn add_budget(args: &ClusterArgs, name: &str, queries: u64) -> Result<String, Failure> {
     with(args, async |cluster| {
         let job = look::get(&cluster, name).await?;
-        let old = job.spec.0["budget"]["queries"].as_u64().unwrap_or(0);
+        let old = job.spec.value()["budget"]["queries"].as_u64().unwrap_or(0);
         let new = old.checked_add(queries).ok_or_else(|| {
             Failure::message(
                 Kind::Usage,
