@@ -18,7 +18,7 @@ use stillhouse_core::job::{ResultsSpec, S3};
 use stillhouse_core::key::hex;
 use tokio::io::AsyncWriteExt;
 
-use super::{Place, S3_HINT};
+use super::{Place, S3_HINT, words};
 use crate::commands::runtime;
 use crate::coordinate::results::RESULTS;
 use crate::failure::{Failure, Kind};
@@ -66,7 +66,7 @@ pub fn deliver(spec: &ResultsSpec, name: &str, digest: &[u8; 32], dir: &FilePath
             } else {
                 "see that the folder can be written"
             };
-            Err(Failure::new(Kind::Storage, error)
+            Err(Failure::message(Kind::Storage, words(error.as_ref()))
                 .context(format!(
                     "the job is done and its results are in {}, but they cannot be copied to {shown}",
                     dir.display()

@@ -11,7 +11,7 @@ use stillhouse_data::{is_hidden, is_picture};
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 
-use super::{Place, S3_HINT};
+use super::{Place, S3_HINT, words};
 use crate::failure::{Failure, Kind};
 
 /// Most bytes that one address may stand for.
@@ -174,8 +174,9 @@ fn unreadable(error: object_store::Error, url: &str) -> Failure {
         PermissionDenied { .. } | Unauthenticated { .. } => (Kind::Data, S3_HINT),
         _ => (Kind::Storage, S3_HINT),
     };
-    let failure = Failure::new(kind, error).context(format!("cannot read {url} (nothing was spent)"));
-    failure.hint(hint)
+    Failure::message(kind, words(&error))
+        .context(format!("cannot read {url} (nothing was spent)"))
+        .hint(hint)
 }
 
 fn no_room(error: std::io::Error, path: &FilePath) -> Failure {

@@ -16,7 +16,7 @@ use anyhow::Context;
 use object_store::aws::AmazonS3Builder;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::{ObjectStore, RetryConfig};
+use object_store::{BackoffConfig, ObjectStore, RetryConfig};
 use stillhouse_core::job::S3;
 use url::Url;
 
@@ -24,8 +24,10 @@ use url::Url;
 pub const S3_HINT: &str = "a store that speaks S3 takes its address and credentials from AWS_ENDPOINT, AWS_REGION, AWS_ACCESS_KEY_ID, \
      AWS_SECRET_ACCESS_KEY, AWS_ALLOW_HTTP and so on";
 
-/// Tries of one request, and how long they may take together.
-const TRIES: usize = 6;
+/// How often a request is tried again, in seven seconds or so: pauses are drawn from the first to three times the last.
+const AGAIN: usize = 6;
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// How long all of that may take.
 const TIME: Duration = Duration::from_secs(60);
 
 /// A folder, here or in a bucket.
@@ -50,9 +52,13 @@ impl Place {
         };
         let (bucket, key) = address.split_once('/').unwrap_or((address, ""));
         let retry = RetryConfig {
-            max_retries: TRIES,
+            backoff: BackoffConfig {
+                init_backoff: FIRST_PAUSE,
+                base: 3.0,
+                ..BackoffConfig::default()
+            },
+            max_retries: AGAIN,
             retry_timeout: TIME,
-            ..RetryConfig::default()
         };
         let store = AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(retry);
         Ok(Self {
@@ -87,6 +93,20 @@ impl Place {
     }
 }
 
+/// An error and its causes, without what is said again: most of this library's errors tell their causes themselves.
+fn words(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let said = cause.to_string();
+        if !text.contains(said.trim()) {
+            text = format!("{text}: {said}");
+        }
+        next = cause.source();
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,5 +123,20 @@ mod tests {
         let url = Url::from_file_path(&there).unwrap();
         assert_eq!(Place::open(url.as_str()).expect("a folder").file("x").as_ref(), "x");
         assert!(there.is_dir());
+    }
+
+    #[test]
+    fn an_error_says_each_of_its_causes_once() {
+        let refused = std::io::Error::new(std::io::ErrorKind::ConnectionRefused, "refused");
+        let error = object_store::Error::Generic {
+            store: "S3",
+            source: Box::new(refused),
+        };
+        assert_eq!(words(&error), "Generic S3 error: refused");
+        let outer = anyhow::Error::new(error).context("cannot copy student.pt");
+        assert_eq!(
+            words(outer.as_ref()),
+            "cannot copy student.pt: Generic S3 error: refused"
+        );
     }
 }
