@@ -97,7 +97,7 @@ fn a_job_with_its_images_in_a_store_is_the_same_job_and_its_results_are_copied_t
     let (finished, outcome) = lab.run(&job, "remote");
     let said = finished.succeeded().stdout;
     assert!(
-        said.contains("copied to") && said.contains("s3://lab/results/small-digits-"),
+        said.contains("copied ") && said.contains("s3://lab/results/small-digits-"),
         "{said}"
     );
     let results = lab.results();
@@ -113,7 +113,7 @@ fn a_job_with_its_images_in_a_store_is_the_same_job_and_its_results_are_copied_t
     assert!(!results.join("token").exists() && results.join("manifest.json").is_file());
     let billed = lab.world.bill().len();
     // Nothing is left to do, and nothing is asked again.
-    assert!(lab.run(&job, "remote").0.succeeded().stdout.contains("copied to"));
+    assert!(lab.run(&job, "remote").0.succeeded().stdout.contains("copied "));
     assert_eq!(lab.world.bill().len(), billed);
 
     let evaluation = job.spec.evaluation.as_mut().unwrap();
@@ -234,7 +234,7 @@ fn a_store_that_says_no_or_nothing_costs_one_clear_error_and_no_query() {
     );
     lab.store.revive();
     let billed = lab.world.bill();
-    assert!(lab.run(&job, "job").0.succeeded().stdout.contains("copied to"));
+    assert!(lab.run(&job, "job").0.succeeded().stdout.contains("copied "));
     same_bytes(&lab.results().join("student.pt"), &outcome.file("student.pt"));
     assert_eq!(lab.world.bill(), billed);
 }

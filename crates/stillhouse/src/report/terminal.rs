@@ -146,7 +146,7 @@ pub fn closing(summary: &Summary, dir: &Path, files: &[&str], copy: Option<&str>
     facts.extend(guarded(summary));
     facts.push(("results", plain(&dir.display().to_string())));
     facts.push(("", files.join("  ")));
-    facts.extend(copy.map(|place| ("copied to", plain(place).to_string())));
+    facts.extend(copy.map(|place| ("copied", plain(place))));
     text += &indent(&pairs(&facts, color));
     text
 }
