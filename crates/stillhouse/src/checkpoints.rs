@@ -15,7 +15,7 @@ use std::path::Path as FilePath;
 use std::sync::Arc;
 use std::time::Duration;
 
-use object_store::{ObjectStoreExt, PutPayload};
+use object_store::ObjectStoreExt;
 use serde::{Deserialize, Serialize};
 use stillhouse_core::job::CheckpointsSpec;
 use stillhouse_core::key::hex;
@@ -23,7 +23,7 @@ use stillhouse_protocol::message::TrainCommand;
 use tokio::sync::Mutex;
 
 use crate::failure::{Failure, Kind};
-use crate::store::Place;
+use crate::store::{Place, folder_of};
 
 /// Checkpoints kept: the newest, and one before it in case the newest is damaged.
 const KEPT: usize = 2;
@@ -130,10 +130,9 @@ impl Checkpoints {
         if spec.every_seconds == 0 {
             return Ok(None);
         }
-        let own = format!("{name}-{}", &hex(digest)[..12]);
         let opened = match &spec.url {
             None => Place::local(&dir.join("checkpoints")),
-            Some(url) => Place::open(url).map(|place| place.inner(&own)),
+            Some(url) => Place::open(url).map(|place| place.inner(&folder_of(name, digest))),
         };
         let shown = spec.url.as_deref().unwrap_or("the job directory");
         Ok(Some(Self {
@@ -169,7 +168,7 @@ impl Checkpoints {
             step,
             ledger,
         };
-        self.put(&checkpoint.object, state).await?;
+        self.place.put(&checkpoint.object, state).await?;
         manifest.checkpoints.retain(|known| known.object != checkpoint.object);
         manifest.checkpoints.insert(0, checkpoint);
         manifest.checkpoints.truncate(KEPT);
@@ -198,12 +197,10 @@ impl Checkpoints {
             .into_iter()
             .filter(|known| known.training == *training);
         for checkpoint in fitting {
-            let path = self.place.file(&checkpoint.object);
-            let state = match self.place.store.get(&path).await {
-                Ok(found) => found.bytes().await?,
-                Err(object_store::Error::NotFound { .. }) => continue,
-                Err(error) => return Err(error),
+            let Some(found) = self.place.get(&checkpoint.object).await? else {
+                continue;
             };
+            let state = found.bytes().await?;
             if blake3::hash(&state).to_hex().as_str() == checkpoint.blake3 {
                 return Ok(Some((checkpoint.step, state.into())));
             }
@@ -231,21 +228,15 @@ impl Checkpoints {
 
     /// The manifest; an empty one where there is none, or none of this version.
     async fn manifest(&self) -> Result<Manifest, object_store::Error> {
-        let bytes = match self.place.store.get(&self.place.file(MANIFEST)).await {
-            Ok(found) => found.bytes().await?,
-            Err(object_store::Error::NotFound { .. }) => return Ok(Manifest::default()),
-            Err(error) => return Err(error),
+        let Some(found) = self.place.get(MANIFEST).await? else {
+            return Ok(Manifest::default());
         };
+        let bytes = found.bytes().await?;
         let read: Result<Manifest, _> = serde_json::from_slice(&bytes);
         Ok(read
             .ok()
             .filter(|manifest| manifest.version == VERSION)
             .unwrap_or_default())
-    }
-
-    async fn put(&self, name: &str, bytes: Vec<u8>) -> Result<(), object_store::Error> {
-        let path = self.place.file(name);
-        self.place.store.put(&path, PutPayload::from(bytes)).await.map(drop)
     }
 
     async fn put_manifest(&self, manifest: &Manifest) -> Result<(), object_store::Error> {
@@ -254,7 +245,7 @@ impl Checkpoints {
             checkpoints: manifest.checkpoints.clone(),
         };
         let text = serde_json::to_vec_pretty(&manifest).expect("a manifest has only text keys");
-        self.put(MANIFEST, text).await
+        self.place.put(MANIFEST, text).await
     }
 
     /// Deletes states that `manifest` does not name.

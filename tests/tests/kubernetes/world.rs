@@ -390,7 +390,7 @@ fn without_nulls(value: Value) -> Value {
 }
 
 /// Says that a test could not run; a failure where every test must.
-fn skipped<T>(reason: &str) -> Option<T> {
+pub(crate) fn skipped<T>(reason: &str) -> Option<T> {
     println!("skipped: {reason}");
     let is_expected = std::env::var_os("STILLHOUSE_EXPECT_KUBERNETES").is_some_and(|value| value == "1");
     assert!(!is_expected, "skipped: {reason}");

@@ -12,13 +12,12 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use object_store::buffered::BufWriter;
-use object_store::{ObjectStoreExt, PutPayload};
 use serde::{Deserialize, Serialize};
 use stillhouse_core::job::{ResultsSpec, S3};
 use stillhouse_core::key::hex;
 use tokio::io::AsyncWriteExt;
 
-use super::{Place, S3_HINT, words};
+use super::{Place, S3_HINT, folder_of, words};
 use crate::commands::runtime;
 use crate::coordinate::results::RESULTS;
 use crate::failure::{Failure, Kind};
@@ -50,11 +49,11 @@ struct Delivered {
 /// # Errors
 /// When they cannot be read or written: run again, only the rest is copied.
 pub fn deliver(spec: &ResultsSpec, name: &str, digest: &[u8; 32], dir: &FilePath) -> Result<String, Failure> {
-    let digest = hex(digest);
-    let folder = format!("{name}-{}", &digest[..12]);
+    let folder = folder_of(name, digest);
     let shown = format!("{}/{folder}", spec.url.trim_end_matches('/'));
     let runtime = runtime()?;
-    let copied = Place::open(&spec.url).and_then(|place| runtime.block_on(copy(&place.inner(&folder), digest, dir)));
+    let copied =
+        Place::open(&spec.url).and_then(|place| runtime.block_on(copy(&place.inner(&folder), hex(digest), dir)));
     match copied {
         Ok(sent) => {
             tracing::info!(to = shown, files = sent, "results copied");
@@ -98,18 +97,16 @@ async fn copy(place: &Place, job: String, dir: &FilePath) -> anyhow::Result<usiz
     };
     if manifest != there {
         let text = serde_json::to_vec_pretty(&manifest)?;
-        place.store.put(&place.file(MANIFEST), PutPayload::from(text)).await?;
+        place.put(MANIFEST, text).await?;
     }
     Ok(sent)
 }
 
 /// What was copied before; nothing where no manifest of this version says so.
 async fn manifest(place: &Place) -> anyhow::Result<Manifest> {
-    let bytes = match place.store.get(&place.file(MANIFEST)).await {
-        Ok(found) if found.meta.size <= MAX_MANIFEST_BYTES => found.bytes().await?,
-        Ok(_) => return Ok(Manifest::default()),
-        Err(object_store::Error::NotFound { .. }) => return Ok(Manifest::default()),
-        Err(error) => return Err(error.into()),
+    let bytes = match place.get(MANIFEST).await? {
+        Some(found) if found.meta.size <= MAX_MANIFEST_BYTES => found.bytes().await?,
+        _ => return Ok(Manifest::default()),
     };
     let read: Option<Manifest> = serde_json::from_slice(&bytes).ok();
     Ok(read.filter(|manifest| manifest.version == VERSION).unwrap_or_default())

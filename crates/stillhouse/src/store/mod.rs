@@ -16,8 +16,9 @@ use anyhow::Context;
 use object_store::aws::AmazonS3Builder;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::{BackoffConfig, ObjectStore, RetryConfig};
+use object_store::{BackoffConfig, GetResult, ObjectStore, ObjectStoreExt, PutPayload, RetryConfig};
 use stillhouse_core::job::S3;
+use stillhouse_core::key::hex;
 use url::Url;
 
 /// What a store that cannot be reached most often lacks.
@@ -91,6 +92,33 @@ impl Place {
     pub fn file(&self, name: &str) -> Path {
         self.folder.clone().join(name)
     }
+
+    /// A file of it; `None` where there is none.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn get(&self, name: &str) -> Result<Option<GetResult>, object_store::Error> {
+        match self.store.get(&self.file(name)).await {
+            Ok(found) => Ok(Some(found)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes a file of it, whole or not at all.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub async fn put(&self, name: &str, bytes: Vec<u8>) -> Result<(), object_store::Error> {
+        let payload = PutPayload::from(bytes);
+        self.store.put(&self.file(name), payload).await.map(drop)
+    }
+}
+
+/// Name of the folder of a job with this name and digest among others.
+#[must_use]
+pub fn folder_of(name: &str, digest: &[u8; 32]) -> String {
+    format!("{name}-{}", &hex(digest)[..12])
 }
 
 /// An error and its causes, without what is said again: most of this library's errors tell their causes themselves.
