@@ -1,6 +1,10 @@
 //! The conformance suite over every implementation.
 
-use std::{net::SocketAddr, thread, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    thread,
+    time::Duration,
+};
 
 use stillhouse_collective::{
     AbortHandle, GroupId, Local, Membership, Ring, RingListener, Seal,
@@ -17,18 +21,24 @@ fn local(_world_size: usize) -> Vec<Member> {
     }]
 }
 
+/// One host's ranks: floats go through memory that neighbours share.
 fn ring(world_size: usize) -> Vec<Member> {
-    world(world_size, None)
+    world(world_size, Ipv4Addr::LOCALHOST, None)
+}
+
+/// Ranks that cannot tell that they are on one host: nobody connects from this address.
+fn ring_of_hosts(world_size: usize) -> Vec<Member> {
+    world(world_size, Ipv4Addr::new(127, 0, 0, 2), None)
 }
 
 fn sealed_ring(world_size: usize) -> Vec<Member> {
     let seal = Seal::new().expect("the system has random bytes");
-    world(world_size, Some(&seal))
+    world(world_size, Ipv4Addr::LOCALHOST, Some(&seal))
 }
 
-fn world(world_size: usize, seal: Option<&Seal>) -> Vec<Member> {
+fn world(world_size: usize, address: Ipv4Addr, seal: Option<&Seal>) -> Vec<Member> {
     let listeners: Vec<_> = (0..world_size)
-        .map(|_| RingListener::bind("127.0.0.1:0").expect("loopback has a free port"))
+        .map(|_| RingListener::bind((address, 0)).expect("loopback has a free port"))
         .collect();
     let peers: Vec<SocketAddr> = listeners
         .iter()
@@ -87,6 +97,16 @@ fn a_ring_of_six_to_eight_conforms() {
 }
 
 #[test]
+fn a_ring_over_sockets_of_one_to_three_conforms() {
+    conformance::check(&ring_of_hosts, &[1, 2, 3]);
+}
+
+#[test]
+fn a_ring_over_sockets_of_five_conforms() {
+    conformance::check(&ring_of_hosts, &[5]);
+}
+
+#[test]
 fn a_sealed_ring_of_one_to_three_conforms() {
     conformance::check(&sealed_ring, &[1, 2, 3]);
 }
@@ -101,6 +121,7 @@ fn a_sealed_ring_of_five_conforms() {
 fn a_ring_adds_the_gradient_of_a_large_student() {
     for world_size in [2, 3, 4] {
         conformance::all_reduce_sums(&ring, world_size, 25_000_000);
+        conformance::all_reduce_sums(&ring_of_hosts, world_size, 25_000_000);
         conformance::all_reduce_sums(&sealed_ring, world_size, 25_000_000);
     }
 }

@@ -20,6 +20,8 @@ use rustls::{Connection, Error};
 use super::{
     Membership, after,
     handshake::{self, Refusal, Terms},
+    lane::Lane,
+    link::Link,
     seal::Seal,
     wire::Wire,
 };
@@ -75,7 +77,7 @@ pub(super) fn neighbours(
     listener: &RingListener,
     membership: &Membership<'_>,
     abort: &AbortHandle,
-) -> Result<(Wire, Wire), CollectiveError> {
+) -> Result<(Link, Link), CollectiveError> {
     let Membership { rank, peers, .. } = *membership;
     if rank >= peers.len() {
         return Err(CollectiveError::Counts {
@@ -104,14 +106,14 @@ pub(super) fn neighbours(
 }
 
 /// Tries the next rank until it welcomes this one.
-fn connect_next(membership: &Membership<'_>, abort: &AbortHandle, until: Instant) -> Result<Wire, CollectiveError> {
+fn connect_next(membership: &Membership<'_>, abort: &AbortHandle, until: Instant) -> Result<Link, CollectiveError> {
     let peer = membership.next();
     let terms = terms(membership, membership.rank, peer);
     let mut pause = RETRY;
     let mut wrong = None;
     loop {
         let refusal = match attempt(membership, &terms, abort, until) {
-            Ok(wire) => return Ok(wire),
+            Ok(link) => return Ok(link),
             Err(refusal) => refusal,
         };
         if let Refusal::Wrong(reason) = refusal {
@@ -128,7 +130,7 @@ fn connect_next(membership: &Membership<'_>, abort: &AbortHandle, until: Instant
     }
 }
 
-fn attempt(membership: &Membership<'_>, terms: &Terms, abort: &AbortHandle, until: Instant) -> Result<Wire, Refusal> {
+fn attempt(membership: &Membership<'_>, terms: &Terms, abort: &AbortHandle, until: Instant) -> Result<Link, Refusal> {
     let address = membership.peers[terms.receiver];
     let left = until.saturating_duration_since(Instant::now());
     let stream = Arc::new(TcpStream::connect_timeout(&address, left.clamp(RETRY, ATTEMPT))?);
@@ -137,7 +139,11 @@ fn attempt(membership: &Membership<'_>, terms: &Terms, abort: &AbortHandle, unti
     let session = membership.seal.map(Seal::connector);
     let mut wire = open(stream, session, until)?;
     handshake::greet(&mut wire, terms, membership.secret, until)?;
-    Ok(wire)
+    let lane = match membership.seal {
+        None => Lane::offer(&mut wire, until)?,
+        Some(_) => None,
+    };
+    Ok(Link { wire, lane })
 }
 
 /// Seals a connection where there is a session for it.
@@ -176,15 +182,15 @@ fn accept_previous(
     membership: &Membership<'_>,
     abort: &AbortHandle,
     until: Instant,
-) -> Result<Wire, CollectiveError> {
+) -> Result<Link, CollectiveError> {
     let Membership { rank, deadline, .. } = *membership;
     let operation = Operation::Connect;
     let (welcome, welcomed) = mpsc::channel();
     thread::scope(|scope| {
         let mut unproved: Vec<(Arc<TcpStream>, ScopedJoinHandle<'_, ()>)> = Vec::new();
         let found = loop {
-            if let Ok(wire) = welcomed.try_recv() {
-                break Ok(wire);
+            if let Ok(link) = welcomed.try_recv() {
+                break Ok(link);
             }
             if abort.is_aborted() || until <= Instant::now() {
                 break Err(CollectiveError::Deadline {
@@ -216,12 +222,15 @@ fn accept_previous(
             unproved.push((stream, thread));
         };
         for (stream, _) in &unproved {
-            if !found.as_ref().is_ok_and(|found| Arc::ptr_eq(found.stream(), stream)) {
+            if !found
+                .as_ref()
+                .is_ok_and(|found: &Link| Arc::ptr_eq(found.wire.stream(), stream))
+            {
                 // Ends its thread; one that is closed already needs nothing more.
                 let _ = stream.shutdown(Shutdown::Both);
             }
         }
-        found.inspect(|wire| abort.watch(wire.stream()))
+        found.inspect(|link| abort.watch(link.wire.stream()))
     })
 }
 
@@ -258,7 +267,7 @@ fn examine(
     address: SocketAddr,
     membership: &Membership<'_>,
     until: Instant,
-    welcome: &mpsc::Sender<Wire>,
+    welcome: &mpsc::Sender<Link>,
 ) {
     let terms = terms(membership, membership.previous(), membership.rank);
     let until = until.min(after(STRANGER));
@@ -267,11 +276,15 @@ fn examine(
         let session = membership.seal.map(Seal::acceptor);
         let mut wire = open(stream, session, until)?;
         handshake::receive(&mut wire, &terms, membership.secret, until)?;
-        Ok::<Wire, Refusal>(wire)
+        let lane = match membership.seal {
+            None => Lane::accept(&mut wire, until)?,
+            Some(_) => None,
+        };
+        Ok::<Link, Refusal>(Link { wire, lane })
     };
     match prove() {
         // The receiver is gone only when this ring has its previous rank already.
-        Ok(wire) => drop(welcome.send(wire)),
+        Ok(link) => drop(welcome.send(link)),
         Err(refusal) => {
             let source = std::error::Error::source(&refusal).map(ToString::to_string);
             tracing::warn!(rank = membership.rank, %address, reason = %refusal, source, "dropped a ring connection");

@@ -3,19 +3,25 @@
 //! An all-reduce of `n` ranks cuts the data in `n` segments. In `n - 1` steps each segment travels
 //! round and is added to (reduce-scatter), in `n - 1` more the sums travel round (all-gather), so
 //! that a rank sends `2 (n - 1) / n` of its data whatever the world size.
+//! Large data goes piece by piece, each of which stays in cache from its first step to its last.
 //! Source: Patarasuk and Yuan, "Bandwidth optimal all-reduce algorithms for clusters of
 //! workstations", J. Parallel Distrib. Comput. 69 (2009).
 //!
 //! One thread sends and receives at once on non-blocking sockets, and adds each piece
-//! while it is in cache. There is no queue, so memory is the caller's data and one piece. The
-//! private modules hold the bytes: `handshake`, `frame`; and the sockets: `connect`, `wire`, `duplex`. With a [`Seal`] the
-//! connections run under TLS.
+//! while it is in cache. There is no queue, so memory is the caller's data and one piece. Between processes of one host
+//! the floats lie in memory of both (`lane`), and the sockets carry only headers. The
+//! private modules hold the bytes: `handshake`, `frame`, `segment`; and what carries them: `connect`, `wire`, `lane`,
+//! `memory`, `link`, `duplex`. With a [`Seal`] the connections run under TLS, and nothing goes beside them.
 
 mod connect;
 mod duplex;
 mod frame;
 mod handshake;
+mod lane;
+mod link;
+mod memory;
 mod seal;
+mod segment;
 mod wire;
 
 use std::{
@@ -28,14 +34,19 @@ pub use connect::RingListener;
 pub use seal::{Seal, SealError};
 
 use self::{
-    duplex::{Duplex, Failure, Incoming, Side, Step},
+    duplex::{Duplex, Failure, Side, Step},
     frame::{Phase, Tag},
+    segment::Incoming,
 };
 use crate::{
     abort::AbortHandle,
     collective::{Collective, gathered_len},
     error::{CollectiveError, Operation},
 };
+
+/// Floats of a segment at most: 1 MiB. What a rank adds to in one step it sends in the next, and should find in its
+/// cache then; but a step over a network must last longer than the way there.
+const SEGMENT_FLOATS: usize = 256 << 10;
 
 /// Which world a connection is for: the fence of the membership that it serves.
 ///
@@ -202,6 +213,8 @@ impl Ring {
             operation,
             sequence: self.sequence,
             until: after(self.deadline),
+            begun: 0,
+            is_last: true,
         };
         self.sequence = self.sequence.wrapping_add(1);
         steps(&mut self.duplex, round).map_err(|failure| self.end(operation, failure))
@@ -265,13 +278,19 @@ impl Collective for Ring {
 
     fn all_reduce(&mut self, data: &mut [f32]) -> Result<(), CollectiveError> {
         let n = self.world_size;
-        let counts: Vec<usize> = (0..n)
-            .map(|i| data.len() / n + usize::from(i < data.len() % n))
-            .collect();
-        let segments = segments_of(&counts);
-        self.operate(Operation::AllReduce, |duplex, round| {
-            let owned = reduce_scatter(duplex, &round, &segments, data)?;
-            gather(duplex, &round, owned, &segments, data)
+        let pieces = data.len().div_ceil(n * SEGMENT_FLOATS).max(1);
+        self.operate(Operation::AllReduce, |duplex, mut round| {
+            let mut rest = data;
+            for left in (1..=pieces).rev() {
+                let (piece, after) = rest.split_at_mut(rest.len() / left);
+                round.is_last = left == 1;
+                let segments = segments_of(&shares(piece.len(), n));
+                let owned = reduce_scatter(duplex, &round, &segments, piece)?;
+                gather(duplex, &round, owned, &segments, piece)?;
+                round.begun += n - 1;
+                rest = after;
+            }
+            Ok(())
         })
     }
 
@@ -301,6 +320,9 @@ struct Round {
     operation: Operation,
     sequence: u32,
     until: Instant,
+    /// Steps of each phase that were made for pieces before this one, and whether none comes after it.
+    begun: usize,
+    is_last: bool,
 }
 
 impl Round {
@@ -315,10 +337,10 @@ impl Round {
                 operation: self.operation,
                 phase,
                 sequence: self.sequence,
-                step: index as u32,
+                step: (self.begun + index) as u32,
             },
             until: self.until,
-            is_last: phase == Phase::Gather && index + 2 == self.world_size,
+            is_last: self.is_last && phase == Phase::Gather && index + 2 == self.world_size,
         }
     }
 }
@@ -352,6 +374,11 @@ fn gather(
         duplex.exchange(&round.step(Phase::Gather, index), send, Incoming::Store(receive))?;
     }
     Ok(())
+}
+
+/// `len` in `n` parts that differ by one at most.
+fn shares(len: usize, n: usize) -> Vec<usize> {
+    (0..n).map(|i| len / n + usize::from(i < len % n)).collect()
 }
 
 /// The range of each rank's floats when they lie one after another.

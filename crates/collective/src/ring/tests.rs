@@ -159,6 +159,12 @@ fn record(tap: &TcpListener, victim: SocketAddr) -> Vec<u8> {
     let mut welcome = [0];
     acceptor.read_exact(&mut welcome).unwrap();
     connector.write_all(&welcome).unwrap();
+    // The offer of a lane, and what it comes to, are of no use to a thief.
+    let mut offer = [0; 44];
+    connector.read_exact(&mut offer).unwrap();
+    acceptor.write_all(&offer).unwrap();
+    acceptor.read_exact(&mut welcome).unwrap();
+    connector.write_all(&welcome).unwrap();
     tape
 }
 
