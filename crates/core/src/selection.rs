@@ -96,6 +96,12 @@ impl Band {
         self.entries.len() > cap
     }
 
+    /// Entries held, in no order: all within the bound, and at most as many again.
+    #[must_use]
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
     /// Entries held: all within the bound, and at most as many again.
     #[must_use]
     pub fn held(&self) -> usize {

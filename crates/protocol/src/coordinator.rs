@@ -86,6 +86,9 @@ pub struct Coordinator {
     last_fence: u64,
     /// The student that workers are to load, and the fence of all those commands: they are one message for everybody.
     loading: Option<(Student, Fence)>,
+    /// A scan that an earlier life of the job kept, and then how many pairs of one under way it had scanned.
+    kept: Option<Vec<u8>>,
+    resumed: Option<u64>,
     pub(crate) planted: Planted,
 }
 
@@ -104,7 +107,30 @@ impl Coordinator {
             counted: Fence(0),
             last_fence: u64::from(epoch) << 32,
             loading: None,
+            kept: None,
+            resumed: None,
             planted: Planted::default(),
+        }
+    }
+
+    /// Goes on with the scan in `kept` when it comes to select what that was for.
+    #[must_use]
+    pub fn with_scan(mut self, kept: Vec<u8>) -> Self {
+        self.kept = Some(kept);
+        self
+    }
+
+    /// How many pairs an earlier life of the job had scanned, once after their scan went on.
+    pub fn take_resumed_scan(&mut self) -> Option<u64> {
+        self.resumed.take()
+    }
+
+    /// The scan under way as bytes, for [`with_scan`](Self::with_scan); `None` when there is nothing to keep.
+    #[must_use]
+    pub fn keep_scan(&self, now: Duration) -> Option<Vec<u8>> {
+        match &self.stage {
+            Stage::Selecting(selecting) => selecting.keep(now),
+            _ => None,
         }
     }
 
@@ -244,7 +270,7 @@ impl Coordinator {
                     self.record(Transition::Selected { student, selection }, effects);
                     Stage::Between
                 }
-                None => Stage::Selecting(Box::new(Selecting::new(self.problem(student, size), now))),
+                None => Stage::Selecting(Box::new(self.selecting(student, size, now))),
             },
             Step::Generate { images } => Stage::Generating { images, since: now },
             Step::Train { student } => Stage::Training(Wave::new(student, None, 0, now)),
@@ -258,6 +284,15 @@ impl Coordinator {
                 given: 0,
             },
         };
+    }
+
+    /// The selection of a batch, from where an earlier life of the job was with it.
+    fn selecting(&mut self, student: Student, size: u64, now: Duration) -> Selecting {
+        let mut selecting = Selecting::new(self.problem(student, size), now);
+        if self.kept.take().is_some_and(|kept| selecting.take_up(&kept)) {
+            self.resumed = selecting.scan().map(|(histogram, _)| histogram.total());
+        }
+        selecting
     }
 
     fn last_students(&self) -> Vec<Student> {

@@ -27,6 +27,8 @@ pub(crate) enum Fault {
     DropRest,
     /// Ceilings, which are estimates, are taken for certain (I4).
     TrustCeilings,
+    /// A shard that a worker had when its scan was kept counts as scanned (I4).
+    KeepGiven,
     /// Workers that have a copy of what is done are not let go.
     KeepCopies,
 }

@@ -45,6 +45,8 @@ struct World {
     steps: u64,
     asks: Vec<(Student, u64)>,
     disk: Vec<Transition>,
+    /// The scan that was kept last.
+    kept: Option<Vec<u8>>,
     finished: bool,
 }
 
@@ -64,6 +66,7 @@ impl World {
             steps: 0,
             asks: Vec::new(),
             disk: Vec::new(),
+            kept: None,
             finished: false,
         };
         world.coordinator.planted = Planted(fault);
@@ -178,11 +181,18 @@ impl World {
         self.epoch += 1;
         self.coordinator = Coordinator::new(settings(), History::new(self.disk.clone()), self.epoch);
         self.coordinator.planted = Planted(self.fault);
+        if let Some(kept) = self.kept.clone() {
+            self.coordinator = self.coordinator.clone().with_scan(kept);
+        }
         self.alive.clear();
         self.most_alive = 0;
         self.asks.clear();
         self.finished = false;
         Ok(())
+    }
+
+    fn keep_scan(&mut self) {
+        self.kept = self.coordinator.keep_scan(self.now).or(self.kept.take());
     }
 
     fn tell_progress(&mut self, at: usize) -> Result<(), String> {
@@ -349,6 +359,7 @@ enum Happening {
     Duplicate(usize),
     Answer(usize),
     Progress(usize),
+    Keep,
     Restart,
 }
 
@@ -360,6 +371,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         3 => any::<usize>().prop_map(Happening::Duplicate),
         3 => any::<usize>().prop_map(Happening::Answer),
         2 => any::<usize>().prop_map(Happening::Progress),
+        2 => Just(Happening::Keep),
         1 => Just(Happening::Restart),
     ]
 }
@@ -374,6 +386,7 @@ fn play(happenings: &[Happening], fault: Option<Fault>) -> Result<Vec<Transition
             Happening::Duplicate(at) => world.deliver(*at, true)?,
             Happening::Answer(at) => world.finish_ask(*at)?,
             Happening::Progress(at) => world.tell_progress(*at)?,
+            Happening::Keep => world.keep_scan(),
             Happening::Restart => world.restart()?,
         }
     }
@@ -457,6 +470,7 @@ fn every_planted_fault_is_noticed() {
         Fault::KeepImages,
         Fault::CountCopies,
         Fault::DropRest,
+        Fault::KeepGiven,
         Fault::KeepCopies,
     ] {
         let mut runner = TestRunner::deterministic();

@@ -22,9 +22,11 @@
 //! | `scanning` | one scan, and the proof that it missed nothing |
 //! | `rescoring` | what is scored one by one, and the band |
 //! | `given` | what workers have, and copies of it |
+//! | `kept` | a scan as bytes, for a coordinator that is started again |
 
 mod ceiling;
 mod given;
+mod kept;
 mod rescoring;
 mod scanning;
 mod shards;

@@ -11,6 +11,7 @@
 //! | `token` | the secret by which workers, gateways and watchers join | once |
 //! | `coordinator.json` | where the coordinator listens, and its process | while it runs |
 //! | `checkpoints/` | the training under way | every few seconds of a training |
+//! | `scan.kept` | the scan under way | every few seconds of a scan |
 //! | `reuse/` | labels of other jobs | by `stillhouse ledger import` |
 //! | `students/ARM-ROUND.safetensors` | every trained student | before its round counts |
 //! | `summary.json`, `report.html` | see `docs/summary.md` | after every step |

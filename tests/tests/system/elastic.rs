@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use stillhouse_core::job::JobSpec;
+use stillhouse_core::job::{JobSpec, Scan};
 use stillhouse_core::sampler::{Purpose, Stream};
 use stillhouse_runtime::supervise::RestartPolicy;
 use stillhouse_tests::jobs;
@@ -119,4 +119,37 @@ fn a_job_killed_in_the_middle_of_a_training_goes_on_from_its_checkpoint_to_the_s
     assert_eq!(outcome.essence(), undisturbed.essence());
     outcome.settle(&world.bill());
     assert_eq!(kept(&outcome), 0, "checkpoints of trainings that are done stay behind");
+}
+
+/// Scans of seconds, kept every second: every candidate of a hundred thousand pairs is scored on its exact bytes.
+fn long_scan(url: &str) -> JobSpec {
+    let mut job = jobs::one_round(url);
+    job.spec.images.take = Some(500);
+    job.spec.budget.queries = 510;
+    job.spec.acquisition.scan = Scan::Exact;
+    job.spec.checkpoints.every_seconds = 1;
+    job
+}
+
+#[test]
+fn a_job_killed_in_the_middle_of_a_scan_goes_on_with_what_is_left_of_it() {
+    let _alone = alone();
+    let [calm, world] = [World::new(), World::new()];
+    let undisturbed = calm.finish(&long_scan(&calm.url()), "job", 2);
+    let job = long_scan(&world.url());
+    let (mut running, outcome) = world.start(&job, "job", 2);
+    let kept = outcome.file("scan.kept");
+    assert!(
+        running.lives_until(|| kept.exists()),
+        "it ended before its scan was kept"
+    );
+    running.kill_everything();
+    let outcome = world.finish(&job, "job", 2);
+    let events = outcome.events();
+    let resumed = events.iter().find(|event| event["event"] == "scan-resumed");
+    let resumed = resumed.expect("it began the scan anew");
+    assert!(resumed["pairs"].as_u64().unwrap() > 0, "{resumed}");
+    assert_eq!(outcome.essence(), undisturbed.essence());
+    outcome.settle(&world.bill());
+    assert!(!kept.exists(), "a scan that is done stays behind");
 }

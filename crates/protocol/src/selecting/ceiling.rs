@@ -64,6 +64,11 @@ impl Ceiling {
         (expected + DEVIATIONS * expected.sqrt() + RANKS).ceil() as usize
     }
 
+    /// An estimate of before.
+    pub(super) fn recall(&mut self, cut: Option<f32>) {
+        self.cut = cut;
+    }
+
     /// The estimate was too low.
     pub(super) fn forget(&mut self) {
         self.cut = None;

@@ -36,6 +36,11 @@ impl Given {
         self.held.is_empty()
     }
 
+    /// All of it, once each.
+    pub(super) fn works(&self) -> impl Iterator<Item = &Work> {
+        self.held.values().map(|held| &held.work)
+    }
+
     /// A worker takes new work.
     pub(super) fn add(&mut self, work: Work, now: Duration) -> WorkId {
         let id = WorkId(self.next);

@@ -4,12 +4,15 @@
 //! best found plus the guard width) is certain: ranges whose ceiling was at least as high miss nothing, the others are
 //! forgotten and scanned again under the bound.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
 use stillhouse_core::pool::PairId;
 use stillhouse_core::selection::{Band, Entry, Histogram};
 
 use super::ceiling::Ceiling;
+use super::kept::pairs_in;
 use super::shards::{Cutting, Pace, Progress, Shards};
 use super::{Problem, Work};
 
@@ -18,10 +21,23 @@ use super::{Problem, Work};
 const PART_OF_SHARE: u64 = 4;
 
 /// A range that was scanned, and the ceiling under which it was.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Part {
     range: Range<u64>,
     ceiling: f32,
+}
+
+/// A scan between two reports: what was found, and what is left.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct State<'a> {
+    entries: Cow<'a, [Entry]>,
+    bound: f32,
+    histogram: Cow<'a, Histogram>,
+    left: Vec<Range<u64>>,
+    parts: Cow<'a, [Part]>,
+    cut: Option<f32>,
+    scanned: u64,
+    is_counted: bool,
 }
 
 /// A scan under way.
@@ -65,6 +81,47 @@ impl Scanning {
             scanned: if ceiling.is_finite() { pairs } else { 0 },
             is_counted: false,
         }
+    }
+
+    /// What stands so far, `given` being what workers have; `None` as long as that is nothing.
+    pub(super) fn state(&self, given: impl Iterator<Item = Range<u64>>) -> Option<State<'_>> {
+        (!self.parts.is_empty()).then(|| State {
+            entries: self.band.entries().into(),
+            bound: self.band.bound(),
+            histogram: Cow::Borrowed(&self.histogram),
+            left: self.shards.ranges().cloned().chain(given).collect(),
+            parts: self.parts.as_slice().into(),
+            cut: self.ceiling.cut(),
+            scanned: self.scanned,
+            is_counted: self.is_counted,
+        })
+    }
+
+    /// The scan that `state` is of, if it can be one of the pool of `problem`.
+    pub(super) fn restored(problem: &Problem, width: f32, state: State<'_>) -> Option<Self> {
+        let State {
+            entries,
+            bound,
+            histogram,
+            left,
+            parts,
+            cut,
+            scanned,
+            is_counted,
+        } = state;
+        let mut scanning = Self::new(problem, width, bound);
+        let all = left.iter().chain(parts.iter().map(|part| &part.range));
+        if pairs_in(all) != problem.pairs || histogram.counts.len() != scanning.histogram.counts.len() {
+            return None;
+        }
+        entries.iter().for_each(|entry| scanning.band.insert(*entry));
+        scanning.histogram = histogram.into_owned();
+        scanning.shards = Shards::of(left.into(), problem.cutting);
+        scanning.ceiling.recall(cut);
+        scanning.parts = parts.into_owned();
+        scanning.scanned = scanned;
+        scanning.is_counted = is_counted;
+        Some(scanning)
     }
 
     /// How many pairs have which score so far, and about where the cut will be.
@@ -161,5 +218,14 @@ impl Scanning {
     /// Plants the fault of losing a shard.
     pub(super) fn forget_one_shard(&mut self) {
         self.shards.forget_one();
+    }
+}
+
+impl State<'_> {
+    /// Plants the fault that what workers had when it was kept counts as scanned.
+    pub(super) fn count_what_is_left(&mut self) {
+        let ceiling = f32::INFINITY;
+        let left = self.left.pop().map(|range| Part { range, ceiling });
+        self.parts.to_mut().extend(left);
     }
 }

@@ -114,6 +114,11 @@ impl Shards {
         self.ranges.is_empty()
     }
 
+    /// What nobody has.
+    pub(super) fn ranges(&self) -> impl Iterator<Item = &Range<u64>> {
+        self.ranges.iter()
+    }
+
     /// The next shard: the front of a range, whose rest waits until its turn comes again.
     pub(super) fn cut(&mut self, progress: Progress) -> Option<Range<u64>> {
         let range = self.ranges.pop_front()?;

@@ -132,6 +132,10 @@ enum Happening {
     Repeat(usize),
     /// One is lost.
     Lose(usize),
+    /// The scan is kept.
+    Keep,
+    /// The coordinator dies, and another goes on with what was kept last.
+    Restart,
 }
 
 fn schedule() -> impl Strategy<Value = Vec<Happening>> {
@@ -140,6 +144,8 @@ fn schedule() -> impl Strategy<Value = Vec<Happening>> {
         5 => any::<usize>().prop_map(Happening::Report),
         1 => any::<usize>().prop_map(Happening::Repeat),
         2 => any::<usize>().prop_map(Happening::Lose),
+        1 => Just(Happening::Keep),
+        1 => Just(Happening::Restart),
     ];
     prop::collection::vec(happening, 0..200)
 }
@@ -147,6 +153,8 @@ fn schedule() -> impl Strategy<Value = Vec<Happening>> {
 /// A selection from `pool`, played to its end: first along `schedule`, then by one worker at a time.
 struct Play {
     pool: Pool,
+    problem: Problem,
+    kept: Option<Vec<u8>>,
     selecting: Selecting,
     held: Vec<(WorkId, Command)>,
     reported: Vec<(WorkId, Report)>,
@@ -157,6 +165,8 @@ impl Play {
     fn of(pool: &Pool, problem: Problem) -> Self {
         Self {
             pool: pool.clone(),
+            problem: problem.clone(),
+            kept: None,
             selecting: Selecting::new(problem, Duration::ZERO),
             held: Vec::new(),
             reported: Vec::new(),
@@ -207,9 +217,25 @@ impl Play {
                 let (id, _) = self.held.swap_remove(at % self.held.len());
                 self.selecting.give_back(id);
             }
+            Happening::Keep => self.kept = self.selecting.keep(self.now).or(self.kept.take()),
+            Happening::Restart => self.restart(),
             Happening::Report(_) | Happening::Repeat(_) | Happening::Lose(_) => {}
         }
         Ok(Advance::More)
+    }
+
+    fn restart(&mut self) {
+        self.held.clear();
+        self.reported.clear();
+        self.selecting = Selecting::new(self.problem.clone(), self.now);
+        if let Some(kept) = &self.kept {
+            assert!(self.selecting.take_up(kept), "it is of this problem");
+        }
+    }
+
+    /// Pairs that are in the histogram.
+    fn scanned(&self) -> u64 {
+        self.selecting.scan().map_or(0, |(histogram, _)| histogram.total())
     }
 }
 
@@ -297,7 +323,12 @@ proptest! {
 #[test]
 fn every_planted_fault_is_noticed() {
     let all = (pool(), (1_u64..400, 0_u64..4, any::<bool>()), cutting(), schedule());
-    for fault in [Fault::CountCopies, Fault::DropRest, Fault::TrustCeilings] {
+    for fault in [
+        Fault::CountCopies,
+        Fault::DropRest,
+        Fault::TrustCeilings,
+        Fault::KeepGiven,
+    ] {
         let mut runner = TestRunner::deterministic();
         let noticed = (0..300).any(|_| {
             let (pool, terms, cutting, schedule) = all.new_tree(&mut runner).expect("no filter").current();
@@ -305,6 +336,75 @@ fn every_planted_fault_is_noticed() {
         });
         assert!(noticed, "{fault:?} went unnoticed");
     }
+}
+
+/// A scan, exact or not, of which more than half is reported, and some is with workers.
+fn half_a_scan(is_exact: bool) -> Play {
+    let pool = Pool {
+        shape: Shape::Alike,
+        pairs: 20_000,
+        stray: if is_exact { 0.0 } else { 0.01 },
+    };
+    let cutting = Cutting {
+        least: 64,
+        ..Cutting::default()
+    };
+    let asked = (0..9).map(PairId).collect();
+    let mut play = Play::of(&pool, problem(&pool, 100, asked, is_exact, cutting));
+    while play.scanned() <= pool.pairs / 2 {
+        for happening in [Happening::Take, Happening::Take, Happening::Report(0)] {
+            play.happen(happening).expect("fits");
+        }
+    }
+    assert!(!play.held.is_empty() && play.scanned() < pool.pairs);
+    play
+}
+
+#[test]
+fn a_scan_that_was_kept_goes_on_where_it_was_and_loses_only_what_workers_had() {
+    for is_exact in [true, false] {
+        let mut play = half_a_scan(is_exact);
+        let (scanned, selected) = (play.scanned(), half_a_scan(is_exact).run(&[]).expect("it ends"));
+        let width = play.selecting.width;
+        play.happen(Happening::Keep).expect("fits");
+        play.restart();
+        assert_eq!((play.scanned(), play.selecting.width), (scanned, width));
+        let resumed = play.run(&[]).expect("it ends");
+        assert_eq!(resumed.batch, selected.batch);
+        let histograms = [resumed, selected].map(|selection| selection.scan.expect("a scan").histogram);
+        assert_eq!(histograms[0], histograms[1], "every pair counts once");
+    }
+}
+
+#[test]
+fn nothing_is_kept_before_the_first_shard_is_reported() {
+    let play = half_a_scan(false);
+    assert_eq!(Selecting::new(play.problem, Duration::ZERO).keep(Duration::ZERO), None);
+}
+
+#[test]
+fn what_is_damaged_or_of_another_problem_is_not_taken_up() {
+    let play = half_a_scan(true);
+    let kept = play.selecting.keep(play.now).expect("a scan");
+    let take_up = |problem: Problem, bytes: &[u8]| Selecting::new(problem, Duration::ZERO).take_up(bytes);
+    assert!(take_up(play.problem.clone(), &kept));
+    for at in [0, 31, 32, kept.len() / 2, kept.len() - 1] {
+        let mut damaged = kept.clone();
+        damaged[at] ^= 1;
+        assert!(!take_up(play.problem.clone(), &damaged), "byte {at}");
+    }
+    assert!(!take_up(play.problem.clone(), &kept[..kept.len() - 1]));
+    assert!(!take_up(play.problem.clone(), &[]));
+    let other = |change: fn(&mut Problem)| {
+        let mut other = play.problem.clone();
+        change(&mut other);
+        take_up(other, &kept)
+    };
+    assert!(!other(|problem| problem.k += 1));
+    assert!(!other(|problem| problem.student.round += 1));
+    assert!(!other(|problem| problem.asked.clear()));
+    assert!(!other(|problem| problem.pairs -= 1));
+    assert!(!other(|problem| problem.exact = false));
 }
 
 /// Entries that were sent of a pool that is alike everywhere, and of one whose ceilings must be found too low.

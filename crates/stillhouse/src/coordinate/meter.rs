@@ -73,6 +73,11 @@ impl Meter {
         *self = Self::new(self.pairs);
     }
 
+    /// So many pairs were scanned in an earlier life of the job.
+    pub fn resume(&mut self, pairs: u64) {
+        self.scanned = pairs;
+    }
+
     /// A worker was given `size` pairs to scan; what it had before is void.
     pub fn scan(&mut self, worker: WorkerId, fence: Fence, size: u64) {
         if self.scanned >= self.pairs {
@@ -156,6 +161,14 @@ mod tests {
             meter.progress(WorkerId(2), Fence(11), 4, 10),
             Reading::Generating(4, 10)
         );
+    }
+
+    #[test]
+    fn what_an_earlier_life_scanned_counts() {
+        let mut meter = Meter::new(100);
+        meter.resume(60);
+        meter.scan(WorkerId(1), Fence(1), 40);
+        assert_eq!(meter.progress(WorkerId(1), Fence(1), 10, 40), Reading::Scoring(70, 100));
     }
 
     #[test]

@@ -178,7 +178,10 @@ pub async fn run(
     let mut family = Family::start(&options, &dir, near, &secret);
 
     let epoch = u32::try_from(ledger.epoch()).unwrap_or(u32::MAX);
-    let coordinator = Coordinator::new(start::settings(&inputs, classes, &options), history, epoch);
+    let mut coordinator = Coordinator::new(start::settings(&inputs, classes, &options), history, epoch);
+    if let Some(kept) = shell::scans::kept(dir.path()) {
+        coordinator = coordinator.with_scan(kept);
+    }
     let events = EventLog::open(&dir)?;
     let burn = results::read_summary(dir.path()).map(|summary| Burn::resume(summary.budget.history));
     let fingerprint = info.fingerprint;

@@ -5,6 +5,7 @@ mod batches;
 mod generating;
 mod hearing;
 mod publishing;
+pub(super) mod scans;
 mod sight;
 mod training;
 
@@ -91,6 +92,8 @@ pub struct Shell {
     checkpoints: Option<Checkpoints>,
     /// The weights that workers were last sent, as a message.
     weights: Option<(Fence, Bytes)>,
+    /// When the scan under way was kept last, or began.
+    scan_kept_at: Option<Instant>,
     /// The training under way.
     training: Option<TrainingId>,
     /// Processes of workers on this host.
@@ -177,6 +180,7 @@ impl Shell {
             shown: None,
             checkpoints: parts.checkpoints,
             weights: None,
+            scan_kept_at: None,
             training: None,
             processes: BTreeMap::new(),
             useful: BTreeSet::new(),
@@ -208,6 +212,7 @@ impl Shell {
             Happening::Link(event) => self.linked(event).await?,
             Happening::Ask(event) => self.answered(event).await?,
         }
+        self.keep_scan();
         Ok(self.finished)
     }
 
@@ -257,6 +262,7 @@ impl Shell {
             let summary = self.publish(self.state()).await?;
             trained.into_iter().for_each(|student| self.tell(&summary, student));
         }
+        self.tell_of_resumed_scan();
         let mut training = None;
         for action in actions {
             self.perform(action, &mut training).await?;
@@ -279,6 +285,9 @@ impl Shell {
                 let appended = self.ledger.append(line).await;
                 appended.map_err(|error| Failure::new(Kind::Storage, error).context("cannot record progress"))?;
                 self.announce(&transition);
+                if matches!(transition, Transition::Selected { .. }) {
+                    self.forget_scan();
+                }
                 Ok(())
             }
         }
