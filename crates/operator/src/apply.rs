@@ -100,6 +100,22 @@ pub async fn apply(
     Ok(true)
 }
 
+/// Changes what `object` says, and nothing else of what is there; that it is gone is no error.
+///
+/// # Errors
+/// What the server says.
+pub async fn merge(client: &Client, object: &Value) -> Result<(), Error> {
+    let params = PatchParams {
+        field_manager: Some(MANAGER.to_owned()),
+        ..PatchParams::default()
+    };
+    let name = text(object, "/metadata/name");
+    match api_of(client, object).patch(name, &params, &Patch::Merge(object)).await {
+        Err(Error::Api(status)) if status.is_not_found() => Ok(()),
+        other => other.map(drop),
+    }
+}
+
 /// Makes `object` unless there is one of its name, which is neither read nor changed.
 ///
 /// # Errors

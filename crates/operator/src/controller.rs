@@ -359,6 +359,12 @@ impl Context {
             deleted.map_err(ReconcileError::server(format!("cannot delete the Job {name}")))?;
             metrics().writes.with_label_values(&["delete"]).inc();
         }
+        for object in &plan.merge {
+            let merged = apply::merge(&self.client, object).await;
+            let name = object["metadata"]["name"].as_str().unwrap_or_default();
+            merged.map_err(ReconcileError::server(format!("cannot change the Job {name}")))?;
+            metrics().writes.with_label_values(&["apply"]).inc();
+        }
         // None needs another to be there before it: pods wait for what they name.
         let applies = plan.apply.iter().map(|object| self.apply(request, object));
         futures::future::try_join_all(applies).await?;

@@ -48,11 +48,13 @@ pub struct Observed {
     pub coordinator_template: Option<String>,
     /// What the workers were started from.
     pub worker_template: Option<String>,
+    /// How many workers their Job asks for.
+    pub worker_count: Option<u32>,
     /// The images that the job was started with.
     pub images: Option<Images>,
     /// Whether the Secret with the link's token is there.
     pub has_token: bool,
-    /// Whether workers still run a minute after the coordinator came to the end of the job.
+    /// Whether workers still run, or wait to, a minute after the coordinator came to the end of the job.
     pub workers_linger: bool,
     /// Whether the workers' Job is over: it starts no worker any more.
     pub workers_over: bool,
@@ -63,6 +65,8 @@ pub struct Observed {
 pub struct Plan {
     /// Objects to apply; none needs another to be there before it.
     pub apply: Vec<Value>,
+    /// Objects of which no more than this is to be written, for the rest is another's too.
+    pub merge: Vec<Value>,
     /// Whether a Secret with a new token is to be made first; it is never read or changed afterwards.
     pub make_token: bool,
     /// Jobs to delete, by name; they are applied again once they are gone.
@@ -82,13 +86,16 @@ pub fn secret_name(request: &Request) -> String {
     format!("{}-link", request.name)
 }
 
-/// A digest of what the pods of a role are made from: a Job of another one is made anew.
+/// A digest of what the pods of a role are made from, and of a worker's queue: a Job of another one is made anew.
 #[must_use]
 pub fn template_digest(request: &Request, role: Role, images: &Images) -> String {
     let mut hasher = blake3::Hasher::new();
     hasher.update(template(request, role, images).to_string().as_bytes());
     if role == Role::Coordinator {
         hasher.update(request.job_file.as_bytes());
+    } else if let (Role::Worker, Some(queue)) = (role, &request.cluster.queue_name) {
+        // Kueue lets no Job that runs change its queue, join one or leave it.
+        hasher.update(queue.as_bytes());
     }
     hasher.finalize().to_hex().to_string()
 }
@@ -123,21 +130,42 @@ pub fn plan(request: &Request, observed: &Observed, images: &Images) -> Plan {
     // Workers and gateways are needed while the coordinator drains.
     let is_drained = request.cluster.suspend && observed.coordinator != Coordinator::Active;
     let is_idle = is_drained || observed.coordinator == Coordinator::Failed;
-    let is_held = request.cluster.queue_name.is_some() && is_idle;
     // A job that came to its end and may spend more goes on.
     let is_spent = observed.workers_over && !is_over;
-    if is_held || is_spent || is_other(&observed.worker_template, Role::Worker) {
-        // Kueue sets `suspend` of what it admits, and must not be fought about that. Another template needs another Job.
+    if is_spent || is_other(&observed.worker_template, Role::Worker) {
+        // Another template needs another Job.
         plan.delete.push(format!("{name}-worker"));
     } else if observed.coordinator != Coordinator::Succeeded || observed.workers_linger {
         // Workers of a job that came to its end leave by themselves.
         let is_idle = is_idle || observed.workers_linger;
-        plan.apply.push(workers(request, images, is_idle));
+        let job = workers(request, images, is_idle);
+        if request.cluster.queue_name.is_some() {
+            leave_to_kueue(&mut plan, job, observed, is_idle);
+        } else {
+            plan.apply.push(job);
+        }
     }
     if request.job.spec.queue.is_some() {
         plan.apply.push(gateways(request, images, is_over || is_idle));
     }
     plan
+}
+
+/// Plans the workers' Job under Kueue, which says whether it runs (`suspend`) and adds to its pods the labels and tolerations
+/// of the nodes that it chose: a Job that is there is resized or deleted, and left alone otherwise.
+fn leave_to_kueue(plan: &mut Plan, job: Value, observed: &Observed, is_idle: bool) {
+    let (metadata, spec) = (&job["metadata"], &job["spec"]);
+    match observed.worker_count {
+        // One that nobody needs would keep its quota, or wait for it.
+        Some(_) if is_idle => plan.delete.extend(metadata["name"].as_str().map(str::to_owned)),
+        Some(count) if spec["parallelism"] != count => plan.merge.push(json!({
+            "apiVersion": job["apiVersion"], "kind": job["kind"],
+            "metadata": { "name": metadata["name"], "namespace": metadata["namespace"] },
+            "spec": { "completions": spec["completions"], "parallelism": spec["parallelism"] },
+        })),
+        None if !is_idle => plan.apply.push(job),
+        Some(_) | None => {}
+    }
 }
 
 fn metadata(request: &Request, name: &str) -> Value {

@@ -134,16 +134,19 @@ impl Sight {
             })
         };
         let is_late = end.as_ref().is_some_and(|end| end.at + LINGER_SECONDS < now);
-        let active = workers.and_then(|job| job.status.as_ref()?.active).unwrap_or(0);
+        let count = workers.and_then(|job| job.spec.as_ref()?.parallelism);
         Self {
             observed: Observed {
                 coordinator: state,
                 coordinator_template: coordinator.and_then(|job| annotation(job, TEMPLATE)),
                 worker_template: workers.and_then(|job| annotation(job, TEMPLATE)),
+                worker_count: count.map(i32::unsigned_abs),
                 images: coordinator.and_then(images),
                 has_token: false,
                 workers_over: workers.is_some_and(|job| ended(job).is_some()),
-                workers_linger: state == Coordinator::Succeeded && is_late && active > 0,
+                workers_linger: state == Coordinator::Succeeded
+                    && is_late
+                    && workers.is_some_and(|job| ended(job).is_none()),
             },
             pods,
             standing: None,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use stillhouse_operator::crd::{DistillJob, definition};
-use stillhouse_operator::desired::{Coordinator, Images, Observed, Plan, plan, template_digest, token};
+use stillhouse_operator::desired::{Coordinator, Images, Observed, Plan, TEMPLATE, plan, template_digest, token};
 use stillhouse_operator::pods::{Role, command};
 use stillhouse_operator::request::{Request, parse};
 
@@ -356,12 +356,53 @@ fn a_larger_budget_starts_the_coordinator_again_and_never_a_second_beside_it() {
 fn kueue_alone_decides_whether_its_workers_run() {
     let mut queued = object();
     queued["spec"]["cluster"]["queueName"] = json!("gpus");
-    let plan = plan_of(queued.clone(), Coordinator::Active);
-    let workers = find(&plan, "Job", "mnist-worker").unwrap();
+    let first = plan_of(queued.clone(), Coordinator::Active);
+    let workers = find(&first, "Job", "mnist-worker").unwrap();
     assert_eq!(workers["metadata"]["labels"]["kueue.x-k8s.io/queue-name"], "gpus");
     assert!(workers["spec"].get("suspend").is_none());
-    queued["spec"]["cluster"]["suspend"] = json!(true);
-    assert_eq!(plan_of(queued, Coordinator::Idle).delete, ["mnist-worker"]);
+
+    let seen = |queued: &Value, coordinator, worker_count: Option<u32>| {
+        let images = Images {
+            control: "c".into(),
+            worker: "w".into(),
+        };
+        let observed = Observed {
+            coordinator,
+            worker_template: worker_count
+                .map(|_| workers["metadata"]["annotations"][TEMPLATE].as_str().unwrap().into()),
+            worker_count,
+            has_token: true,
+            ..Observed::default()
+        };
+        let plan = plan(&request_of(queued.clone()), &observed, &images);
+        assert!(
+            worker_count.is_none() || find(&plan, "Job", "mnist-worker").is_none(),
+            "what Kueue changed stands"
+        );
+        (plan.merge, plan.delete)
+    };
+    assert_eq!(seen(&queued, Coordinator::Active, Some(8)), (Vec::new(), Vec::new()));
+    let (resized, deleted) = seen(&queued, Coordinator::Active, Some(3));
+    assert_eq!(resized[0]["spec"], json!({ "completions": 8, "parallelism": 8 }));
+    assert!(deleted.is_empty());
+
+    let mut suspended = queued.clone();
+    suspended["spec"]["cluster"]["suspend"] = json!(true);
+    let gone = (Vec::new(), vec!["mnist-worker".to_owned()]);
+    for (job, coordinator) in [(&suspended, Coordinator::Idle), (&queued, Coordinator::Failed)] {
+        assert_eq!(seen(job, coordinator, Some(8)), gone, "quota is not kept without need");
+        assert_eq!(
+            seen(job, coordinator, None),
+            Default::default(),
+            "nothing is written at rest"
+        );
+    }
+    queued["spec"]["cluster"]["queueName"] = json!("others");
+    assert_eq!(
+        seen(&queued, Coordinator::Active, Some(8)),
+        gone,
+        "no Job that runs changes its queue"
+    );
 }
 
 #[test]

@@ -238,6 +238,14 @@ fn workers_that_stay_after_the_end_are_let_go() {
     assert!(!at_once.observed.workers_linger);
     let later = Sight::new(Some(&over("Complete")), Some(&working), Vec::new(), NOW + 61);
     assert!(later.observed.workers_linger);
+    let queued = job(json!({ "metadata": {}, "spec": { "suspend": true, "template": {} }, "status": {} }));
+    let held = Sight::new(Some(&over("Complete")), Some(&queued), Vec::new(), NOW + 61);
+    assert!(
+        held.observed.workers_linger,
+        "one that Kueue never let in waits no longer"
+    );
+    let left = Sight::new(Some(&over("Complete")), Some(&over("Complete")), Vec::new(), NOW + 61);
+    assert!(!left.observed.workers_linger);
 }
 
 #[test]

@@ -3,12 +3,13 @@
 use std::fmt::Write as _;
 
 use k8s_openapi::api::core::v1::{Event, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 use kube::api::{Api, ListParams};
 use stillhouse_operator::crd::{DistillJob, Status};
 use stillhouse_operator::sight::{JOB, PodSight};
 
-use super::{Cluster, look, refused, with};
+use super::{Cluster, look, queue, refused, with};
 use crate::cli::cluster::NameArgs;
 use crate::failure::Failure;
 
@@ -29,7 +30,11 @@ pub fn describe(args: &NameArgs) -> Result<String, Failure> {
             .map_err(|error| refused(error, "the cluster does not list the job's pods"))?
             .items;
         let events = events(&cluster, &args.name).await?;
-        Ok(text(&job, &pods, &events))
+        let queue = match running(&job.status.clone().unwrap_or_default()) {
+            Some(condition) if condition.reason == "Queue" => queue::word(&cluster, &args.name).await,
+            _ => None,
+        };
+        Ok(text(&job, &pods, &events, queue.as_deref()))
     })
 }
 
@@ -56,7 +61,7 @@ fn at(event: &Event) -> String {
     last.or(newest).unwrap_or_default()
 }
 
-fn text(job: &DistillJob, pods: &[Pod], events: &[Event]) -> String {
+fn text(job: &DistillJob, pods: &[Pod], events: &[Event], queue: Option<&str>) -> String {
     let status = job.status.clone().unwrap_or_default();
     let mut text = format!(
         "{} in namespace {}\n",
@@ -69,6 +74,9 @@ fn text(job: &DistillJob, pods: &[Pod], events: &[Event]) -> String {
         &status.phase
     };
     let _ = writeln!(text, "  phase      {phase}: {}", status.message);
+    if let Some(queue) = queue {
+        let _ = writeln!(text, "  queue      {queue}");
+    }
     if let Some(advice) = advice(&status) {
         let _ = writeln!(text, "  what to do {advice}");
     }
@@ -116,13 +124,14 @@ fn how(pod: &PodSight) -> String {
     }
 }
 
+fn running(status: &Status) -> Option<&Condition> {
+    let mut conditions = status.conditions.iter();
+    conditions.find(|condition| condition.type_ == "Running")
+}
+
 /// What somebody can do about a job that does not run.
 fn advice(status: &Status) -> Option<&'static str> {
-    let running = status
-        .conditions
-        .iter()
-        .find(|condition| condition.type_ == "Running")?;
-    Some(match (running.reason.as_str(), status.phase.as_str()) {
+    Some(match (running(status)?.reason.as_str(), status.phase.as_str()) {
         (_, "Running" | "Succeeded") => return None,
         (_, "Suspended") => "stillhouse resume",
         ("Gpu", _) => {

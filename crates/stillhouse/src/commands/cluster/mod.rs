@@ -5,6 +5,7 @@
 //! | [`submit`] | sends a job file |
 //! | [`look`] | `list`, `status`, `watch` |
 //! | [`describe`] | why a job is as it is |
+//! | [`queue`] | what Kueue says of a job that it has not let in |
 //! | [`change`] | `suspend`, `resume`, `resize`, `budget add`, `cancel` |
 //! | [`logs`] | what a job's programs wrote |
 //! | [`export`] | the results of a job that is over |
@@ -14,6 +15,7 @@ pub mod describe;
 pub mod export;
 pub mod logs;
 pub mod look;
+pub mod queue;
 pub mod submit;
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
