@@ -21,7 +21,7 @@ use tokio::sync::watch;
 
 use super::logs;
 use super::network::Network;
-use super::pod::Sandbox;
+use super::pod::{Sandbox, secrets};
 use super::status::{self, Container};
 
 /// How often a node shows that it lives, and names are looked up again.
@@ -146,6 +146,15 @@ impl Shared {
 
     fn pods(&self) -> MutexGuard<'_, HashMap<String, Running>> {
         self.pods.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn with_secrets(&self) -> Vec<(Pod, Arc<Sandbox>)> {
+        let pods = self.pods();
+        let has_some = |running: &&Running| running.is_up && secrets(&running.pod).next().is_some();
+        let found = pods.values().filter(has_some);
+        found
+            .map(|running| (running.pod.clone(), running.sandbox.clone()))
+            .collect()
     }
 
     /// The log of a pod of this kubelet, and whether its container may still write.
@@ -385,7 +394,7 @@ async fn say(shared: &Shared, pod: &Pod, sandbox: &Sandbox, restarts: u32, conta
     }
 }
 
-/// Shows that nodes live, and keeps names of Services up to date.
+/// Shows that nodes live, and keeps names of Services and contents of Secrets up to date.
 async fn beat(shared: Arc<Shared>) {
     loop {
         let nodes: Vec<_> = shared.nodes().iter().cloned().collect();
@@ -403,6 +412,10 @@ async fn beat(shared: Arc<Shared>) {
         let services: Api<Service> = Api::all(shared.client.clone());
         if let Ok(services) = services.list(&ListParams::default()).await {
             write_names(&shared, &services.items);
+        }
+        for (pod, sandbox) in shared.with_secrets() {
+            // A Secret that is gone stays with those who have it.
+            let _kept = sandbox.refresh(&shared.client, &pod).await;
         }
         tokio::time::sleep(BEAT).await;
     }

@@ -8,6 +8,7 @@
 //! | [`logs`] | what nodes serve to the API server |
 //! | [`pod`] | one pod: its volumes, its root, its process |
 //! | [`status`] | what a node says of a pod |
+//! | [`kueue`] | the real Kueue, which lets jobs in by quota |
 //!
 //! There is no container runtime: a pod's command runs under the programs of this repository, in a mount
 //! namespace with the pod's volumes, read-only where the pod says so, as the pod's user, in a network
@@ -15,6 +16,7 @@
 //! alone. Everything else is Kubernetes' own.
 
 pub mod kubelet;
+pub mod kueue;
 pub mod logs;
 pub mod network;
 pub mod plane;

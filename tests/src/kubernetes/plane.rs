@@ -133,6 +133,8 @@ impl ControlPlane {
                 "--allow-privileged=true",
                 "--service-cluster-ip-range=10.96.0.0/16",
             ])
+            // No Service has an address here: a webhook's pods are reached at theirs.
+            .arg("--enable-aggregator-routing=true")
             .args([
                 "--default-not-ready-toleration-seconds=3",
                 "--default-unreachable-toleration-seconds=3",

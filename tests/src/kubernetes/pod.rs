@@ -16,6 +16,7 @@ use kube::{Client, ResourceExt};
 use serde_json::json;
 use tokio::process::{Child, Command};
 
+use super::kueue;
 use super::network::Plug;
 use crate::jobs::root;
 use crate::processes::program;
@@ -130,6 +131,10 @@ impl Sandbox {
         for name in PROGRAMS {
             mount(&program(name), &format!("/usr/local/bin/{name}"), true);
         }
+        let image = container.image.as_deref().unwrap_or_default();
+        if let Some(manager) = kueue::manager(image) {
+            mount(&manager, "/manager", true);
+        }
         mount(&libtorch(), "/opt/libtorch", true);
         mount(&self.home.join("hosts"), "/etc/hosts", true);
         let message = container
@@ -146,6 +151,7 @@ impl Sandbox {
             let from = self
                 .volume(client, pod, volume.context("a mount without its volume")?)
                 .await?;
+            let from = wanted.sub_path.as_ref().map_or(from.clone(), |part| from.join(part));
             mount(&from, &wanted.mount_path, wanted.read_only.unwrap_or(false));
         }
         let (user, is_read_only) = security(pod, container);
@@ -156,6 +162,17 @@ impl Sandbox {
             "exec chroot {root}/m setpriv --reuid {user} --regid {user} --clear-groups --no-new-privs --pdeathsig KILL \"$@\"\n"
         ));
         Ok(script)
+    }
+
+    /// Brings up to date what the pod has of Secrets.
+    ///
+    /// # Errors
+    /// When one is not there any more.
+    pub async fn refresh(&self, client: &Client, pod: &Pod) -> anyhow::Result<()> {
+        for volume in secrets(pod) {
+            self.volume(client, pod, volume).await?;
+        }
+        Ok(())
     }
 
     /// The folder of a volume, with what is in it.
@@ -175,7 +192,9 @@ impl Sandbox {
             write_all(&own, &secret(client, &namespace, name).await?)?;
         } else if let Some(source) = &volume.projected {
             write_all(&own, &projected(client, pod, source).await?)?;
-        } else if volume.empty_dir.is_none() {
+        } else if volume.empty_dir.is_some() {
+            std::fs::set_permissions(&own, PermissionsExt::from_mode(0o777))?;
+        } else {
             bail!(
                 "volume {}: only claims, ConfigMaps, Secrets, projections and emptyDir are known here",
                 volume.name
@@ -184,6 +203,12 @@ impl Sandbox {
         give_to_group(&own, pod)?;
         Ok(own)
     }
+}
+
+/// Volumes with Secrets.
+pub fn secrets(pod: &Pod) -> impl Iterator<Item = &Volume> {
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    volumes.filter(|volume| volume.secret.is_some())
 }
 
 /// The folder of libtorch's, and of the libraries that it looks for beside it.
@@ -246,9 +271,14 @@ fn give_to_group(folder: &Path, pod: &Pod) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Files that changed are replaced whole: somebody may be reading them.
 fn write_all(folder: &Path, files: &BTreeMap<String, Vec<u8>>) -> anyhow::Result<()> {
     for (name, content) in files {
-        std::fs::write(folder.join(name), content)?;
+        let (file, new) = (folder.join(name), folder.join(format!("..{name}")));
+        if std::fs::read(&file).ok().as_ref() != Some(content) {
+            std::fs::write(&new, content)?;
+            std::fs::rename(new, file)?;
+        }
     }
     Ok(())
 }

@@ -92,6 +92,11 @@ impl World {
 
     /// Real Helm, in the namespace of the jobs.
     pub(crate) fn helm(&self, args: &[&str]) {
+        self.helm_in(LAB, args);
+    }
+
+    /// Real Helm, in another namespace.
+    pub(crate) fn helm_in(&self, namespace: &str, args: &[&str]) {
         let python = Command::new("scripts/charts.sh")
             .arg("python")
             .current_dir(root())
@@ -99,10 +104,11 @@ impl World {
             .unwrap();
         let python = String::from_utf8(python.stdout).unwrap();
         let mut helm = Command::new(python.trim());
-        helm.current_dir(root())
-            .arg("tests/python/helm.py")
-            .args(args)
-            .args(["--namespace", LAB, "--kubeconfig"]);
+        helm.current_dir(root()).arg("tests/python/helm.py").args(args).args([
+            "--namespace",
+            namespace,
+            "--kubeconfig",
+        ]);
         let done = helm.arg(self.plane.kubeconfig("admin")).output().unwrap();
         if !done.status.success() {
             self.report();
