@@ -160,6 +160,9 @@ pub(crate) struct MethodsArgs {
     /// Where the data lies.
     #[command(flatten)]
     pub(crate) data: DataArgs,
+    /// Whose images.
+    #[arg(long, value_enum, default_value = "mnist")]
+    pub(crate) data_set: DataSetName,
     /// Seeds: each draws other seed images and other initial weights.
     #[arg(long, value_delimiter = ',', default_value = "0,1,2")]
     pub(crate) seeds: Vec<u64>,
@@ -194,10 +197,11 @@ impl PapersArgs {
 }
 
 impl MethodsArgs {
-    /// Three seeds.
+    /// Three seeds on MNIST.
     pub(crate) fn published(data: DataArgs) -> Self {
         Self {
             data,
+            data_set: DataSetName::Mnist,
             seeds: vec![0, 1, 2],
             only: vec![],
         }
@@ -214,6 +218,15 @@ impl MnistArgs {
             out: None,
         }
     }
+}
+
+/// Data sets on which ways to choose are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DataSetName {
+    /// Digits.
+    Mnist,
+    /// Colour images of ten kinds of things in its binary version.
+    Cifar10,
 }
 
 /// How much of the MNIST setting to run.

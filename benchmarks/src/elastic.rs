@@ -8,9 +8,10 @@ use anyhow::{Context, bail, ensure};
 use serde_json::{Value, json};
 
 use crate::cli::DataArgs;
+use crate::data_set::DataSet;
 use crate::machine::Machine;
 use crate::mnist::teacher::{Recipe, Server, Teacher};
-use crate::places::{Mnist, Places, quoted};
+use crate::places::Places;
 use crate::process::Running;
 use crate::statistics::Spread;
 use crate::table::{Table, verdict};
@@ -27,7 +28,7 @@ const GOALS: [f64; 3] = [2.0, 5.0, 5.0];
 
 /// Measures both and publishes the table.
 pub(crate) fn run(places: &Places, args: &DataArgs) -> anyhow::Result<()> {
-    let data = Mnist::find(places, args)?;
+    let data = DataSet::mnist(places, args)?;
     let teacher = Teacher::trained(places, &data, &Recipe::PUBLISHED)?;
     let folder = tempfile::tempdir().context("cannot make a folder")?;
     let file = |name: &str| folder.path().join(name);
@@ -52,14 +53,14 @@ pub(crate) fn run(places: &Places, args: &DataArgs) -> anyhow::Result<()> {
 }
 
 /// A training that never ends.
-fn text(data: &Mnist, url: &str) -> String {
-    let images = quoted(&data.train_images());
+fn text(data: &DataSet, url: &str) -> String {
+    let images = data.seed_images(2_000, 0);
     format!(
         r#"apiVersion: stillhouse.dev/v1alpha1
 kind: DistillJob
 metadata: {{ name: elastic }}
 spec:
-  images:      {{ source: idx, path: {images}, take: 2000 }}
+  images:      {images}
   teacher:     {{ protocol: open-inference, url: "{url}", model: mnist }}
   student:     {{ architecture: lenet5 }}
   budget:      {{ queries: 2010, perRound: 10 }}

@@ -19,13 +19,15 @@
 //! | [`telemetry`] | what metrics, traces and pages cost |
 //! | [`teacher_client`] | images a second through the binary HTTP client |
 //! | [`page`] | copies results into `docs/benchmarks.md` |
-//! | [`places`] | where programs, data and results lie |
+//! | [`data_set`] | MNIST and CIFAR-10 as files |
+//! | [`places`] | where programs and results lie |
 //! | [`process`], [`python`] | how programs and PyTorch peers are run |
 //! | [`statistics`], [`table`], [`machine`] | what is made of the figures |
 
 mod all_reduce;
 mod cli;
 mod cluster;
+mod data_set;
 mod determinism;
 mod elastic;
 mod heartbeats;

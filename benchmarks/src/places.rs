@@ -1,4 +1,4 @@
-//! Where programs, data and results lie.
+//! Where programs and results lie.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,6 @@ use std::process::Command;
 
 use anyhow::{Context, bail};
 
-use crate::cli::DataArgs;
 use crate::table::Table;
 
 /// The repository and its built programs.
@@ -125,103 +124,4 @@ pub(crate) fn quoted(path: &Path) -> String {
 fn made(folder: PathBuf) -> anyhow::Result<PathBuf> {
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     Ok(folder)
-}
-
-/// The four files of MNIST.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Mnist {
-    folder: PathBuf,
-}
-
-impl Mnist {
-    const TRAIN_IMAGES: &str = "train-images-idx3-ubyte.gz";
-    const TRAIN_LABELS: &str = "train-labels-idx1-ubyte.gz";
-    const TEST_IMAGES: &str = "t10k-images-idx3-ubyte.gz";
-    const TEST_LABELS: &str = "t10k-labels-idx1-ubyte.gz";
-    const FILES: [&str; 4] = [
-        Self::TRAIN_IMAGES,
-        Self::TRAIN_LABELS,
-        Self::TEST_IMAGES,
-        Self::TEST_LABELS,
-    ];
-
-    /// Finds the files where `args` says, or else in `shared/data` beside the repository.
-    ///
-    /// # Errors
-    /// When one of them is missing; the message names what is needed.
-    pub(crate) fn find(places: &Places, args: &DataArgs) -> anyhow::Result<Self> {
-        let beside = places.root.parent().map(|folder| folder.join("shared/data"));
-        let Some(folder) = args.data.clone().or(beside.filter(|folder| folder.is_dir())) else {
-            bail!("expected --data DIR or STILLHOUSE_DATA: {}", Self::wanted());
-        };
-        let whole = |folder: &PathBuf| Self::FILES.iter().all(|name| folder.join(name).is_file());
-        let Some(found) = [folder.join("mnist"), folder.clone()].into_iter().find(whole) else {
-            bail!("{} lacks the data: {}", folder.display(), Self::wanted());
-        };
-        let folder = found
-            .canonicalize()
-            .with_context(|| format!("cannot read {}", found.display()))?;
-        Ok(Self { folder })
-    }
-
-    /// The files in `folder`, there or not.
-    #[cfg(test)]
-    pub(crate) fn unchecked(folder: &str) -> Self {
-        Self { folder: folder.into() }
-    }
-
-    fn wanted() -> String {
-        format!(
-            "a folder (or one with a folder `mnist`) that holds {}",
-            Self::FILES.join(", ")
-        )
-    }
-
-    /// 60,000 images to train on.
-    pub(crate) fn train_images(&self) -> PathBuf {
-        self.folder.join(Self::TRAIN_IMAGES)
-    }
-
-    /// Their labels.
-    pub(crate) fn train_labels(&self) -> PathBuf {
-        self.folder.join(Self::TRAIN_LABELS)
-    }
-
-    /// 10,000 images to test on.
-    pub(crate) fn test_images(&self) -> PathBuf {
-        self.folder.join(Self::TEST_IMAGES)
-    }
-
-    /// Their labels.
-    pub(crate) fn test_labels(&self) -> PathBuf {
-        self.folder.join(Self::TEST_LABELS)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn mnist_is_found_directly_or_one_folder_down_and_named_when_missing() {
-        let folder = tempfile::tempdir().unwrap();
-        let places = Places::find().unwrap();
-        let args = DataArgs {
-            data: Some(folder.path().to_owned()),
-        };
-        let error = Mnist::find(&places, &args).unwrap_err().to_string();
-        assert!(
-            error.contains("lacks the data") && error.contains("t10k-labels-idx1-ubyte.gz"),
-            "{error}"
-        );
-
-        let below = folder.path().join("mnist");
-        fs::create_dir(&below).unwrap();
-        for name in Mnist::FILES {
-            fs::write(below.join(name), "").unwrap();
-        }
-        let found = Mnist::find(&places, &args).unwrap();
-        assert_eq!(found, Mnist::find(&places, &DataArgs { data: Some(below) }).unwrap());
-        assert!(found.test_labels().is_file());
-    }
 }

@@ -8,8 +8,9 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::cli::DataArgs;
+use crate::data_set::DataSet;
 use crate::machine::Machine;
-use crate::places::{Mnist, Places, quoted, write};
+use crate::places::{Places, quoted, write};
 use crate::process::{Ended, run as run_program};
 use crate::table::{Table, grouped, verdict};
 
@@ -50,9 +51,9 @@ impl Use {
 /// # Errors
 /// Also when one of them needs more than 1 GB, after the table was printed.
 pub(crate) fn run(places: &Places, args: &DataArgs) -> anyhow::Result<()> {
-    let data = Mnist::find(places, args)?;
+    let data = DataSet::mnist(places, args)?;
     let path = places.work()?.join("pool-1e9.yaml");
-    write(&path, &job(&data.train_images()))?;
+    write(&path, &job(data.train_images()))?;
     eprintln!("a dry run, then a shard of {} pairs", grouped(SHARD_PAIRS as f64));
     let dry = run_program(places.stillhouse()?.arg("run").arg(&path).arg("--dry-run"))?;
     ensure!(

@@ -7,9 +7,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::cli::DataArgs;
+use crate::data_set::DataSet;
 use crate::machine::Machine;
 use crate::mnist::teacher::{Recipe, Teacher};
-use crate::places::{Mnist, Places};
+use crate::places::Places;
 use crate::process::{Ended, run as run_program};
 use crate::python;
 use crate::statistics::{Spread, interleaved};
@@ -92,7 +93,7 @@ struct Measured {
 
 /// Measures both networks and publishes the table.
 pub(crate) fn run(places: &Places, args: &DataArgs) -> anyhow::Result<()> {
-    let data = Mnist::find(places, args)?;
+    let data = DataSet::mnist(places, args)?;
     let teacher = Teacher::trained(places, &data, &Recipe::PUBLISHED)?;
     let header = [
         "network",
@@ -138,7 +139,7 @@ pub(crate) fn run(places: &Places, args: &DataArgs) -> anyhow::Result<()> {
 }
 
 /// Stops unless the guarded scan chooses exactly what the exact scan chooses.
-fn verify(places: &Places, setting: &Setting, data: &Mnist, teacher: &Teacher) -> anyhow::Result<()> {
+fn verify(places: &Places, setting: &Setting, data: &DataSet, teacher: &Teacher) -> anyhow::Result<()> {
     let (pairs, wanted) = setting.verified;
     let mut command = ours(places, setting, data, teacher)?;
     command.args(["--pairs", &pairs.to_string(), "--k", &wanted.to_string(), "--verify"]);
@@ -152,7 +153,7 @@ fn verify(places: &Places, setting: &Setting, data: &Mnist, teacher: &Teacher) -
 }
 
 /// `bench score` on 2,000 images: MNIST and a trained network where the network is the teacher's.
-fn ours(places: &Places, setting: &Setting, data: &Mnist, teacher: &Teacher) -> anyhow::Result<Command> {
+fn ours(places: &Places, setting: &Setting, data: &DataSet, teacher: &Teacher) -> anyhow::Result<Command> {
     let mut command = places.worker()?;
     command.args([
         "bench",
@@ -196,7 +197,7 @@ fn best_combination(places: &Places, setting: &Setting) -> anyhow::Result<String
 fn measure(
     places: &Places,
     setting: &Setting,
-    data: &Mnist,
+    data: &DataSet,
     teacher: &Teacher,
     combination: &str,
 ) -> anyhow::Result<Measured> {

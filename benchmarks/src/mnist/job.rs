@@ -1,6 +1,6 @@
 //! The job file of one seed.
 
-use crate::places::{Mnist, quoted};
+use crate::data_set::DataSet;
 
 /// Sizes of a job.
 #[derive(Clone, Copy, Debug)]
@@ -64,7 +64,7 @@ impl Setting {
     }
 
     /// The job file of `seed` for a teacher at `url`.
-    pub(crate) fn job(&self, data: &Mnist, url: &str, seed: u64) -> String {
+    pub(crate) fn job(&self, data: &DataSet, url: &str, seed: u64) -> String {
         let Self {
             name,
             seed_images,
@@ -77,14 +77,13 @@ impl Setting {
             ..
         } = self;
         let (queries, epochs) = (self.queries(), Self::EPOCHS);
-        let [images, test_images, test_labels] =
-            [data.train_images(), data.test_images(), data.test_labels()].map(|path| quoted(&path));
+        let (images, test) = (data.seed_images(*seed_images, seed), data.evaluation());
         format!(
             r#"apiVersion: stillhouse.dev/v1alpha1
 kind: DistillJob
 metadata: {{ name: {name}-seed-{seed} }}
 spec:
-  images:      {{ source: idx, path: {images}, take: {seed_images}, seed: {seed} }}
+  images:      {images}
   teacher:     {{ protocol: open-inference, url: "{url}", model: mnist }}
   student:     {{ architecture: lenet5 }}
   pool:        [ {{ mixup: {{ lambda: {{ from: 0.30, to: 0.70, step: 0.04 }}, pairs: all }} }} ]
@@ -95,7 +94,7 @@ spec:
     {{ epochs: {epochs}, minSteps: {min_steps}, batch: {batch}, optimizer: sgd, learningRate: {learning_rate}, momentum: 0.9,
       weightDecay: 0.0005, schedule: cosine, warmupSteps: {warm_up_steps}, augmentation: none, restart: fresh, seed: {seed} }}
   evaluation:
-    {{ images: {test_images}, labels: {test_labels}, agreementQueries: {agreement}, everyEpochs: 4 }}
+    {{ {test}, agreementQueries: {agreement}, everyEpochs: 4 }}
 "#
         )
     }
@@ -110,7 +109,7 @@ mod tests {
     #[test]
     fn the_job_is_valid_and_is_the_published_setting() {
         let setting = Setting::PUBLISHED;
-        let text = setting.job(&Mnist::unchecked("/some \"odd\" folder"), "http://127.0.0.1:4000", 7);
+        let text = setting.job(&DataSet::unchecked("/some \"odd\" folder"), "http://127.0.0.1:4000", 7);
         let job = Job::parse(&text).expect("valid");
         let plan = Plan::new(&job, setting.seed_images).expect("budget");
         assert_eq!((plan.pairs, plan.lambdas, plan.arms), (1_999_000, 11, 2));
@@ -134,7 +133,7 @@ mod tests {
     #[test]
     fn the_small_job_spends_its_whole_budget_too() {
         let setting = Setting::SMALL;
-        let job = Job::parse(&setting.job(&Mnist::unchecked("data"), "http://127.0.0.1:4000", 0)).expect("valid");
+        let job = Job::parse(&setting.job(&DataSet::unchecked("data"), "http://127.0.0.1:4000", 0)).expect("valid");
         let plan = Plan::new(&job, setting.seed_images).expect("budget");
         assert_eq!(plan.rounds(), [300; 2]);
         assert_eq!(plan.queries(), job.spec.budget.queries);

@@ -1,24 +1,75 @@
-//! Ways to choose and to train, side by side on MNIST at equal queries: 2,000 seed images and one round
-//! of 6,000, LeNet-5 to LeNet-5, over seeds. Random under the strong recipe is what the others are
+//! Ways to choose and to train, side by side at equal queries over seeds: 2,000 seed images and 6,000 mixes, LeNet-5 to
+//! LeNet-5, on MNIST or on CIFAR-10, where that knows much less. Random under the strong recipe is what the others are
 //! held against.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, ensure};
 
-use crate::cli::MethodsArgs;
+use crate::cli::{DataSetName, MethodsArgs};
+use crate::data_set::DataSet;
 use crate::mnist::runs::{Run, Runs, Student};
 use crate::mnist::summary::Summary;
 use crate::mnist::teacher::{Recipe, Teacher};
 use crate::mnist::{JobRun, check_names, is_wanted};
-use crate::places::{Mnist, Places, publish_in, quoted};
+use crate::places::{Places, publish_in};
 use crate::statistics::Mean;
 use crate::table::Table;
 
 const SEED_IMAGES: u32 = 2_000;
-const PER_ROUND: u32 = 6_000;
+/// Queries of a student after its seed images.
+const MIXES: u32 = 6_000;
 /// What the differences are taken to.
 const CONTROL: &str = "random, plain";
+
+/// Where methods are compared.
+struct Setting {
+    /// Name of the results, and how those of its jobs begin.
+    name: &'static str,
+    title: &'static str,
+    teacher: Recipe,
+    /// Rounds, in which the mixes are asked.
+    rounds: u32,
+    /// What every job's `spec.training` says besides its recipe and seed.
+    training: &'static str,
+    /// What is said below the table.
+    note: &'static str,
+}
+
+const MNIST: Setting = Setting {
+    name: "methods",
+    title: "Ways to choose and to train, LeNet-5 on MNIST after 8,000 queries, last epoch",
+    teacher: Recipe::PUBLISHED,
+    rounds: 1,
+    training: "",
+    note: "2,000 seed images, one round of 6,000. All but the last under `recipe: strong`.",
+};
+
+const CIFAR10: Setting = Setting {
+    name: "methods-cifar10",
+    title: "Ways to choose and to train, LeNet-5 on CIFAR-10 after 8,000 queries, last epoch",
+    teacher: Recipe::CIFAR10,
+    // So that the guard can act on what it sees.
+    rounds: 2,
+    training: ", augmentation: crop-flip",
+    note: "2,000 seed images, two rounds of 3,000. Under `recipe: strong` with `augmentation: crop-flip`.",
+};
+
+impl Setting {
+    fn of(name: DataSetName) -> Self {
+        match name {
+            DataSetName::Mnist => MNIST,
+            DataSetName::Cifar10 => CIFAR10,
+        }
+    }
+
+    fn data(&self, places: &Places, args: &MethodsArgs) -> anyhow::Result<DataSet> {
+        match args.data_set {
+            DataSetName::Mnist => DataSet::mnist(places, &args.data),
+            DataSetName::Cifar10 => DataSet::cifar10(places, &args.data),
+        }
+    }
+}
 
 /// A job whose students are two methods, or one.
 struct Pairing {
@@ -32,7 +83,7 @@ struct Pairing {
     random: Option<&'static str>,
 }
 
-const PAIRINGS: [Pairing; 8] = [
+const PAIRINGS: [Pairing; 9] = [
     Pairing {
         name: "plain",
         student: "",
@@ -66,6 +117,17 @@ const PAIRINGS: [Pairing; 8] = [
             "BALD among 40,000 pairs, ONE, one branch",
         )),
         random: None,
+    },
+    // What the preset fills in.
+    Pairing {
+        name: "auto",
+        student: ", one: {}",
+        recipe: "strong",
+        active: Some((
+            "{ score: bald, sample: 40000, guard: { shift: true } }",
+            "`preset: auto`",
+        )),
+        random: Some("random, ONE, one branch"),
     },
     Pairing {
         name: "bald-cap",
@@ -105,31 +167,36 @@ const PAIRINGS: [Pairing; 8] = [
 
 impl Pairing {
     /// The job file of `seed` for a teacher at `url`.
-    fn job(&self, data: &Mnist, url: &str, seed: u64) -> String {
+    fn job(&self, setting: &Setting, data: &DataSet, url: &str, seed: u64) -> String {
         let Self {
             name, student, recipe, ..
         } = self;
+        let Setting {
+            name: prefix,
+            training,
+            rounds,
+            ..
+        } = setting;
         let (arms, control) = match (self.active, self.random) {
             (Some(_), Some(_)) => (2, "random"),
             _ => (1, "none"),
         };
-        let queries = SEED_IMAGES + arms * PER_ROUND;
+        let (queries, per_round) = (SEED_IMAGES + arms * MIXES, MIXES / rounds);
         let acquisition = self.active.map_or("{ score: random }", |(acquisition, _)| acquisition);
-        let [images, test_images, test_labels] =
-            [data.train_images(), data.test_images(), data.test_labels()].map(|path| quoted(&path));
+        let (images, test) = (data.seed_images(SEED_IMAGES, seed), data.evaluation());
         format!(
             r#"apiVersion: stillhouse.dev/v1alpha1
 kind: DistillJob
-metadata: {{ name: methods-{name}-{seed} }}
+metadata: {{ name: {prefix}-{name}-{seed} }}
 spec:
-  images:      {{ source: idx, path: {images}, take: {SEED_IMAGES}, seed: {seed} }}
+  images:      {images}
   teacher:     {{ protocol: open-inference, url: "{url}", model: mnist }}
   student:     {{ architecture: lenet5{student} }}
   acquisition: {acquisition}
   control:     {control}
-  budget:      {{ queries: {queries}, perRound: {PER_ROUND} }}
-  training:    {{ recipe: {recipe}, seed: {seed} }}
-  evaluation:  {{ images: {test_images}, labels: {test_labels}, everyEpochs: 10 }}
+  budget:      {{ queries: {queries}, perRound: {per_round} }}
+  training:    {{ recipe: {recipe}, seed: {seed}{training} }}
+  evaluation:  {{ {test}, everyEpochs: 10 }}
 "#
         )
     }
@@ -153,7 +220,7 @@ spec:
             (Some((_, method)), None) | (None, Some(method)) => vec![Student::new(method, active)?],
             (None, None) => vec![],
         };
-        let queries = u64::from(SEED_IMAGES + PER_ROUND);
+        let queries = u64::from(SEED_IMAGES + MIXES);
         for student in &students {
             let last = student.rounds.last().context("a finished student has rounds")?;
             ensure!(last.queries == queries, "a student asked {} queries", last.queries);
@@ -171,21 +238,22 @@ spec:
 pub(crate) fn run(places: &Places, args: &MethodsArgs) -> anyhow::Result<()> {
     ensure!(!args.seeds.is_empty(), "expected at least one seed");
     check_names(&args.only, PAIRINGS.map(|pairing| pairing.name))?;
-    let data = Mnist::find(places, &args.data)?;
-    let teacher = Teacher::trained(places, &data, &Recipe::PUBLISHED)?;
+    let setting = Setting::of(args.data_set);
+    let data = setting.data(places, args)?;
+    let teacher = Teacher::trained(places, &data, &setting.teacher)?;
     for &seed in &args.seeds {
         for pairing in PAIRINGS.iter().filter(|pairing| is_wanted(&args.only, pairing.name)) {
             let job = JobRun {
                 places,
                 teacher: &teacher,
-                name: format!("methods-{}-seed-{seed}", pairing.name),
+                name: format!("{}-{}-seed-{seed}", setting.name, pairing.name),
             };
-            let (summary, ..) = job.finish(|url| pairing.job(&data, url, seed))?;
+            let (summary, ..) = job.finish(|url| pairing.job(&setting, &data, url, seed))?;
             // After each job, and read anew: two calls may share the seeds between them.
-            let mut runs = Runs::load(&places.results(), "methods")?;
+            let mut runs = Runs::load(&places.results(), setting.name)?;
             runs.put(Run::new(pairing.name, seed, pairing.students(&summary)?));
-            let table = table(&runs).to_string();
-            publish_in(&places.results(), "methods", &table, &serde_json::to_value(&runs)?)?;
+            let table = table(&setting, &runs).to_string();
+            publish_in(&places.results(), setting.name, &table, &serde_json::to_value(&runs)?)?;
         }
     }
     Ok(())
@@ -202,8 +270,7 @@ fn last(runs: &Runs, method: &str) -> BTreeMap<u64, f64> {
         .collect()
 }
 
-fn table(runs: &Runs) -> Table {
-    let title = "Ways to choose and to train, LeNet-5 on MNIST after 8,000 queries, last epoch";
+fn table(setting: &Setting, runs: &Runs) -> Table {
     let header = [
         "method",
         "accuracy, %",
@@ -211,11 +278,12 @@ fn table(runs: &Runs) -> Table {
         "above random, same student",
         "a seed",
     ];
-    let mut table = Table::new(title, header);
+    let mut table = Table::new(setting.title, header);
+    let mut shown = BTreeSet::new();
     for pairing in &PAIRINGS {
         for method in pairing.methods() {
             let own = last(runs, method);
-            if own.is_empty() {
+            if own.is_empty() || !shown.insert(method) {
                 continue;
             }
             // Paired by the seeds that both have.
@@ -240,10 +308,11 @@ fn table(runs: &Runs) -> Table {
             ]);
         }
     }
-    table.note(
+    table.note(format!(
         "Each seed has seed images, initial weights and random pairs of its own; means with 95 % intervals over the seeds that were run, the \
-         differences paired by seed. 2,000 seed images, one round of 6,000. All but the last under `recipe: strong`.",
-    );
+         differences paired by seed. {}",
+        setting.note
+    ));
     for machine in runs.machines() {
         table.note(machine);
     }
@@ -259,13 +328,32 @@ mod tests {
 
     #[test]
     fn every_job_is_valid_and_every_student_asks_eight_thousand() {
-        for pairing in &PAIRINGS {
-            let text = pairing.job(&Mnist::unchecked("/data"), "http://127.0.0.1:4000", 3);
-            let job = Job::parse(&text).expect("valid");
-            let plan = Plan::new(&job, SEED_IMAGES).expect("budget");
-            assert_eq!(plan.rounds(), [6_000], "{}", pairing.name);
-            assert_eq!(plan.queries(), job.spec.budget.queries, "no query is left over");
+        for (setting, rounds) in [(MNIST, vec![6_000]), (CIFAR10, vec![3_000; 2])] {
+            for pairing in &PAIRINGS {
+                let text = pairing.job(&setting, &DataSet::unchecked("/data"), "http://127.0.0.1:4000", 3);
+                let job = Job::parse(&text).expect("valid");
+                let plan = Plan::new(&job, SEED_IMAGES).expect("budget");
+                assert_eq!(plan.rounds(), rounds, "{}", pairing.name);
+                assert_eq!(plan.queries(), job.spec.budget.queries, "no query is left over");
+            }
         }
+    }
+
+    #[test]
+    fn the_pairing_named_auto_is_what_the_preset_says() {
+        let auto = PAIRINGS.iter().find(|pairing| pairing.name == "auto").expect("there");
+        let text = auto.job(&MNIST, &DataSet::unchecked("/data"), "http://127.0.0.1:4000", 3);
+        let bare = text
+            .lines()
+            .filter(|line| !line.contains("acquisition:"))
+            .map(|line| line.replace(", one: {}", "").replace("recipe: strong, ", ""));
+        let preset = bare
+            .collect::<Vec<_>>()
+            .join("\n")
+            .replace("spec:", "spec:\n  preset: auto");
+        let mut filled_in = Job::parse(&preset).expect("valid").spec;
+        assert!(filled_in.preset.take().is_some());
+        assert_eq!(Job::parse(&text).expect("valid").spec, filled_in);
     }
 
     #[test]
@@ -300,7 +388,7 @@ mod tests {
             runs.put(Run::new("bald-sample", seed, vec![student(bald, chosen)]));
         }
         runs.put(Run::new("bald-sample", 5, vec![student(bald, 90.0)]));
-        let text = table(&runs).to_string();
+        let text = table(&MNIST, &runs).to_string();
         assert!(text.contains("+0.50 ± 0.00") && text.contains("+0.25 ± 0.00"), "{text}");
         assert!(
             text.contains("98.50 99.50 90.00") && text.contains("98.00 99.00 -"),

@@ -25,12 +25,13 @@ use std::path::PathBuf;
 use anyhow::{Context, bail, ensure};
 
 use crate::cli::{MnistArgs, Scale};
+use crate::data_set::DataSet;
 use crate::machine::Machine;
 use crate::mnist::job::Setting;
 use crate::mnist::report::{Report, SeedResult};
 use crate::mnist::summary::Summary;
 use crate::mnist::teacher::{Recipe, Server, Teacher};
-use crate::places::{Mnist, Places, publish_in, write};
+use crate::places::{Places, publish_in, write};
 use crate::process::{read, run_logged};
 
 /// Workers of a job, one thread each.
@@ -40,7 +41,7 @@ const WORKERS: &str = "2";
 /// again: the teacher is kept, finished jobs only print their table, begun ones go on.
 pub(crate) fn run(places: &Places, args: &MnistArgs) -> anyhow::Result<()> {
     ensure!(!args.seeds.is_empty(), "expected at least one seed");
-    let data = Mnist::find(places, &args.data)?;
+    let data = DataSet::mnist(places, &args.data)?;
     let (setting, recipe) = match args.scale {
         Scale::Published => (Setting::PUBLISHED, Recipe::PUBLISHED),
         Scale::Small => (Setting::SMALL, Recipe::SMALL),

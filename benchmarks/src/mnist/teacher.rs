@@ -1,4 +1,4 @@
-//! The black box of the MNIST setting: trained once and kept, served for each job with a bill.
+//! The black boxes: trained once and kept, served for each job with a bill.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
@@ -7,7 +7,8 @@ use std::process::{ChildStdout, Command, Stdio};
 
 use anyhow::{Context, bail};
 
-use crate::places::{Mnist, Places};
+use crate::data_set::DataSet;
+use crate::places::Places;
 use crate::process::{Running, read, run_logged};
 
 /// Seeds to train with, one after the other: at these rates a LeNet-5 now and then dies in its
@@ -20,6 +21,7 @@ pub(crate) struct Recipe {
     name: &'static str,
     epochs: u32,
     learning_rate: f64,
+    augmentation: &'static str,
     /// Test accuracy in percent that it must reach.
     at_least: f64,
 }
@@ -30,6 +32,7 @@ impl Recipe {
         name: "mnist-teacher",
         epochs: 20,
         learning_rate: 0.05,
+        augmentation: "jitter",
         at_least: 99.0,
     };
     /// A teacher within a minute.
@@ -37,7 +40,16 @@ impl Recipe {
         name: "mnist-small-teacher",
         epochs: 3,
         learning_rate: 0.02,
+        augmentation: "jitter",
         at_least: 97.0,
+    };
+    /// A teacher of colour images whose network two cores can train, and distil, within minutes.
+    pub(crate) const CIFAR10: Self = Self {
+        name: "cifar10-teacher",
+        epochs: 60,
+        learning_rate: 0.02,
+        augmentation: "crop-flip",
+        at_least: 65.0,
     };
 }
 
@@ -54,11 +66,11 @@ impl Teacher {
     /// Its network, which is the student's as well.
     pub(crate) const ARCHITECTURE: &str = "lenet5";
 
-    /// The teacher of `recipe` in `target/bench`, trained on all 60,000 images unless it is there.
+    /// The teacher of `recipe` in `target/bench`, trained on all images of `data` unless it is there.
     ///
     /// # Errors
     /// When training fails, or does not reach the accuracy that `recipe` wants with any seed.
-    pub(crate) fn trained(places: &Places, data: &Mnist, recipe: &Recipe) -> anyhow::Result<Self> {
+    pub(crate) fn trained(places: &Places, data: &DataSet, recipe: &Recipe) -> anyhow::Result<Self> {
         let file = |suffix| Ok::<_, anyhow::Error>(places.work()?.join(format!("{}.{suffix}", recipe.name)));
         let (weights, log) = (file("safetensors")?, file("log")?);
         if let Some(accuracy) = kept(&weights, &log).filter(|accuracy| *accuracy >= recipe.at_least) {
@@ -84,7 +96,7 @@ impl Teacher {
 
 /// The command that trains a teacher; weights of an earlier training are gone before it runs, so
 /// that a log never belongs to other weights.
-fn training(places: &Places, data: &Mnist, recipe: &Recipe, seed: u64, weights: &Path) -> anyhow::Result<Command> {
+fn training(places: &Places, data: &DataSet, recipe: &Recipe, seed: u64, weights: &Path) -> anyhow::Result<Command> {
     if weights.exists() {
         fs::remove_file(weights).with_context(|| format!("cannot remove {}", weights.display()))?;
     }
@@ -94,6 +106,8 @@ fn training(places: &Places, data: &Mnist, recipe: &Recipe, seed: u64, weights: 
         "train",
         "--architecture",
         Teacher::ARCHITECTURE,
+        "--augmentation",
+        recipe.augmentation,
         "--seed",
         &seed.to_string(),
     ]);
@@ -103,16 +117,7 @@ fn training(places: &Places, data: &Mnist, recipe: &Recipe, seed: u64, weights: 
         "--learning-rate",
         &recipe.learning_rate.to_string(),
     ]);
-    command
-        .arg("--images")
-        .arg(data.train_images())
-        .arg("--labels")
-        .arg(data.train_labels());
-    command
-        .arg("--test-images")
-        .arg(data.test_images())
-        .arg("--test-labels")
-        .arg(data.test_labels());
+    data.teach(&mut command);
     command.arg("--out").arg(weights);
     Ok(command)
 }

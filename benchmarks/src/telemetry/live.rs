@@ -8,8 +8,9 @@ use serde::Serialize;
 use stillhouse_tests::ports::free_address;
 use stillhouse_tests::prometheus::get;
 
+use crate::data_set::DataSet;
 use crate::mnist::teacher::{Server, Teacher};
-use crate::places::{Mnist, Places, quoted};
+use crate::places::Places;
 use crate::process::Running;
 use crate::statistics::Spread;
 
@@ -28,7 +29,7 @@ pub(super) struct Live {
 }
 
 /// Loads the page of a running job again and again, once so many rounds are over.
-pub(super) fn measure(places: &Places, data: &Mnist, teacher: &Teacher) -> anyhow::Result<Live> {
+pub(super) fn measure(places: &Places, data: &DataSet, teacher: &Teacher) -> anyhow::Result<Live> {
     let folder = tempfile::tempdir().context("cannot make a folder")?;
     let file = |name: &str| folder.path().join(name);
     let server = Server::start(places, teacher, &file("bill"), &file("teacher.log"))?;
@@ -80,23 +81,22 @@ fn load(web: SocketAddr) -> anyhow::Result<usize> {
 }
 
 /// Twice as many small rounds as are waited for, so that it goes on while the page is loaded.
-fn text(data: &Mnist, url: &str) -> String {
-    let [images, test_images, test_labels] =
-        [data.train_images(), data.test_images(), data.test_labels()].map(|path| quoted(&path));
+fn text(data: &DataSet, url: &str) -> String {
+    let (images, test) = (data.seed_images(200, 0), data.evaluation());
     let queries = 200 + 2 * 2 * ROUNDS * 20;
     format!(
         r#"apiVersion: stillhouse.dev/v1alpha1
 kind: DistillJob
 metadata: {{ name: live }}
 spec:
-  images:      {{ source: idx, path: {images}, take: 200 }}
+  images:      {images}
   teacher:     {{ protocol: open-inference, url: "{url}", model: mnist }}
   student:     {{ architecture: lenet5 }}
   acquisition: {{ score: least-confidence, sample: 200 }}
   control:     random
   budget:      {{ queries: {queries}, perRound: 20 }}
   training:    {{ epochs: 12, batch: 16, learningRate: 0.02, warmupSteps: 20 }}
-  evaluation:  {{ images: {test_images}, labels: {test_labels}, everyEpochs: 3 }}
+  evaluation:  {{ {test}, everyEpochs: 3 }}
   workers:     {{ min: 1, max: 1 }}
 "#
     )

@@ -15,9 +15,10 @@ mod whole;
 use serde_json::json;
 
 use crate::cli::DataArgs;
+use crate::data_set::DataSet;
 use crate::machine::Machine;
 use crate::mnist::teacher::{Recipe, Teacher};
-use crate::places::{Mnist, Places};
+use crate::places::Places;
 use crate::table::{Table, verdict};
 
 /// Most that may be taken of a second of training or scoring, in percent.
@@ -29,7 +30,7 @@ const GOAL_PAGE: f64 = 200.0;
 
 /// Measures all and publishes the table.
 pub(crate) fn run(places: &Places, args: &DataArgs) -> anyhow::Result<()> {
-    let data = Mnist::find(places, args)?;
+    let data = DataSet::mnist(places, args)?;
     let teacher = Teacher::trained(places, &data, &Recipe::PUBLISHED)?;
     let account = account::measure(places)?;
     let scrape = scrape::measure()?;

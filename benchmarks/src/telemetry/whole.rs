@@ -12,8 +12,9 @@ use stillhouse_tests::collector::Collector;
 use stillhouse_tests::ports::free_address;
 use stillhouse_tests::prometheus::get;
 
+use crate::data_set::DataSet;
 use crate::mnist::teacher::{Server, Teacher};
-use crate::places::{Mnist, Places, quoted};
+use crate::places::Places;
 use crate::process::run as run_program;
 use crate::statistics::{Spread, interleaved};
 
@@ -31,7 +32,7 @@ pub(super) struct Whole {
 }
 
 /// Runs both in turn.
-pub(super) fn measure(places: &Places, data: &Mnist, teacher: &Teacher) -> anyhow::Result<Whole> {
+pub(super) fn measure(places: &Places, data: &DataSet, teacher: &Teacher) -> anyhow::Result<Whole> {
     let folder = tempfile::tempdir().context("cannot make a folder")?;
     let file = |name: &str| folder.path().join(name);
     let server = Server::start(places, teacher, &file("bill"), &file("teacher.log"))?;
@@ -96,20 +97,19 @@ fn watched<T>(metrics: SocketAddr, web: SocketAddr, work: impl FnOnce() -> T) ->
 }
 
 /// Two rounds that score a million candidates each, and train for some seconds.
-fn text(data: &Mnist, url: &str) -> String {
-    let [images, test_images, test_labels] =
-        [data.train_images(), data.test_images(), data.test_labels()].map(|path| quoted(&path));
+fn text(data: &DataSet, url: &str) -> String {
+    let (images, test) = (data.seed_images(500, 0), data.evaluation());
     format!(
         r#"apiVersion: stillhouse.dev/v1alpha1
 kind: DistillJob
 metadata: {{ name: telemetry }}
 spec:
-  images:      {{ source: idx, path: {images}, take: 500 }}
+  images:      {images}
   teacher:     {{ protocol: open-inference, url: "{url}", model: mnist }}
   student:     {{ architecture: lenet5 }}
   budget:      {{ queries: 2500, perRound: 1000 }}
   training:    {{ epochs: 60, batch: 64, learningRate: 0.02, warmupSteps: 50 }}
-  evaluation:  {{ images: {test_images}, labels: {test_labels}, everyEpochs: 10 }}
+  evaluation:  {{ {test}, everyEpochs: 10 }}
   workers:     {{ min: 1, max: 1 }}
 "#
     )

@@ -14,17 +14,18 @@ mod tables;
 use anyhow::ensure;
 
 use crate::cli::PapersArgs;
+use crate::data_set::DataSet;
 use crate::mnist::runs::{Run, Runs};
 use crate::mnist::teacher::{Recipe, Teacher};
 use crate::mnist::{JobRun, check_names, is_wanted};
-use crate::places::{Mnist, Places, publish_in, write};
+use crate::places::{Places, publish_in, write};
 use studies::STUDIES;
 
 /// Runs what was not run yet, and publishes the tables of everything that ever was.
 pub(crate) fn run(places: &Places, args: &PapersArgs) -> anyhow::Result<()> {
     ensure!(!args.seeds.is_empty(), "expected at least one seed");
     check_names(&args.only, STUDIES.map(|study| study.name))?;
-    let data = Mnist::find(places, &args.data)?;
+    let data = DataSet::mnist(places, &args.data)?;
     let teacher = Teacher::trained(places, &data, &Recipe::PUBLISHED)?;
     for &seed in &args.seeds {
         for study in STUDIES.iter().filter(|study| is_wanted(&args.only, study.name)) {

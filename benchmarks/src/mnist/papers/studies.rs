@@ -2,10 +2,10 @@
 
 use anyhow::Context;
 
+use crate::data_set::DataSet;
 use crate::mnist::job::Setting;
 use crate::mnist::runs::Student;
 use crate::mnist::summary::Summary;
-use crate::places::{Mnist, quoted};
 
 /// Images that a user has.
 pub(super) const SEED_IMAGES: u32 = 2_000;
@@ -117,7 +117,7 @@ pub(super) const STUDIES: [Study; 5] = [
 
 impl Study {
     /// The job file of `seed` for a teacher at `url`.
-    pub(super) fn job(&self, data: &Mnist, url: &str, seed: u64) -> String {
+    pub(super) fn job(&self, data: &DataSet, url: &str, seed: u64) -> String {
         if self.strategy.is_empty() {
             return Setting::PUBLISHED.job(data, url, seed);
         }
@@ -130,8 +130,7 @@ impl Study {
         } = self;
         let arms = if strategy.contains("control: random") { 2 } else { 1 };
         let queries = SEED_IMAGES + arms * rounds * per_round;
-        let [images, test_images, test_labels] =
-            [data.train_images(), data.test_images(), data.test_labels()].map(|path| quoted(&path));
+        let (images, test) = (data.seed_images(SEED_IMAGES, seed), data.evaluation());
         // Beside a recipe that the strategy names.
         let strategy = match strategy
             .strip_suffix(" }")
@@ -145,11 +144,11 @@ impl Study {
 kind: DistillJob
 metadata: {{ name: papers-{name}-{seed} }}
 spec:
-  images:      {{ source: idx, path: {images}, take: {SEED_IMAGES}, seed: {seed} }}
+  images:      {images}
   teacher:     {{ protocol: open-inference, url: "{url}", model: mnist }}
   {strategy}
   budget:      {{ queries: {queries}, perRound: {per_round} }}
-  evaluation:  {{ images: {test_images}, labels: {test_labels}, everyEpochs: 10 }}
+  evaluation:  {{ {test}, everyEpochs: 10 }}
 "#
         )
     }
@@ -184,7 +183,7 @@ mod tests {
     #[test]
     fn every_job_is_valid_and_every_student_asks_twenty_six_thousand() {
         for study in &STUDIES {
-            let text = study.job(&Mnist::unchecked("/data"), "http://127.0.0.1:4000", 3);
+            let text = study.job(&DataSet::unchecked("/data"), "http://127.0.0.1:4000", 3);
             let job = Job::parse(&text).unwrap_or_else(|error| panic!("{}: {error}\n{text}", study.name));
             let plan = Plan::new(&job, SEED_IMAGES).expect("budget");
             assert_eq!(plan.rounds().iter().sum::<u64>(), 24_000, "{}", study.name);
