@@ -2,7 +2,7 @@
 //!
 //! | message | from | bytes | content (little endian) |
 //! |---|---|---|---|
-//! | hello | connector | 64 | `SHRING01`, group `u64`, sender's rank `u32`, receiver's rank `u32`, world size `u32`, zero `u32`, nonce `[32]` |
+//! | hello | connector | 64 | `SHRING02`, group `u64`, sender's rank `u32`, receiver's rank `u32`, world size `u32`, zero `u32`, nonce `[32]` |
 //! | answer | acceptor | 64 | nonce `[32]`, proof `[32]` of `A`, hello and nonce |
 //! | proof | connector | 32 | proof `[32]` of `C`, hello and answer's nonce |
 //! | welcome | acceptor | 1 | `1` |
@@ -17,7 +17,7 @@ use std::{io, time::Instant};
 
 use super::{GroupId, wire::Wire};
 
-const MAGIC: &[u8; 8] = b"SHRING01";
+const MAGIC: &[u8; 8] = b"SHRING02";
 const NONCE_BYTES: usize = 32;
 const HELLO_BYTES: usize = 32 + NONCE_BYTES;
 const WELCOME: [u8; 1] = [1];

@@ -121,7 +121,7 @@ fn gradients_are_read_on_the_way_where_there_is_no_seal_and_nowhere_else() {
         let gradient = [0.1_f32.to_le_bytes(); 8].concat();
         let holds = |what: &[u8]| tape.windows(what.len()).any(|window| window == what);
         assert_eq!(
-            (holds(b"SHRING01"), holds(&gradient)),
+            (holds(b"SHRING02"), holds(&gradient)),
             (seal.is_none(), seal.is_none()),
             "{} bytes",
             tape.len()

@@ -14,7 +14,7 @@ use super::{Phase, Problem, Selecting, Work};
 use crate::codec;
 use crate::fault::Fault;
 
-/// What the digest in front of the bytes is of; another version of them has another.
+/// What the digest behind the bytes is of; another version of them has another.
 const CONTEXT: &str = "stillhouse.dev kept scan 1";
 const PROBLEM_CONTEXT: &str = "stillhouse.dev problem of a kept scan 1";
 
@@ -53,8 +53,9 @@ impl Selecting {
             rescore_time: self.rescore_time,
             state,
         };
-        let body = codec::encode(&kept).ok()?;
-        Some([&blake3::derive_key(CONTEXT, &body)[..], &body].concat())
+        let mut bytes = codec::encode(&kept).ok()?;
+        bytes.extend(blake3::derive_key(CONTEXT, &bytes));
+        Some(bytes)
     }
 
     /// Goes on with a scan that an earlier life of the coordinator [kept](Self::keep), if `bytes` are one of this
@@ -77,7 +78,7 @@ impl Selecting {
 }
 
 fn decode(bytes: &[u8]) -> Option<Kept<'static>> {
-    let (digest, body) = bytes.split_first_chunk::<32>()?;
+    let (body, digest) = bytes.split_last_chunk::<32>()?;
     (blake3::derive_key(CONTEXT, body) == *digest).then(|| codec::decode(body).ok())?
 }
 
