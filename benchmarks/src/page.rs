@@ -58,6 +58,7 @@ mod tests {
         let names = [
             "mnist",
             "methods",
+            "methods-cifar10",
             "papers",
             "scoring",
             "training",
