@@ -82,6 +82,7 @@ impl Kubelet {
         });
         tokio::spawn(watch_pods(shared.clone()));
         tokio::spawn(beat(shared.clone()));
+        tokio::spawn(keep_secrets(shared.clone()));
         Self { shared }
     }
 
@@ -394,7 +395,18 @@ async fn say(shared: &Shared, pod: &Pod, sandbox: &Sandbox, restarts: u32, conta
     }
 }
 
-/// Shows that nodes live, and keeps names of Services and contents of Secrets up to date.
+/// Keeps what pods have of Secrets up to date. A task of its own, for nodes must not look dead meanwhile.
+async fn keep_secrets(shared: Arc<Shared>) {
+    loop {
+        for (pod, sandbox) in shared.with_secrets() {
+            // A Secret that is gone stays with those who have it.
+            let _kept = sandbox.refresh(&shared.client, &pod).await;
+        }
+        tokio::time::sleep(BEAT).await;
+    }
+}
+
+/// Shows that nodes live, and keeps names of Services up to date.
 async fn beat(shared: Arc<Shared>) {
     loop {
         let nodes: Vec<_> = shared.nodes().iter().cloned().collect();
@@ -412,10 +424,6 @@ async fn beat(shared: Arc<Shared>) {
         let services: Api<Service> = Api::all(shared.client.clone());
         if let Ok(services) = services.list(&ListParams::default()).await {
             write_names(&shared, &services.items);
-        }
-        for (pod, sandbox) in shared.with_secrets() {
-            // A Secret that is gone stays with those who have it.
-            let _kept = sandbox.refresh(&shared.client, &pod).await;
         }
         tokio::time::sleep(BEAT).await;
     }
