@@ -23,7 +23,7 @@ test-gpu: build ## what needs a card, on a machine that has one; STILLHOUSE_NCCL
 
 kubernetes: build ## jobs on a real control plane, built from Go modules (minutes the first time); needs root, Go, etcd, iproute2
 	scripts/control-plane.sh && scripts/object-store.sh && scripts/kueue.sh
-	STILLHOUSE_EXPECT_KUBERNETES=1 $(CARGO) test --release --locked -p stillhouse-tests --test kubernetes
+	STILLHOUSE_EXPECT_KUBERNETES=1 STILLHOUSE_EXPECT_KUEUE=1 $(CARGO) test --release --locked -p stillhouse-tests --test kubernetes
 
 object-store: ## a server that speaks S3, for tests, built from Go modules (a minute or two the first time); needs Go
 	scripts/object-store.sh

@@ -397,8 +397,13 @@ fn without_nulls(value: Value) -> Value {
 
 /// Says that a test could not run; a failure where every test must.
 pub(crate) fn skipped<T>(reason: &str) -> Option<T> {
+    skipped_unless("STILLHOUSE_EXPECT_KUBERNETES", reason)
+}
+
+/// Says that a test could not run; a failure where `variable` expects it to.
+pub(crate) fn skipped_unless<T>(variable: &str, reason: &str) -> Option<T> {
     println!("skipped: {reason}");
-    let is_expected = std::env::var_os("STILLHOUSE_EXPECT_KUBERNETES").is_some_and(|value| value == "1");
+    let is_expected = std::env::var_os(variable).is_some_and(|value| value == "1");
     assert!(!is_expected, "skipped: {reason}");
     None
 }
