@@ -26,18 +26,24 @@ pub(crate) fn run(places: &Places, args: &PapersArgs) -> anyhow::Result<()> {
     ensure!(!args.seeds.is_empty(), "expected at least one seed");
     check_names(&args.only, STUDIES.map(|study| study.name))?;
     let data = DataSet::mnist(places, &args.data)?;
-    let teacher = Teacher::trained(places, &data, &Recipe::PUBLISHED)?;
     for &seed in &args.seeds {
         for study in STUDIES.iter().filter(|study| is_wanted(&args.only, study.name)) {
-            let job = JobRun {
-                places,
-                teacher: &teacher,
-                name: study.run_name(seed),
+            let run = match study.kept(&places.results(), seed)? {
+                Some(run) => run,
+                None => {
+                    let teacher = Teacher::trained(places, &data, &Recipe::PUBLISHED)?;
+                    let job = JobRun {
+                        places,
+                        teacher: &teacher,
+                        name: study.run_name(seed),
+                    };
+                    let (summary, ..) = job.finish(|url| study.job(&data, url, seed))?;
+                    Run::new(study.name, seed, study.students(&summary)?)
+                }
             };
-            let (summary, ..) = job.finish(|url| study.job(&data, url, seed))?;
             // After each job, and read anew: two calls may share the seeds between them.
             let mut runs = Runs::load(&places.results(), "papers")?;
-            runs.put(Run::new(study.name, seed, study.students(&summary)?));
+            runs.put(run);
             publish(places, &runs)?;
         }
     }

@@ -1,11 +1,16 @@
 //! Which jobs the tables are made of, and which students of them have a line.
 
+use std::path::Path;
+
 use anyhow::Context;
+use serde::Deserialize;
 
 use crate::data_set::DataSet;
+use crate::machine::Machine;
 use crate::mnist::job::Setting;
-use crate::mnist::runs::Student;
+use crate::mnist::runs::{Run, Student};
 use crate::mnist::summary::Summary;
+use crate::process::read;
 
 /// Images that a user has.
 pub(super) const SEED_IMAGES: u32 = 2_000;
@@ -165,6 +170,27 @@ spec:
         self.methods.iter().map(student).collect()
     }
 
+    /// What the `mnist` command left of this job among `results`, where it is that one's and was run there.
+    ///
+    /// # Errors
+    /// When the results cannot be read.
+    pub(super) fn kept(&self, results: &Path, seed: u64) -> anyhow::Result<Option<Run>> {
+        let file = results.join(format!("{}.summary.json", self.run_name(seed)));
+        if !self.strategy.is_empty() || !file.exists() {
+            return Ok(None);
+        }
+        let summary = Summary::parse(&read(&file)?)?;
+        let report = results.join(format!("{}.json", Setting::PUBLISHED.name));
+        let ReportPart { machine } =
+            serde_json::from_str(&read(&report)?).with_context(|| format!("cannot read {}", report.display()))?;
+        Ok(Some(Run {
+            study: self.name.to_owned(),
+            seed,
+            machine: machine.line(),
+            students: self.students(&summary)?,
+        }))
+    }
+
     /// Of its job's directory.
     pub(super) fn run_name(&self, seed: u64) -> String {
         match self.strategy {
@@ -174,9 +200,16 @@ spec:
     }
 }
 
+/// Of the report of the `mnist` command.
+#[derive(Deserialize)]
+struct ReportPart {
+    machine: Machine,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::places::Places;
     use stillhouse_core::job::Job;
     use stillhouse_core::plan::Plan;
 
@@ -195,5 +228,19 @@ mod tests {
             let is_controlled = job.arms().len() == 2;
             assert!(study.methods.iter().all(|method| is_controlled || !method.is_control));
         }
+    }
+
+    #[test]
+    fn what_the_mnist_command_left_is_not_run_again() {
+        let results = Places::find().expect("a repository").results();
+        let study = STUDIES.iter().find(|study| study.name == "mnist").expect("there");
+        let run = study.kept(&results, 0).expect("readable").expect("it was run");
+        let last = |at: usize| run.students[at].rounds.last().expect("rounds");
+        assert_eq!(
+            [last(0), last(1)].map(|point| (point.round, point.queries)),
+            [(4, 26_000); 2]
+        );
+        assert!(study.kept(&results, 99).expect("readable").is_none());
+        assert!(STUDIES[0].kept(&results, 0).expect("readable").is_none());
     }
 }
