@@ -30,7 +30,7 @@ pub(crate) enum Command {
     Scoring(DataArgs),
     /// Training steps a second, beside PyTorch eager (about 10 minutes).
     Training,
-    /// An all-reduce of two and four processes, beside PyTorch's Gloo (about 5 minutes).
+    /// An all-reduce of two and four processes, beside PyTorch's Gloo (about 8 minutes).
     AllReduce,
     /// A training step of two ranks, strict beside fast (about a minute).
     Determinism,

@@ -88,13 +88,18 @@ fn listen_in(tap: &TcpListener, victim: SocketAddr) -> Vec<u8> {
 }
 
 #[test]
-fn gradients_are_read_on_the_way_where_there_is_no_seal_and_nowhere_else() {
+fn gradients_are_read_on_the_way_between_hosts_without_a_seal_and_nowhere_else() {
     let seal = Seal::new().unwrap();
-    for seal in [None, Some(&seal)] {
-        // Nobody connects from there: what ranks of one host say to each other goes through no connection.
-        let listeners = [(); 2].map(|()| RingListener::bind("127.0.0.2:0").unwrap());
+    // Nobody connects from 127.0.0.2, so that ranks there take each other for other hosts'.
+    let [here, elsewhere] = ["127.0.0.1:0", "127.0.0.2:0"];
+    for (address, seal, is_read) in [
+        (elsewhere, None, true),
+        (here, None, false),
+        (elsewhere, Some(&seal), false),
+    ] {
+        let listeners = [(); 2].map(|()| RingListener::bind(address).unwrap());
         let peers = [0, 1].map(|rank: usize| listeners[rank].local_addr().unwrap());
-        let tap = TcpListener::bind("127.0.0.2:0").unwrap();
+        let tap = TcpListener::bind(address).unwrap();
         let ways = [peers, [tap.local_addr().unwrap(), peers[1]]];
         let tape = Mutex::new(Vec::new());
         thread::scope(|scope| {
@@ -122,8 +127,8 @@ fn gradients_are_read_on_the_way_where_there_is_no_seal_and_nowhere_else() {
         let holds = |what: &[u8]| tape.windows(what.len()).any(|window| window == what);
         assert_eq!(
             (holds(b"SHRING02"), holds(&gradient)),
-            (seal.is_none(), seal.is_none()),
-            "{} bytes",
+            (seal.is_none(), is_read),
+            "{address}: {} bytes",
             tape.len()
         );
     }

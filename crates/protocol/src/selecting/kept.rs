@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::rescoring::Batches;
 use super::scanning::{Scanning, State};
 use super::{Phase, Problem, Selecting, Work};
 use crate::codec;
@@ -67,7 +68,7 @@ impl Selecting {
         let Some(scanning) = Scanning::restored(&self.problem, kept.width, kept.state) else {
             return false;
         };
-        self.begin_scan(f32::INFINITY);
+        self.batches = Batches::default();
         self.phase = Phase::Scanning(Box::new(scanning));
         self.width = kept.width;
         self.scans = kept.scans;
